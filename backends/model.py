@@ -1,0 +1,127 @@
+"""Loading a model and its tokenizer: a local folder, a GGUF file, or a name on the hub.
+
+Weights are read from safetensors or GGUF only, never from a pickle, and the model's own code never runs unless asked.
+Knows nothing about layers.
+"""
+
+import hashlib
+import io
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..solver.errors import ScantlingError
+from .layers import refuse_broken_weights
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready for measurement, in float32, without gradients on its parameters.
+
+    Attributes:
+        source: what the user named.
+        model: the network, in evaluation mode.
+        tokenizer: its tokenizer.
+        sha256: over names, shapes and values of all parameters.
+        sixteen_bit_format: the 16-bit format of its checkpoint, ``bfloat16`` or (for all others) ``float16``.
+    """
+
+    source: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    sha256: str
+    sixteen_bit_format: str
+
+
+def load_model(source: str, *, trust_remote_code: bool = False) -> LoadedModel:
+    """Load a model.
+
+    Args:
+        source: a folder, a ``.gguf`` file, or a name on the hub such as ``org/model``.
+        trust_remote_code: whether Python code that comes with the model may run.
+
+    Returns:
+        The model.
+
+    Raises:
+        ScantlingError: there is no such model, it has no readable weights, or its weights are not numbers.
+    """
+    where, gguf = _locate(source)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, **gguf}
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        with redirect_stderr(io.StringIO()):  # transformers' bar over a GGUF file cannot be switched off
+            config = AutoConfig.from_pretrained(where, **options)
+            tokenizer = AutoTokenizer.from_pretrained(where, **options)
+            model, report = _with_report(where, options)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ScantlingError(f"cannot load the model {source!r}: {_first_lines(error)}") from error
+    missing = report["missing_keys"] | {name for name, *_ in report["mismatched_keys"]}
+    if missing:
+        raise ScantlingError(
+            f"the checkpoint {source!r} lacks {len(missing)} parameters or has them in another shape "
+            f"(first: {min(missing)}). It is incomplete or its config.json belongs to another model."
+        )
+    model.eval()  # type: ignore[no-untyped-call]
+    model.requires_grad_(requires_grad=False)
+    refuse_broken_weights(model)
+    sixteen = "bfloat16" if getattr(config, "dtype", None) is torch.bfloat16 else "float16"
+    return LoadedModel(source, model, tokenizer, weights_sha256(model), sixteen)
+
+
+def _with_report(where: str, options: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Load the weights and say which parameters the checkpoint lacked."""
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        where, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
+    )
+    model, report = loaded
+    return model, report
+
+
+def _locate(source: str) -> tuple[str, dict[str, str]]:
+    """Turn the user's word into what transformers is asked for: a place, and the GGUF file in it."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise ScantlingError(
+                f"{source} is a file but not a .gguf file. Name a model folder, a GGUF file or a hub name."
+            )
+        return str(path.parent), {"gguf_file": path.name}
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ScantlingError(f"the folder {source} has no config.json: it is no model folder.")
+        if not any(path.glob("*.safetensors")):
+            pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern))
+            hint = f" It has {pickled[0]}, a pickle, which is not loaded: convert it to safetensors." if pickled else ""
+            raise ScantlingError(f"the folder {source} has no weights (*.safetensors).{hint}")
+        return str(path), {}
+    if path.is_absolute() or source.startswith((".", "~")) or source.endswith(".gguf") or source.count("/") > 1:
+        raise ScantlingError(f"there is no model at {source}: no such file or folder.")
+    return source, {}
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(str(error).split())[:400] or type(error).__name__
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Hash all parameters of a model.
+
+    Args:
+        model: the model, on the CPU.
+
+    Returns:
+        SHA-256 in hexadecimal over the names, shapes and values, in the order of names; tied parameters count once.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
+        digest.update(parameter.detach().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,140 @@
+"""A plan beside uniform quantization and the original, predicted and measured.
+
+Knows nothing about terminals.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..backends.formats import parse_format
+from ..backends.model import LoadedModel
+from ..backends.progress import Progress
+from ..sensitivity.profile import Profile
+from ..sensitivity.program import decided_layers, uniform_formats
+from ..sensitivity.rounding_pass import round_assignments
+from ..sensitivity.text import Text, load_text, refuse_overlap, refuse_too_long, token_sequences
+from ..solver.errors import ScantlingError
+from ..solver.plan import Plan, average_bits
+from .comparison import Comparison, Contender
+from .quality import Quality, measure_candidates
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What is measured on.
+
+    Attributes:
+        text_source: None for the part of the calibration text that was kept for evaluation.
+        num_sequences: how many.
+        sequence_length: tokens in each.
+    """
+
+    text_source: str | None = None
+    num_sequences: int = 8
+    sequence_length: int = 512
+
+
+def evaluation_sequences(
+    loaded: LoadedModel, profile: Profile, settings: EvaluationSettings
+) -> tuple[Text, torch.Tensor]:
+    """Cut the evaluation sequences.
+
+    Args:
+        loaded: the model.
+        profile: says what was calibrated on.
+        settings: what is measured on.
+
+    Returns:
+        The text and int64 [sequences, tokens].
+
+    Raises:
+        ScantlingError: the text has changed since calibration, is too short, or was calibrated on.
+    """
+    refuse_too_long(loaded.model.config, settings.sequence_length)
+    text = load_text(settings.text_source or profile.record.text_source)
+    same = text.sha256 == profile.record.text_sha256
+    if settings.text_source is None and not same:
+        raise ScantlingError(
+            f"the text {text.source} has changed since it was calibrated on, so what was kept for evaluation is not "
+            "known. Name an evaluation text with --text."
+        )
+    documents = text.evaluation() if same else text.documents
+    token_ids = token_sequences(loaded.tokenizer, documents, settings.num_sequences, settings.sequence_length)
+    for calibration in (profile.rounding_token_ids, profile.pricing_token_ids):
+        refuse_overlap(torch.from_numpy(calibration), token_ids)
+    return text, token_ids
+
+
+def compare(
+    loaded: LoadedModel,
+    profile: Profile,
+    plan: Plan,
+    uniforms: Sequence[str],
+    settings: EvaluationSettings,
+    progress: Progress,
+) -> Comparison:
+    """Measure a plan, uniform quantization and the original on the same text.
+
+    Args:
+        loaded: the original model.
+        profile: of this model.
+        plan: solved from this profile.
+        uniforms: formats' names, or widths.
+        settings: what is measured on.
+        progress: shows how far the work is.
+
+    Returns:
+        The comparison.
+    """
+    contenders = {"plan": plan.formats()}
+    for target in uniforms:
+        formats = uniform_formats(profile, target)
+        contenders[f"uniform {formats[decided_layers(profile)[0].name]}"] = formats
+    text, token_ids = evaluation_sequences(loaded, profile, settings)
+    candidates = round_assignments(loaded, profile, contenders, progress)
+    measured = measure_candidates(loaded.model, candidates, token_ids, progress)
+    original = measured["original"]
+    rows = [_contender(profile, name, formats, measured[name], original) for name, formats in contenders.items()]
+    return Comparison(
+        model_source=loaded.source,
+        model_sha256=loaded.sha256,
+        text_source=text.source,
+        text_sha256=text.sha256,
+        num_sequences=len(token_ids),
+        sequence_length=token_ids.shape[1],
+        contenders=(*rows, _original(profile, original)),
+    )
+
+
+def _contender(profile: Profile, name: str, formats: dict[str, str], measured: Quality, original: Quality) -> Contender:
+    predicted, error = profile.predict(formats)
+    return Contender(
+        name=name,
+        stored_bytes=profile.stored_bytes(formats),
+        average_bits=average_bits([
+            (parse_format(formats[layer.name]).bits, layer.num_weights) for layer in decided_layers(profile)
+        ]),
+        predicted_kl_nats=predicted,
+        predicted_kl_standard_error_nats=None if math.isnan(error) else error,
+        predicted_perplexity=original.perplexity * math.exp(predicted),
+        measured_kl_nats=measured.mean_kl_nats,
+        measured_kl_standard_error_nats=measured.kl_standard_error_nats,
+        measured_perplexity=measured.perplexity,
+    )
+
+
+def _original(profile: Profile, measured: Quality) -> Contender:
+    return Contender(
+        name="original",
+        stored_bytes=2 * sum(layer.num_weights for layer in profile.record.layers) + profile.record.other_bytes,
+        average_bits=16.0,
+        predicted_kl_nats=0.0,
+        predicted_kl_standard_error_nats=0.0,
+        predicted_perplexity=measured.perplexity,
+        measured_kl_nats=0.0,
+        measured_kl_standard_error_nats=0.0,
+        measured_perplexity=measured.perplexity,
+    )

@@ -1,0 +1,244 @@
+"""What a person sees in the terminal: progress, the plan at a glance, the certificate, the comparison.
+
+Knows nothing about how numbers came about.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from ..sensitivity.profile import Profile
+from ..sensitivity.program import decided_layers, uniform_formats
+from ..solver.plan import Assignment, Plan, average_bits
+from ..solver.quantities import show_bytes
+from .comparison import Comparison
+
+Item = TypeVar("Item")
+
+_BITS_STYLE = {
+    2: "black on #fde725",
+    3: "black on #8fd744",
+    4: "black on #35b779",
+    5: "white on #21918c",
+    6: "white on #31688e",
+    8: "white on #443983",
+    16: "white on #440154",
+}  # the viridis colours, dark for wide: readable by colour-blind people, and every cell has its digit
+_DIGIT = {16: "f"}
+_LIMIT_NAMES = {"stored_bytes": "memory (stored bytes)", "bit_weights": "average bits × weights"}
+
+
+@dataclass(frozen=True)
+class TerminalProgress:
+    """A bar on standard error, where that is a terminal; nothing elsewhere.
+
+    Attributes:
+        console: on standard error.
+    """
+
+    console: Console
+
+    def __call__(self, items: Sequence[Item], label: str) -> Iterator[Item]:
+        """Go through items.
+
+        Args:
+            items: what is worked through.
+            label: what is being done.
+
+        Yields:
+            The items.
+        """
+        if self.console.is_terminal:
+            yield from track(items, description=f"{label:24}", console=self.console, transient=True)
+        else:
+            yield from items
+
+
+@contextmanager
+def waiting(progress: TerminalProgress, label: str) -> Iterator[None]:
+    """Show that something of unknown length goes on.
+
+    Args:
+        progress: where to show it.
+        label: what goes on.
+
+    Yields:
+        Nothing.
+    """
+    if progress.console.is_terminal:
+        with progress.console.status(label):
+            yield
+    else:
+        yield
+
+
+def show_nats(value: float, error: float | None) -> str:
+    """Write a loss with its standard error.
+
+    Args:
+        value: in nats per token.
+        error: likewise; None where unknown.
+
+    Returns:
+        For instance ``0.4220 ± 0.0433``.
+
+    >>> show_nats(0.000534, 0.00005)
+    '0.000534 ± 0.000050'
+    """
+    digits = 4 if abs(value) >= 0.01 or value == 0 else 6
+    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def print_allocation(plan: Plan, console: Console) -> None:
+    """Draw the plan: one row a kind of layer, one column a block, the digit is the width.
+
+    Args:
+        plan: the plan.
+        console: where.
+    """
+    decided = [assignment for assignment in plan.assignments if assignment.decided]
+    in_blocks = [assignment for assignment in decided if assignment.block is not None]
+    blocks = sorted({a.block for a in in_blocks if a.block is not None})
+    kinds = list(dict.fromkeys(a.kind for a in in_blocks))
+    bits_at = {(a.kind, a.block): a.bits for a in in_blocks}
+    margin = max((len(kind) for kind in kinds), default=0) + 2
+    per_line = max(10, console.width - margin - 8)
+    console.print("Bits by kind of layer (rows) and block (columns); the last column is the row's average.")
+    for start in range(0, len(blocks), per_line):
+        part = blocks[start : start + per_line]
+        ruler = "".join(str(block // 10 % 10) if block % 10 == 0 else "·" for block in part)
+        console.print(f"{'block':<{margin}}{ruler}", style="dim")
+        for kind in kinds:
+            line = Text(f"{kind:<{margin}}")
+            for block in part:
+                bits = bits_at.get((kind, block))
+                line.append(" " if bits is None else _DIGIT.get(bits, str(bits)), _BITS_STYLE.get(bits or 0, ""))
+            line.append(f"  {_average([a for a in in_blocks if a.kind == kind]):.2f}")
+            console.print(line)
+    for assignment in plan.assignments:
+        if assignment.block is None:
+            fixed = "" if assignment.decided else " (not in the program)"
+            console.print(f"{assignment.kind:<{margin}}{assignment.format}{fixed}")
+    _print_widths(decided, console)
+
+
+def _average(assignments: Sequence[Assignment]) -> float:
+    return average_bits([(a.bits, a.num_weights) for a in assignments])
+
+
+def _print_widths(decided: Sequence[Assignment], console: Console) -> None:
+    total = sum(a.num_weights for a in decided)
+    table = Table("format", "layers", "share of weights", "share of predicted loss", box=None, pad_edge=False)
+    predicted = sum(a.loss_increase_nats for a in decided)
+    for name in sorted({a.format for a in decided}, key=lambda name: min(a.bits for a in decided if a.format == name)):
+        chosen = [a for a in decided if a.format == name]
+        loss_share = sum(a.loss_increase_nats for a in chosen) / predicted if predicted else 0.0
+        weight_share = sum(a.num_weights for a in chosen) / total
+        table.add_row(name, str(len(chosen)), f"{weight_share:.1%}", f"{loss_share:.1%}")
+    console.print(table)
+
+
+def print_certificate(plan: Plan, console: Console) -> None:
+    """Say what is proven, what the limits leave, and what the plan comes to.
+
+    Args:
+        plan: the plan.
+        console: where.
+    """
+    proven = plan.certificate
+    status = {
+        "OPTIMAL": "optimal: no plan within the limits has a smaller predicted loss increase",
+        "FEASIBLE": "feasible: the time limit ended the search, a better plan may exist, by at most the gap",
+    }[proven.status]
+    relative = proven.gap_nats / proven.objective_nats if proven.objective_nats else 0.0
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("status", status)
+    table.add_row(
+        "predicted loss", f"{show_nats(plan.loss_increase_nats, plan.loss_increase_standard_error_nats)} nats"
+    )
+    table.add_row("bound", f"{proven.bound_nats:.9f} nats")
+    table.add_row("gap", f"{proven.gap_nats:.1e} nats ({relative:.1e}; {proven.resolution_nats:.0e} is the resolution)")
+    table.add_row(
+        "solver",
+        f"{proven.engine}, {proven.solve_seconds:.2f} s, {proven.num_units} decisions, {proven.num_options} options",
+    )
+    for limit in plan.limits:
+        name = _LIMIT_NAMES[limit.name]
+        table.add_row(name, f"{limit.used:,} of {limit.at_most:,} ({limit.at_most - limit.used:,} left)")
+    table.add_row("average bits", f"{plan.average_bits:.4f} (scales and zero points not counted)")
+    table.add_row("bytes", f"{show_bytes(plan.stored_bytes)} in all tensors")
+    for kind in dict.fromkeys(a.kind for a in plan.assignments if not a.decided):
+        kept = sum(a.stored_bytes for a in plan.assignments if a.kind == kind)
+        table.add_row("", f"{show_bytes(kept)} of them {kind}, kept in 16 bits")
+    table.add_row("", f"{show_bytes(plan.other_bytes)} of them norms, biases and the like, in 16 bits")
+    console.print(table)
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Show the plan, the uniforms and the original, predicted and measured.
+
+    Args:
+        comparison: the comparison.
+        console: where.
+    """
+    table = Table(
+        "", "bytes", "bits", "predicted KL", "measured KL", "predicted ppl", "measured ppl", box=None, pad_edge=False
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in comparison.contenders:
+        table.add_row(
+            row.name,
+            f"{row.stored_bytes:,}",
+            f"{row.average_bits:.2f}",
+            show_nats(row.predicted_kl_nats, row.predicted_kl_standard_error_nats),
+            show_nats(row.measured_kl_nats, row.measured_kl_standard_error_nats),
+            f"{row.predicted_perplexity:.2f}",
+            f"{row.measured_perplexity:.2f}",
+            style="bold" if row.name == "plan" else "",
+        )
+    console.print(table)
+    console.print(
+        f"KL divergence from the original in nats per token, ± one standard error, measured on "
+        f"{comparison.num_sequences} × {comparison.sequence_length} tokens of {comparison.text_source} that were not "
+        "calibrated on. Predicted perplexity is the original's, measured, times exp(predicted KL).",
+        style="dim",
+    )
+    plan, *others = comparison.contenders
+    for row in others:
+        if abs(row.stored_bytes - plan.stored_bytes) <= 0.001 * plan.stored_bytes and row.measured_kl_nats > 0:
+            ratio = plan.measured_kl_nats / row.measured_kl_nats
+            console.print(f"At the same size within 0.1 % the plan's measured KL is {ratio:.2f} × that of {row.name}.")
+
+
+def print_profile(profile: Profile, console: Console) -> None:
+    """Summarise a profile.
+
+    Args:
+        profile: the profile.
+        console: where.
+    """
+    record = profile.record
+    rounding_text = f"{len(profile.rounding_token_ids)} × {record.sequence_length} tokens of {record.text_source}"
+    console.print(
+        f"{len(record.layers)} layers, {len(decided_layers(profile))} of them to be decided, {len(record.formats)} "
+        f"formats. Rounded by {record.rounding['method']} on {rounding_text} (perplexity of the original there: "
+        f"{record.calibration_perplexity:.2f}), priced by {record.estimator} on {len(profile.pricing_token_ids)} other "
+        "sequences of it."
+    )
+    table = Table("uniform", "bytes", "predicted KL in nats per token", box=None, pad_edge=False)
+    for name in record.formats:
+        formats = uniform_formats(profile, name) if _is_offered_everywhere(profile, name) else None
+        if formats:
+            table.add_row(name, f"{profile.stored_bytes(formats):,}", show_nats(*profile.predict(formats)))
+    console.print(table)
+
+
+def _is_offered_everywhere(profile: Profile, name: str) -> bool:
+    return all(profile.format_index[name] in layer.formats for layer in decided_layers(profile))

@@ -1,0 +1,191 @@
+"""One forward pass of the model over the data, which keeps what every block is given.
+
+The pass also gives the gradient of the loss where the last block ends, from which the blocks can be differentiated one
+by one, see the module walk.
+
+Knows nothing about layers, formats or estimators.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..backends.layers import Anatomy, blocks_of
+from ..backends.progress import Progress
+from ..solver.errors import ScantlingError
+
+_HIDDEN = "hidden_states"
+
+
+@dataclass
+class BlockCall:
+    """How a block was called on one sequence.
+
+    Attributes:
+        hidden: what enters it, [1, tokens, hidden].
+        arguments: further positional arguments.
+        keywords: keyword arguments other than the hidden state.
+    """
+
+    hidden: Tensor
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+
+@dataclass
+class Capture:
+    """One forward pass over all sequences.
+
+    Attributes:
+        calls: [block][sequence].
+        gradients: of the summed log-probability at the last block's output, one [1, tokens, hidden] a sequence.
+        negative_log_likelihood_nats: mean over all predicted tokens.
+    """
+
+    calls: list[list[BlockCall]]
+    gradients: list[Tensor]
+    negative_log_likelihood_nats: float
+
+
+def first_tensor(output: Tensor | tuple[Any, ...]) -> Tensor:
+    """Give the hidden state among a block's outputs.
+
+    Args:
+        output: what the block returned.
+
+    Returns:
+        The tensor, or the first of a tuple.
+    """
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def sampled_log_likelihood(logits: Tensor, seed: int) -> Tensor:
+    """Draw a label for every token from the model's own prediction and add up their log-probabilities.
+
+    Its gradient is a draw of the score whose covariance is the true Fisher matrix (Kunstner et al. 2019,
+    arXiv 1905.12558), as opposed to the empirical one, which takes the labels from the text.
+
+    Args:
+        logits: [1, tokens, vocabulary].
+        seed: of the draw.
+
+    Returns:
+        Σ_t log p(ŷ_t), a scalar with gradient.
+    """
+    log_probability = logits[0].float().log_softmax(-1)
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.multinomial(log_probability.detach().exp().cpu(), 1, generator=generator).to(logits.device)
+    return log_probability.gather(1, labels).sum()
+
+
+def capture(
+    model: nn.Module, anatomy: Anatomy, token_ids: Tensor, seed: int, progress: Progress, *, with_gradients: bool
+) -> Capture:
+    """Run the model once over every sequence.
+
+    Args:
+        model: parameters without gradients.
+        anatomy: of the model.
+        token_ids: int64 [sequences, tokens].
+        seed: of the sampled labels; sequence s uses seed + s.
+        progress: shows how far the pass is.
+        with_gradients: whether gradients are wanted.
+
+    Returns:
+        What entered every block, and the gradient where the last one ends.
+    """
+    blocks = blocks_of(model, anatomy)
+    label = "reading pricing text" if with_gradients else "reading rounding text"
+    calls: list[list[BlockCall]] = [[] for _ in blocks]
+    ends: list[Tensor] = []
+
+    def keep_call(index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def hook(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            others = {key: value for key, value in keywords.items() if key != _HIDDEN}
+            hidden = arguments[0] if arguments else keywords[_HIDDEN]
+            calls[index].append(BlockCall(hidden.detach(), arguments[1:], others))
+
+        return hook
+
+    def start_graph(_module: nn.Module, _arguments: tuple[Any, ...], output: Any) -> Any:  # noqa: ANN401
+        end = first_tensor(output).detach().requires_grad_()
+        ends.append(end)
+        return end if isinstance(output, Tensor) else (end, *output[1:])
+
+    gradients, negative_log_likelihoods = [], []
+    with ExitStack() as hooks:
+        for index, block in enumerate(blocks):
+            hooks.enter_context(removing(block.register_forward_pre_hook(keep_call(index), with_kwargs=True)))
+        if with_gradients:
+            hooks.enter_context(removing(blocks[-1].register_forward_hook(start_graph)))
+        for index, sequence in enumerate(progress(list(token_ids), label)):
+            logits = model(sequence.unsqueeze(0), use_cache=False).logits
+            _refuse_broken_activations(logits, [of_block[-1] for of_block in calls])
+            if with_gradients:
+                end = ends.pop()
+                sampled_log_likelihood(logits, seed + index).backward()  # type: ignore[no-untyped-call]
+                assert end.grad is not None
+                gradients.append(end.grad)
+            with torch.no_grad():
+                negative_log_likelihoods.append(
+                    nn.functional.cross_entropy(logits[0, :-1].float(), sequence[1:]).item()
+                )
+    _refuse_interdependent_blocks(blocks, calls)
+    return Capture(calls, gradients, sum(negative_log_likelihoods) / len(negative_log_likelihoods))
+
+
+@contextmanager
+def removing(handle: RemovableHandle) -> Iterator[None]:
+    """Remove a hook when the context ends.
+
+    Args:
+        handle: of the hook.
+
+    Yields:
+        Nothing.
+    """
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def run_block(block: nn.Module, call: BlockCall, hidden: Tensor) -> Tensor:
+    """Run one block as it was called, on a hidden state of choice.
+
+    Args:
+        block: the block.
+        call: its other arguments.
+        hidden: [1, tokens, hidden].
+
+    Returns:
+        The hidden state that leaves it.
+    """
+    return first_tensor(block(hidden, *call.arguments, **call.keywords))
+
+
+def _refuse_broken_activations(logits: Tensor, calls: Sequence[BlockCall]) -> None:
+    """Name the first block that is given something that is not a number."""
+    if bool(torch.isfinite(logits).all()):
+        return
+    broken = [index for index, call in enumerate(calls) if not bool(torch.isfinite(call.hidden).all())]
+    where = f"enter block {broken[0]}" if broken else f"leave block {len(calls) - 1}"
+    raise ScantlingError(f"the activations that {where} are NaN or infinite: the model cannot run in float32.")
+
+
+def _refuse_interdependent_blocks(blocks: Sequence[nn.Module], calls: Sequence[Sequence[BlockCall]]) -> None:
+    """Check on the first sequence that a block run alone gives what entered the next one."""
+    for index in range(len(blocks) - 1):
+        with torch.no_grad():
+            alone = run_block(blocks[index], calls[index][0], calls[index][0].hidden)
+        together = calls[index + 1][0].hidden
+        if alone.shape != together.shape or not torch.allclose(alone, together, rtol=1e-3, atol=1e-4):
+            raise ScantlingError(
+                f"block {index} run alone does not give what enters block {index + 1}: the blocks of this architecture "
+                "exchange more than one hidden state, which scantling does not handle yet."
+            )

@@ -1,0 +1,179 @@
+"""Rounding a model's layers against their calibration inputs.
+
+Every layer is rounded against the inputs that it has in the original model.
+Knows nothing about losses.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..backends.formats import Format, IntegerFormat, parse_format
+from ..backends.grid import Rounded
+from ..backends.layers import Anatomy, Layer, matrix_of, output_head, take_apart
+from ..backends.model import LoadedModel
+from ..backends.progress import Progress
+from ..backends.rounding import RoundingMethod, round_matrices, rounding_method
+from ..solver.errors import ScantlingError
+from .capture import capture
+from .ends import head_hessian
+from .profile import Profile
+from .walk import InputGroup, walk_blocks
+
+FormatsOfLayer = Mapping[str, Sequence[Format]]
+RoundedLayers = dict[str, dict[Format, Rounded]]
+
+
+@dataclass(frozen=True)
+class RoundingTask:
+    """What is rounded, and how.
+
+    Attributes:
+        loaded: the model.
+        anatomy: of the model.
+        token_ids: the rounding sequences, int64 [sequences, tokens].
+        formats: the formats wanted of every layer, by its name.
+        method: how integers are chosen.
+    """
+
+    loaded: LoadedModel
+    anatomy: Anatomy
+    token_ids: Tensor
+    formats: FormatsOfLayer
+    method: RoundingMethod
+
+    def matrix(self, layer: Layer) -> Tensor:
+        """Read a layer's original matrix.
+
+        Args:
+            layer: the layer.
+
+        Returns:
+            float32 [out, in].
+        """
+        return matrix_of(self.loaded.model.get_submodule(layer.name))
+
+
+def refuse_illegal_groups(layers: Sequence[Layer], formats: FormatsOfLayer) -> None:
+    """Refuse formats whose groups do not divide a layer's input width, before any work is done.
+
+    Args:
+        layers: the layers.
+        formats: the formats wanted of every layer.
+
+    Raises:
+        ScantlingError: an illegal pair; the message names the layer and the legal sizes.
+    """
+    for layer in layers:
+        for target in formats[layer.name]:
+            if isinstance(target, IntegerFormat):
+                try:
+                    target.group_width(layer.in_features)
+                except ScantlingError as error:
+                    raise ScantlingError(f"{target.name} cannot be used for {layer.name}: {error}") from error
+
+
+def round_group(task: RoundingTask, group: InputGroup) -> RoundedLayers:
+    """Round the layers that share an input, each in its own formats.
+
+    Args:
+        task: the formats and the method.
+        group: the layers and their inputs.
+
+    Returns:
+        The records by layer and format.
+
+    Raises:
+        ScantlingError: the method failed; the message names the layers.
+    """
+    names = [layer.name for layer in group.layers]
+    wanted = list(dict.fromkeys(target for name in names for target in task.formats[name]))
+    try:
+        rounded = round_matrices(task.method, [task.matrix(layer) for layer in group.layers], group.hessian, wanted)
+    except ScantlingError as error:
+        raise ScantlingError(f"cannot round {', '.join(names)}: {error}") from error
+    return {
+        name: {target: records[target] for target in task.formats[name]}
+        for name, records in zip(names, rounded, strict=True)
+    }
+
+
+def round_ends(task: RoundingTask, progress: Progress) -> RoundedLayers:
+    """Round embedding and head, each in its own formats; a tied matrix is rounded against the head's inputs.
+
+    An embedding alone has no inputs to speak of (each token reads one row): every row is rounded by itself.
+
+    Args:
+        task: the formats and the method.
+        progress: shows how far the pass over the text is.
+
+    Returns:
+        The records by layer and format.
+    """
+    rounded: RoundedLayers = {}
+    head = output_head(task.loaded.model)
+    assert head is not None
+    for layer in task.anatomy.layers:
+        if layer.block is not None:
+            continue
+        wanted = list(task.formats[layer.name])
+        matrix = task.matrix(layer)
+        hessian = torch.eye(layer.in_features)
+        is_head = matrix.data_ptr() == matrix_of(head).data_ptr()
+        if is_head and any(isinstance(target, IntegerFormat) for target in wanted):
+            hessian = head_hessian(task.loaded.model, task.token_ids, progress)
+        rounded[layer.name] = round_matrices(task.method, [matrix], hessian, wanted)[0]
+    return rounded
+
+
+def round_layers(task: RoundingTask, progress: Progress) -> RoundedLayers:
+    """Round every layer of a model in the formats wanted of it.
+
+    Args:
+        task: what is rounded, and how.
+        progress: shows how far the passes are.
+
+    Returns:
+        The records by layer and format.
+    """
+    refuse_illegal_groups(task.anatomy.layers, task.formats)
+    model = task.loaded.model
+    captured = capture(model, task.anatomy, task.token_ids, 0, progress, with_gradients=False)
+    rounded: RoundedLayers = {}
+    for groups in walk_blocks(model, task.anatomy, captured, None, progress):
+        for group in groups:
+            rounded |= round_group(task, group)
+    return rounded | round_ends(task, progress)
+
+
+def round_assignments(
+    loaded: LoadedModel, profile: Profile, assignments: Mapping[str, Mapping[str, str]], progress: Progress
+) -> dict[str, dict[str, Rounded]]:
+    """Round a model as its profile did, for several assignments in one pass.
+
+    Args:
+        loaded: the model that was profiled.
+        profile: holds the rounding sequences and the rounding method.
+        assignments: for each name, the format of every layer.
+        progress: shows how far the passes are.
+
+    Returns:
+        For each name, the record of every layer.
+    """
+    anatomy = take_apart(loaded.model)
+    profile.refuse_other_model(loaded.sha256, [layer.name for layer in anatomy.layers])
+    parsed = {
+        name: {layer: parse_format(target) for layer, target in formats.items()}
+        for name, formats in assignments.items()
+    }
+    wanted = {
+        layer.name: list(dict.fromkeys(formats[layer.name] for formats in parsed.values())) for layer in anatomy.layers
+    }
+    method = rounding_method(profile.record.rounding)
+    token_ids = torch.from_numpy(profile.rounding_token_ids)
+    rounded = round_layers(RoundingTask(loaded, anatomy, token_ids, wanted, method), progress)
+    return {
+        name: {layer: rounded[layer][target] for layer, target in formats.items()} for name, formats in parsed.items()
+    }

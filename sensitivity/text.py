@@ -1,0 +1,220 @@
+"""Text for calibration and evaluation, and the token sequences cut from it.
+
+A source is a list of documents. The first 60 % of them are for calibration, the rest for evaluation.
+Knows nothing about models but their tokenizer.
+"""
+
+import bz2
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+from pydoc_data import topics
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ..solver.errors import ScantlingError
+
+PYDOC = "pydoc"
+WIKIPEDIA = "wikipedia"
+CALIBRATION_SHARE = 0.6
+_WIKIPEDIA_FILE = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+_SEPARATOR = "\n\n"
+_SHORT_PARAGRAPH = 80  # characters; shorter ones ("Example:") may repeat
+_OVERLAP_WINDOW = 64  # tokens
+
+
+@dataclass(frozen=True)
+class Text:
+    """Documents and where they came from.
+
+    Attributes:
+        source: what the user named.
+        documents: the texts, in a fixed order.
+        sha256: over the documents.
+    """
+
+    source: str
+    documents: tuple[str, ...]
+    sha256: str
+
+    def calibration(self) -> tuple[str, ...]:
+        """Give the part to calibrate on.
+
+        Returns:
+            The first 60 % of the documents.
+        """
+        return self.documents[: self._cut()]
+
+    def evaluation(self) -> tuple[str, ...]:
+        """Give the part to evaluate on, when calibration used this text too.
+
+        Returns:
+            The documents after the first 60 %.
+        """
+        return self.documents[self._cut() :]
+
+    def _cut(self) -> int:
+        return int(len(self.documents) * CALIBRATION_SHARE)
+
+
+def load_text(source: str) -> Text:
+    """Load documents.
+
+    Args:
+        source: ``pydoc`` (the manual that comes with Python), ``wikipedia`` (an excerpt of 106 articles that comes
+            with gensim), or a UTF-8 text file, whose documents are its paragraphs.
+
+    Returns:
+        The text.
+
+    Raises:
+        ScantlingError: there is no such source, or it cannot be read.
+    """
+    if source == PYDOC:
+        documents = [topics.topics[key] for key in sorted(topics.topics)]
+    elif source == WIKIPEDIA:
+        documents = _wikipedia()
+    else:
+        documents = _paragraphs(Path(source).expanduser())
+    kept = tuple(_without_repeats(documents))
+    if not kept:
+        raise ScantlingError(f"the text {source} is empty. Give a file with prose like what the model will read.")
+    return Text(source, kept, hashlib.sha256(_SEPARATOR.join(kept).encode()).hexdigest())
+
+
+def _without_repeats(documents: Sequence[str]) -> Iterator[str]:
+    """Drop long paragraphs that stood earlier, so that calibration text does not return in the evaluation part."""
+    seen: set[str] = set()
+    for document in documents:
+        paragraphs = []
+        for paragraph in document.split(_SEPARATOR):
+            if len(paragraph) < _SHORT_PARAGRAPH or paragraph not in seen:
+                paragraphs.append(paragraph)
+            seen.add(paragraph)
+        kept = _SEPARATOR.join(paragraphs).strip()
+        if kept:
+            yield kept
+
+
+def _paragraphs(path: Path) -> list[str]:
+    try:
+        content = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ScantlingError(
+            f"there is no text file {path}. Built-in texts are called {PYDOC} and {WIKIPEDIA}."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ScantlingError(
+            f"{path} is not UTF-8 (byte {error.start}): convert it, for instance with iconv."
+        ) from error
+    except OSError as error:
+        raise ScantlingError(f"cannot read the text {path}: {error.strerror}. Give one UTF-8 file.") from error
+    return content.split(_SEPARATOR)
+
+
+def _wikipedia() -> list[str]:
+    found = util.find_spec("gensim")
+    if found is None or found.origin is None:
+        raise ScantlingError("the text wikipedia comes with gensim. Install it with: pip install 'scantling[text]'")
+    from gensim.corpora import wikicorpus  # noqa: PLC0415  an optional extra
+
+    with bz2.open(Path(found.origin).parent / _WIKIPEDIA_FILE) as dump:
+        pages = [markup for _, markup, _ in wikicorpus.extract_pages(dump)]
+    return [wikicorpus.filter_wiki(markup) for markup in pages if not markup.lstrip().upper().startswith("#REDIRECT")]
+
+
+def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Find what the tokenizer puts in front of every text, such as a BOS token.
+
+    Args:
+        tokenizer: the tokenizer.
+
+    Returns:
+        The token ids, often none or one.
+    """
+    content = tokenizer("a", add_special_tokens=False).input_ids
+    whole = tokenizer("a").input_ids
+    starts = [i for i in range(len(whole) - len(content) + 1) if whole[i : i + len(content)] == content]
+    return list(whole[: starts[0]]) if starts else []
+
+
+def token_sequences(
+    tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], num_sequences: int, sequence_length: int
+) -> Tensor:
+    """Cut sequences of equal length, spread evenly over the documents, without overlap.
+
+    Every sequence begins as the tokenizer begins a text: without its BOS token a model may leave its normal regime.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        documents: joined by blank lines.
+        num_sequences: how many.
+        sequence_length: tokens in each, the opening ones included.
+
+    Returns:
+        int64 [num_sequences, sequence_length].
+
+    Raises:
+        ScantlingError: the text is too short.
+    """
+    if num_sequences < 1 or sequence_length < 8:
+        raise ScantlingError(
+            f"{num_sequences} sequences of {sequence_length} tokens cannot be measured on: "
+            "ask for at least 1 sequence of at least 8 tokens."
+        )
+    opening = opening_tokens(tokenizer)
+    body_length = sequence_length - len(opening)
+    ids = tokenizer(_SEPARATOR.join(documents), add_special_tokens=False, verbose=False).input_ids
+    available = len(ids) // body_length
+    if available < num_sequences:
+        raise ScantlingError(
+            f"this part of the text has {len(ids):,} tokens, enough for {available} sequences of {sequence_length}; "
+            f"{num_sequences} were asked for. Give a longer text, or fewer or shorter sequences."
+        )
+    chosen = [(2 * index + 1) * available // (2 * num_sequences) for index in range(num_sequences)]
+    return torch.tensor([[*opening, *ids[chunk * body_length : (chunk + 1) * body_length]] for chunk in chosen])
+
+
+def refuse_overlap(calibration: Tensor, evaluation: Tensor) -> None:
+    """Refuse to evaluate on text that calibration has seen.
+
+    Args:
+        calibration: int64 [sequences, tokens].
+        evaluation: int64 [sequences, tokens].
+
+    Raises:
+        ScantlingError: a run of 64 tokens stands in both.
+    """
+    seen = {window for row in calibration.tolist() for window in _windows(row)}
+    for number, row in enumerate(evaluation.tolist()):
+        common = sum(window in seen for window in _windows(row))
+        if common:
+            raise ScantlingError(
+                f"evaluation sequence {number} shares {common} runs of {_OVERLAP_WINDOW} tokens with the calibration "
+                "text: a measurement on it would flatter the plan. Give other text with --text."
+            )
+
+
+def _windows(tokens: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    return (tuple(tokens[i : i + _OVERLAP_WINDOW]) for i in range(len(tokens) - _OVERLAP_WINDOW + 1))
+
+
+def refuse_too_long(config: object, sequence_length: int) -> None:
+    """Refuse sequences beyond the model's context.
+
+    Args:
+        config: the model's configuration.
+        sequence_length: tokens per sequence.
+
+    Raises:
+        ScantlingError: the sequences are too long.
+    """
+    longest = getattr(config, "max_position_embeddings", None)
+    if isinstance(longest, int) and sequence_length > longest:
+        raise ScantlingError(
+            f"sequences of {sequence_length} tokens exceed the model's context of {longest}. Ask for at most {longest}."
+        )

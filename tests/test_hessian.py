@@ -1,0 +1,84 @@
+"""Hessian-vector products and Hutchinson's estimators against dense Hessians in float64."""
+
+import math
+
+import torch
+from scantling.sensitivity.hessian import SequenceHessian
+from scantling.sensitivity.hutchinson import diagonal_samples
+from tiny import make_model
+
+TOKENS = torch.randint(0, 92, (16,), generator=torch.Generator().manual_seed(3))
+
+
+def dense_hessian(model, parameters, token_ids):
+    """∂²L by differentiating every entry of the gradient."""
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        logits = model(token_ids[None], use_cache=False).logits[0, :-1]
+        loss = torch.nn.functional.cross_entropy(logits, token_ids[1:])
+        flat = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters, create_graph=True)])
+        rows = [
+            torch.cat([r.flatten() for r in torch.autograd.grad(entry, parameters, retain_graph=True)])
+            for entry in flat
+        ]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    return torch.stack(rows)
+
+
+def small_problem():
+    model = make_model("llama-tied").double()
+    attention = model.model.layers[1].self_attn
+    parameters = [attention.k_proj.weight, attention.v_proj.weight]
+    return SequenceHessian(model, parameters, TOKENS), dense_hessian(model, parameters, TOKENS)
+
+
+def test_the_product_is_that_of_the_dense_hessian():
+    operator, dense = small_problem()
+    blocks = [torch.randn(shape).double() for shape in operator.shapes]
+    flat = torch.cat([block.flatten() for block in blocks])
+    product = torch.cat([block.flatten() for block in operator @ blocks])
+    error = (product - dense @ flat).norm() / (dense @ flat).norm()
+    assert error < 1e-5  # the norms and rotary embeddings of this architecture work in float32
+    assert not any(parameter.requires_grad for parameter in operator.parameters)
+
+
+class Dense:
+    """The dense matrix as an operator, so that many probes are cheap."""
+
+    def __init__(self, matrix, shapes):
+        self.matrix, self.shapes = matrix, shapes
+
+    def __matmul__(self, blocks):
+        product = self.matrix @ torch.cat([block.flatten().double() for block in blocks])
+        sizes = [shape.numel() for shape in self.shapes]
+        return [part.reshape(shape) for part, shape in zip(product.split(sizes), self.shapes, strict=True)]
+
+
+def test_hutchinson_converges_to_trace_and_diagonal_with_honest_errors():
+    operator, dense = small_problem()
+    size = operator.shapes[0].numel()
+    generator = torch.Generator().manual_seed(0)
+    num_probes = 4000
+    draws = [diagonal_samples(Dense(dense, operator.shapes), generator) for _ in range(num_probes)]
+    for block, part in enumerate((slice(0, size), slice(size, None))):
+        diagonal = torch.stack([draw[block].flatten() for draw in draws])
+        truth = dense.diagonal()[part]
+        traces = diagonal.sum(1)
+        error = traces.std() / math.sqrt(num_probes)
+        assert abs(traces.mean() - truth.sum()) < 4 * error
+        assert error < 0.2 * truth.sum().abs()
+        errors = diagonal.std(0) / math.sqrt(num_probes)
+        inside = ((diagonal.mean(0) - truth).abs() < 1.96 * errors).double().mean()
+        assert 0.90 < inside < 0.99  # a 95 % interval
+        spread = (diagonal.mean(0) - truth).norm() / truth.norm()
+        assert spread < 0.5
+
+
+def test_a_diagonal_matrix_is_found_by_one_probe():
+    matrix = torch.diag(torch.arange(6.0).double())
+    shapes = [torch.Size([2, 2]), torch.Size([2])]
+    first, second = diagonal_samples(Dense(matrix, shapes), torch.Generator().manual_seed(0))
+    assert torch.equal(first, torch.arange(4.0).reshape(2, 2).double())
+    assert torch.equal(second, torch.tensor([4.0, 5.0]).double())

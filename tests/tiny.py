@@ -1,0 +1,79 @@
+"""Tiny models of real architectures, and a tokenizer, saved as folders that transformers loads."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+WORDS = [f"w{i}" for i in range(90)]
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {token: i for i, token in enumerate(["<s>", "<unk>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<unk>")
+
+
+def make_model(family: str, seed: int = 0) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    vocab_size = len(WORDS) + 2
+    match family:
+        case "llama-tied" | "llama-untied":
+            config = LlamaConfig(
+                vocab_size=vocab_size,
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=64,
+                tie_word_embeddings=family == "llama-tied",
+                initializer_range=0.3,
+            )
+            model: PreTrainedModel = LlamaForCausalLM(config)
+        case "qwen3":
+            model = Qwen3ForCausalLM(
+                Qwen3Config(
+                    vocab_size=vocab_size,
+                    hidden_size=32,
+                    intermediate_size=64,
+                    num_hidden_layers=2,
+                    num_attention_heads=4,
+                    num_key_value_heads=2,
+                    head_dim=16,
+                    max_position_embeddings=64,
+                    initializer_range=0.3,
+                )
+            )
+        case "gpt2":
+            model = GPT2LMHeadModel(
+                GPT2Config(vocab_size=vocab_size, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3)
+            )
+        case _:
+            raise ValueError(family)
+    return model.eval().requires_grad_(False)
+
+
+def prose(num_words: int, seed: int = 0) -> str:
+    generator = torch.Generator().manual_seed(seed)
+    picks = torch.randint(0, len(WORDS), (num_words,), generator=generator).tolist()
+    words = [WORDS[i] for i in picks]
+    return "\n\n".join(" ".join(words[i : i + 50]) for i in range(0, num_words, 50))
+
+
+def save_model(folder: Path, family: str, seed: int = 0) -> Path:
+    make_model(family, seed).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
