@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from . import __version__
 from .solver.errors import ScantlingError
@@ -77,7 +78,7 @@ def demo(
     """The whole path on a real model: profile, solve at the size of uniform 3 bits, compare."""
     from .evaluation.demo import run_demo
 
-    run_demo(folder, Console(), _progress())
+    run_demo(folder, Console(markup=False), _progress())
 
 
 @app.command()
@@ -118,7 +119,7 @@ def profile(
     loaded = _load(model, trust_remote_code=trust_remote_code)
     built = build_profile(loaded, loaded_text, settings, output.absolute().parent, _progress())
     write_profile(built, output)
-    print_profile(built, Console())
+    print_profile(built, Console(markup=False))
 
 
 @app.command()
@@ -151,8 +152,8 @@ def solve(
     if as_json:
         typer.echo(plan.model_dump_json())
     else:
-        print_allocation(plan, Console())
-        print_certificate(plan, Console())
+        print_allocation(plan, Console(markup=False))
+        print_certificate(plan, Console(markup=False))
 
 
 @app.command()
@@ -184,7 +185,7 @@ def compare(
     if as_json:
         typer.echo(comparison.model_dump_json())
     else:
-        print_comparison(comparison, Console())
+        print_comparison(comparison, Console(markup=False))
 
 
 @app.command()
@@ -232,7 +233,9 @@ def _errors_in_words() -> Iterator[None]:
     try:
         yield
     except ScantlingError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {error}", markup=True, highlight=False)
+        Console(stderr=True, soft_wrap=True).print(
+            Text("error: ", style="bold red") + Text(str(error), style="not bold")
+        )
         sys.exit(1)
 
 

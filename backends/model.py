@@ -61,7 +61,7 @@ def load_model(source: str, *, trust_remote_code: bool = False) -> LoadedModel:
             config = AutoConfig.from_pretrained(where, **options)
             tokenizer = AutoTokenizer.from_pretrained(where, **options)
             model, report = _with_report(where, options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except Exception as error:  # whatever the readers of foreign files come upon
         raise ScantlingError(f"cannot load the model {source!r}: {_first_lines(error)}") from error
     missing = report["missing_keys"] | {name for name, *_ in report["mismatched_keys"]}
     if missing:

@@ -98,7 +98,8 @@ class Profile:
 
     Attributes:
         record: see ProfileRecord.
-        samples: float64 [layers, formats, samples], in nats per token.
+        samples: float64 [layers, formats, samples], in nats per token. A layer with a single format is not priced: its
+            samples are zero, and its rounding to 16 bits is part of measured losses but not of predicted ones.
         rounding_token_ids: what formats are fitted to, int64 [sequences, tokens].
         pricing_token_ids: what their loss increase was measured on, likewise.
     """

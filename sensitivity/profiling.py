@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..backends.formats import FLOAT_FORMATS, Format, parse_format
+from ..backends.grid import Rounded
 from ..backends.layers import Anatomy, Layer, take_apart
 from ..backends.model import LoadedModel
 from ..backends.progress import Progress
@@ -155,7 +156,7 @@ def build_profile(
 
 
 def _price(task: RoundingTask, on: Measurement, pricer: Pricer) -> tuple[dict[str, dict[Format, Tensor]], float]:
-    """Round and price every layer; also give the original's perplexity on the calibration sequences."""
+    """Round and price what the program decides; also give the original's perplexity on the rounding sequences."""
     model = task.loaded.model
     rounding = capture(model, task.anatomy, task.token_ids, on.seed, on.progress, with_gradients=False)
     pricing = None
@@ -170,11 +171,17 @@ def _price(task: RoundingTask, on: Measurement, pricer: Pricer) -> tuple[dict[st
                     target: pricer.block_samples(layer, group, record.dequantize() - task.matrix(layer))
                     for target, record in rounded[layer.name].items()
                 }
-    ends = {layer.name: layer for layer in task.anatomy.layers if layer.block is None}
-    for name, records in round_ends(task, on.progress).items():
-        deltas = [record.dequantize() - task.matrix(ends[name]) for record in records.values()]
-        samples[name] = dict(zip(records, pricer.end_samples(ends[name], deltas, pricing), strict=True))
+    for layer, records in _decided_ends(task, on):
+        deltas = [record.dequantize() - task.matrix(layer) for record in records.values()]
+        samples[layer.name] = dict(zip(records, pricer.end_samples(layer, deltas, pricing), strict=True))
     return samples, float(np.exp(rounding.negative_log_likelihood_nats))
+
+
+def _decided_ends(task: RoundingTask, on: Measurement) -> list[tuple[Layer, dict[Format, Rounded]]]:
+    """Round the embedding and the head where the program decides them."""
+    decided = [layer for layer in on.layers if layer.block is None]
+    rounded = round_ends(task, on.progress) if decided else {}
+    return [(layer, rounded[layer.name]) for layer in decided]
 
 
 def _layer_record(layer: Layer, offered: Sequence[Format], names: Sequence[str]) -> LayerRecord:
@@ -193,6 +200,8 @@ def _as_array(record: ProfileRecord, samples: dict[str, dict[Format, Tensor]]) -
     num_samples = len(next(iter(next(iter(samples.values())).values())))
     array = np.full((len(record.layers), len(record.formats), num_samples), np.nan)
     for index, layer in enumerate(record.layers):
-        for target, values in samples[layer.name].items():
+        if len(layer.formats) == 1:
+            array[index, layer.formats[0]] = 0.0
+        for target, values in samples.get(layer.name, {}).items():
             array[index, record.formats.index(target.name)] = values.numpy()
     return array

@@ -78,7 +78,7 @@ def build_instance(profile: Profile, budget: Budget) -> Instance:
         Unit(layer.name, tuple(_options(profile, index, names))) for index, layer in enumerate(profile.record.layers)
     )
     instance = Instance(units, tuple(limits))
-    _refuse_out_of_range(profile, instance, num_weights)
+    _refuse_out_of_range(profile, instance, budget)
     return instance
 
 
@@ -93,7 +93,8 @@ def _options(profile: Profile, index: int, rows: Sequence[str]) -> list[Option]:
     return options
 
 
-def _refuse_out_of_range(profile: Profile, instance: Instance, num_weights: int) -> None:
+def _refuse_out_of_range(profile: Profile, instance: Instance, budget: Budget) -> None:
+    num_weights = sum(layer.num_weights for layer in decided_layers(profile))
     for k, limit in enumerate(instance.limits):
         smallest, largest = instance.smallest_amount(k), instance.largest_amount(k)
         if smallest <= limit.at_most <= largest:
@@ -111,7 +112,7 @@ def _refuse_out_of_range(profile: Profile, instance: Instance, num_weights: int)
                 "16 bits; scantling profile --include takes embedding and head in)."
             )
         raise ScantlingError(
-            f"an average of {limit.at_most / num_weights:g} bits is {side} plan. Plans of this profile have "
+            f"an average of {budget.average_bits:g} bits is {side} plan. Plans of this profile have "
             f"{smallest / num_weights:g} to {largest / num_weights:g} bits per weight."
         )
 

@@ -92,9 +92,10 @@ def _without_repeats(documents: Sequence[str]) -> Iterator[str]:
     for document in documents:
         paragraphs = []
         for paragraph in document.split(_SEPARATOR):
-            if len(paragraph) < _SHORT_PARAGRAPH or paragraph not in seen:
+            words = " ".join(paragraph.split())
+            if len(words) < _SHORT_PARAGRAPH or words not in seen:
                 paragraphs.append(paragraph)
-            seen.add(paragraph)
+            seen.add(words)
         kept = _SEPARATOR.join(paragraphs).strip()
         if kept:
             yield kept
