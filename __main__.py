@@ -86,7 +86,7 @@ def profile(
     model: Annotated[str, typer.Argument(help="A model folder, a GGUF file, or a name on the hub.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The profile to write.")],
     text: Annotated[str, typer.Option(help="pydoc, wikipedia, or a UTF-8 text file.")] = "pydoc",
-    formats: Annotated[str, typer.Option(help="Formats, with commas; 16 bits is always among them.")] = "",
+    formats: Annotated[str, typer.Option(help="With commas; by default int2-g64 to int8-g64 and 16 bits.")] = "",
     include: Annotated[list[str] | None, typer.Option(help="embedding or head: decide them too.")] = None,
     sequences: Annotated[int, typer.Option(help="Calibration sequences that formats are fitted to.")] = 16,
     pricing_sequences: Annotated[int, typer.Option(help="Others, on which the loss increase is measured.")] = 16,
@@ -100,12 +100,12 @@ def profile(
     from .backends.rounding import rounding_method
     from .evaluation.terminal import print_profile
     from .sensitivity.profile import write_profile
-    from .sensitivity.profiling import DEFAULT_FORMATS, ProfileSettings, build_profile
+    from .sensitivity.profiling import ProfileSettings, build_profile
     from .sensitivity.text import load_text
     from .solver.atomic import refuse_unwritable
 
     settings = ProfileSettings(
-        formats=tuple(name.strip() for name in formats.split(",")) if formats else DEFAULT_FORMATS,
+        formats=tuple(name.strip() for name in formats.split(",")) if formats else None,
         include=tuple(include or ()),
         num_rounding_sequences=sequences,
         num_pricing_sequences=pricing_sequences,
@@ -160,6 +160,9 @@ def solve(
 def compare(
     plan_path: Annotated[Path, typer.Argument(metavar="PLAN", help="Written by: scantling solve")],
     uniform: Annotated[list[str] | None, typer.Option(help="A width or a format, to compare with; repeatable.")] = None,
+    other: Annotated[
+        list[Path] | None, typer.Option("--plan", help="Another plan of the same profile; repeatable.")
+    ] = None,
     text: Annotated[
         str | None, typer.Option(help="Evaluation text; by default the part of the calibration text kept for it.")
     ] = None,
@@ -175,13 +178,21 @@ def compare(
     from .evaluation.compare import compare as compare_plan
     from .evaluation.terminal import print_comparison
     from .sensitivity.program import uniform_formats
+    from .solver.plan import read_plan
 
     plan, read = _plan_and_profile(plan_path, profile_path)
+    plans = {"plan": plan}
+    for path in other or []:
+        plans[str(path)] = read_plan(path)
+        if plans[str(path)].profile_sha256 != plan.profile_sha256:
+            raise ScantlingError(
+                f"{path} was solved from another profile than {plan_path}. Solve both from one profile."
+            )
     for target in uniform or []:
         uniform_formats(read, target)  # refuses an unknown one before the model is loaded
     loaded = _load(model or plan.model_source, trust_remote_code=trust_remote_code)
     settings = EvaluationSettings(text, sequences, length)
-    comparison = compare_plan(loaded, read, plan, uniform or [], settings, _progress())
+    comparison = compare_plan(loaded, read, plans, uniform or [], settings, _progress())
     if as_json:
         typer.echo(comparison.model_dump_json())
     else:
@@ -233,9 +244,8 @@ def _errors_in_words() -> Iterator[None]:
     try:
         yield
     except ScantlingError as error:
-        Console(stderr=True, soft_wrap=True).print(
-            Text("error: ", style="bold red") + Text(str(error), style="not bold")
-        )
+        message = Text("error: ", style="bold red") + Text(str(error), style="not bold")
+        Console(stderr=True, soft_wrap=True).print(message)
         sys.exit(1)
 
 

@@ -4,7 +4,7 @@ Knows nothing about terminals.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,17 +71,17 @@ def evaluation_sequences(
 def compare(
     loaded: LoadedModel,
     profile: Profile,
-    plan: Plan,
+    plans: Mapping[str, Plan],
     uniforms: Sequence[str],
     settings: EvaluationSettings,
     progress: Progress,
 ) -> Comparison:
-    """Measure a plan, uniform quantization and the original on the same text.
+    """Measure plans, uniform quantization and the original on the same text.
 
     Args:
         loaded: the original model.
         profile: of this model.
-        plan: solved from this profile.
+        plans: solved from this profile, by the names they shall have.
         uniforms: formats' names, or widths.
         settings: what is measured on.
         progress: shows how far the work is.
@@ -89,7 +89,7 @@ def compare(
     Returns:
         The comparison.
     """
-    contenders = {"plan": plan.formats()}
+    contenders = {name: plan.formats() for name, plan in plans.items()}
     for target in uniforms:
         formats = uniform_formats(profile, target)
         contenders[f"uniform {formats[decided_layers(profile)[0].name]}"] = formats

@@ -10,7 +10,7 @@ class Contender(Record):
     """One row of the comparison.
 
     Attributes:
-        name: ``plan``, a uniform format, or ``original``.
+        name: of the plan, ``uniform`` and its format, or ``original``.
         stored_bytes: of all tensors, exact.
         average_bits: over the layers that the program decides; scales and zero points not counted.
         predicted_kl_nats: the predicted loss increase per token.
@@ -42,7 +42,7 @@ class Comparison(Record):
         text_sha256: of its documents.
         num_sequences: of evaluation.
         sequence_length: tokens in each.
-        contenders: the plan, the uniforms, the original.
+        contenders: the plans, the uniforms, the original.
     """
 
     model_source: str

@@ -76,7 +76,7 @@ def run_demo(folder: Path, console: Console, progress: TerminalProgress) -> None
     print_certificate(plan, console)
 
     console.rule("3 of 3: plan, uniform and original, measured on text")
-    comparison = compare(loaded, profile, plan, [UNIFORM], EvaluationSettings(), progress)
+    comparison = compare(loaded, profile, {"plan": plan}, [UNIFORM], EvaluationSettings(), progress)
     print_comparison(comparison, console)
     console.print(
         f"\nWrote {profile_path} and {plan_path}. Next, another budget, without measuring again:\n"

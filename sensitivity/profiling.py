@@ -25,7 +25,7 @@ from .rounding_pass import RoundingTask, refuse_illegal_groups, round_ends, roun
 from .text import Text, refuse_too_long, token_sequences
 from .walk import walk_blocks
 
-DEFAULT_FORMATS = ("int2-g64", "int3-g64", "int4-g64", "int5-g64", "int6-g64", "int8-g64")
+DEFAULT_INTEGERS = ("int2-g64", "int3-g64", "int4-g64", "int5-g64", "int6-g64", "int8-g64")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class ProfileSettings:
     """What is measured and how.
 
     Attributes:
-        formats: names of the formats to price; the checkpoint's own 16-bit format is always offered too.
+        formats: names of the formats to offer; None for integers of 2 to 8 bits in groups of 64, and 16 bits as in the
+            checkpoint.
         include: layers outside the blocks that the program may also decide: ``embedding``, ``head``.
         num_rounding_sequences: of calibration text that formats are fitted to.
         num_pricing_sequences: of other calibration text, on which the loss increase is measured. Rounding fits what it
@@ -44,7 +45,7 @@ class ProfileSettings:
         seed: of sampled labels and probes.
     """
 
-    formats: tuple[str, ...] = DEFAULT_FORMATS
+    formats: tuple[str, ...] | None = None
     include: tuple[str, ...] = ()
     num_rounding_sequences: int = 16
     num_pricing_sequences: int = 16
@@ -66,12 +67,14 @@ def offered_formats(anatomy: Anatomy, settings: ProfileSettings, sixteen_bit_for
         All formats for decoder layers and included ones, 16 bits alone for the others.
 
     Raises:
-        ScantlingError: an unknown format, an included layer that the model does not have, or an illegal group size.
+        ScantlingError: an unknown format, fewer than two, an included layer that the model does not have, or an
+            illegal group size.
     """
     sixteen = FLOAT_FORMATS[sixteen_bit_format]
-    parsed = list(dict.fromkeys([parse_format(name) for name in settings.formats]))
-    if not any(isinstance(target, type(sixteen)) for target in parsed):
-        parsed.append(sixteen)
+    names = (*DEFAULT_INTEGERS, sixteen.name) if settings.formats is None else settings.formats
+    parsed = list(dict.fromkeys(parse_format(name) for name in names))
+    if len(parsed) < 2:
+        raise ScantlingError(f"the one format {names[0]} leaves nothing to decide. Offer at least two.")
     outside = {layer.kind for layer in anatomy.layers if layer.block is None}
     unknown = set(settings.include) - outside
     if unknown:

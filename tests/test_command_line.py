@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 SMALL = ["--sequences", "3", "--pricing-sequences", "3", "--length", "32"]
-FORMATS = "int2-g32,int3-g32,int4-g32,int8-row"
+FORMATS = "int2-g32,int3-g32,int4-g32,int8-row,float16"
 
 
 def run(*words):
@@ -208,6 +208,7 @@ def test_a_truncated_gguf_is_refused(tmp_path, text_file):
         (["--text", "{short}"], "enough for 0 sequences"),
         (["--formats", "int4-g128"], r"int4-g128 cannot be used for .*Sizes that do: g32, row"),
         (["--formats", "int7-g32"], "not offered"),
+        (["--formats", "int4-g32"], "leaves nothing to decide"),
         (["--estimator", "guess"], "Known: fisher"),
         (["--rounding", "guess"], "Known: gptq, rtn"),
         (["--length", "65"], "exceed the model's context of 64"),
@@ -259,8 +260,21 @@ def test_a_profile_that_moved_changed_or_broke_is_refused(tmp_path, profile_path
 
 def test_a_plan_solved_from_another_profile_is_refused(tmp_path, profile_path, llama_folder, text_file):
     other = profiled(tmp_path, llama_folder, text_file, "--seed", "5")
-    run("solve", profile_path, "--average-bits", "3", "-o", tmp_path / "plan.json")
-    refused("another profile", "compare", tmp_path / "plan.json", "--profile", other)
+    plan, other_plan = tmp_path / "plan.json", tmp_path / "other.json"
+    run("solve", profile_path, "--average-bits", "3", "-o", plan)
+    run("solve", other, "--average-bits", "3", "-o", other_plan)
+    refused("another profile", "compare", plan, "--profile", other)
+    refused("another profile", "compare", plan, "--plan", other_plan)
+
+
+def test_several_plans_are_compared_at_once(tmp_path, profile_path):
+    plans = [tmp_path / f"{bits}.json" for bits in (3, 6)]
+    for bits, plan in zip((3, 6), plans, strict=True):
+        run("solve", profile_path, "--average-bits", bits, "-o", plan)
+    words = ["compare", plans[0], "--plan", plans[1], "--sequences", "3", "--length", "32", "--json"]
+    low, high, original = json.loads(run(*words).output)["contenders"]
+    assert (low["name"], high["name"], original["name"]) == ("plan", str(plans[1]), "original")
+    assert low["measured_kl_nats"] > high["measured_kl_nats"] > 0
 
 
 def test_a_comparison_that_makes_no_sense_is_refused(tmp_path, profile_path, text_file):

