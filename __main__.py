@@ -130,6 +130,7 @@ def solve(
     average_bits: Annotated[
         float | None, typer.Option(help="Σ bits · weights / Σ weights at most, scales and zero points not counted.")
     ] = None,
+    engine: Annotated[str, typer.Option(help="cpsat, or highs (HiGHS through cvxpy).")] = "cpsat",
     time_limit: Annotated[float, typer.Option(help="Seconds for the solver.")] = 60.0,
     threads: Annotated[int, typer.Option(help="For the solver; one repeats exactly.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the solver.")] = 0,
@@ -140,14 +141,15 @@ def solve(
     from .sensitivity.profile import read_profile
     from .sensitivity.program import Budget, Origin
     from .sensitivity.program import solve as solve_program
-    from .solver.cpsat import CpSat
     from .solver.engine import SearchSettings
+    from .solver.engines import engine_named
     from .solver.plan import file_sha256, write_plan
     from .solver.quantities import parse_bytes
 
     budget = Budget(None if memory is None else parse_bytes(memory), average_bits)
     origin = Origin(profile_path, file_sha256(profile_path) if profile_path.is_file() else "")
-    plan = solve_program(read_profile(profile_path), origin, budget, CpSat(), SearchSettings(time_limit, seed, threads))
+    search = SearchSettings(time_limit, seed, threads)
+    plan = solve_program(read_profile(profile_path), origin, budget, engine_named(engine), search)
     write_plan(plan, output)
     if as_json:
         typer.echo(plan.model_dump_json())

@@ -13,7 +13,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from ..solver.errors import ScantlingError
@@ -60,7 +67,7 @@ def load_model(source: str, *, trust_remote_code: bool = False) -> LoadedModel:
         with redirect_stderr(io.StringIO()):  # transformers' bar over a GGUF file cannot be switched off
             config = AutoConfig.from_pretrained(where, **options)
             tokenizer = AutoTokenizer.from_pretrained(where, **options)
-            model, report = _with_report(where, options)
+            model, report = _with_report(where, config, options)
     except Exception as error:  # whatever the readers of foreign files come upon
         raise ScantlingError(f"cannot load the model {source!r}: {_first_lines(error)}") from error
     missing = report["missing_keys"] | {name for name, *_ in report["mismatched_keys"]}
@@ -76,10 +83,12 @@ def load_model(source: str, *, trust_remote_code: bool = False) -> LoadedModel:
     return LoadedModel(source, model, tokenizer, weights_sha256(model), sixteen)
 
 
-def _with_report(where: str, options: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
+def _with_report(
+    where: str, config: PreTrainedConfig, options: dict[str, Any]
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Load the weights and say which parameters the checkpoint lacked."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        where, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
+        where, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
     )
     model, report = loaded
     return model, report

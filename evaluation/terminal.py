@@ -3,6 +3,7 @@
 Knows nothing about how numbers came about.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,20 +80,26 @@ def waiting(progress: TerminalProgress, label: str) -> Iterator[None]:
 
 
 def show_nats(value: float, error: float | None) -> str:
-    """Write a loss with its standard error.
+    """Write a loss with its standard error, to two significant digits of the error.
 
     Args:
         value: in nats per token.
         error: likewise; None where unknown.
 
     Returns:
-        For instance ``0.4220 ± 0.0433``.
+        The value, or the value and its error.
 
+    >>> show_nats(0.21082, 0.01214)
+    '0.211±0.012'
     >>> show_nats(0.000534, 0.00005)
-    '0.000534 ± 0.000050'
+    '0.000534±0.000050'
+    >>> show_nats(0.4, None)
+    '0.4000'
     """
-    digits = 4 if abs(value) >= 0.01 or value == 0 else 6
-    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+    if not error:
+        return f"{value:.4f}"
+    digits = min(max(1 - math.floor(math.log10(error)), 0), 8)
+    return f"{value:.{digits}f}±{error:.{digits}f}"
 
 
 def print_allocation(plan: Plan, console: Console) -> None:
@@ -187,11 +194,9 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         comparison: the comparison.
         console: where.
     """
-    table = Table(
-        "", "bytes", "bits", "predicted KL", "measured KL", "predicted ppl", "measured ppl", box=None, pad_edge=False
-    )
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table("", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("bytes", "bits", "predicted\nKL", "measured\nKL", "predicted\nppl", "measured\nppl"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in comparison.contenders:
         table.add_row(
             row.name,
@@ -201,7 +206,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             show_nats(row.measured_kl_nats, row.measured_kl_standard_error_nats),
             f"{row.predicted_perplexity:.2f}",
             f"{row.measured_perplexity:.2f}",
-            style="bold" if row.name == "plan" else "",
+            style="" if row.name.startswith(("uniform", "original")) else "bold",
         )
     console.print(table)
     console.print(

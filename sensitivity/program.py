@@ -148,7 +148,7 @@ def solve(profile: Profile, origin: Origin, budget: Budget, engine: Engine, sett
     """
     instance = build_instance(profile, budget)
     outcome = engine.solve(instance, settings)
-    if outcome.choice is None:
+    if outcome.choice is None or outcome.bound_nats is None:
         raise ScantlingError(f"no plan: {outcome.status.value}.")
     objective = instance.loss_increase_nats(outcome.choice)
     wrong = violations(instance, outcome.choice, objective)

@@ -53,7 +53,7 @@ class CpSat:
         solver.parameters.num_workers = settings.num_threads
         status = STATUS_MAP[solver.solve(model)]
         choice = None
-        bound_nats = float("-inf")
+        bound_nats = None
         if status in {Status.OPTIMAL, Status.FEASIBLE}:
             choice = tuple([bool(solver.value(x)) for x in literals].index(True) for literals in taken)
             bound_nats = min(costs.bound_nats(solver.best_objective_bound), instance.loss_increase_nats(choice))

@@ -42,7 +42,7 @@ class Outcome:
     Attributes:
         status: what is known.
         choice: the index of each unit's option; None where there is no plan.
-        bound_nats: no plan within the limits has a smaller predicted loss increase; minus infinity where unknown.
+        bound_nats: no plan within the limits has a smaller predicted loss increase; None where there is no plan.
         resolution_nats: how far the integers that the engine worked on may be from the costs, over a whole plan.
         solve_seconds: wall time inside the engine.
         engine: its name and version.
@@ -50,7 +50,7 @@ class Outcome:
 
     status: Status
     choice: tuple[int, ...] | None
-    bound_nats: float
+    bound_nats: float | None
     resolution_nats: float
     solve_seconds: float
     engine: str

@@ -123,6 +123,16 @@ def test_both_limits_hold_together(tmp_path, profile_path):
     assert second["loss_increase_nats"] >= first["loss_increase_nats"]
 
 
+def test_both_engines_find_the_same_plan(tmp_path, profile_path):
+    plans = []
+    for engine in ("cpsat", "highs"):
+        run("solve", profile_path, "--average-bits", "3.3", "--engine", engine, "-o", tmp_path / engine)
+        plans.append(read_plan(tmp_path / engine))
+    assert plans[0].formats() == plans[1].formats()
+    assert plans[0].certificate.engine != plans[1].certificate.engine
+    refused("Known: cpsat, highs", "solve", profile_path, "--average-bits", "3", "--engine", "x", "-o", tmp_path / "p")
+
+
 def test_solving_needs_no_torch(tmp_path, profile_path):
     words = ["scantling", "solve", str(profile_path), "--average-bits", "3", "-o", str(tmp_path / "p")]
     code = (

@@ -2,13 +2,16 @@
 
 import itertools
 import math
+import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scantling.solver.cpsat import CpSat
 from scantling.solver.engine import SearchSettings, Status, integer_costs
+from scantling.solver.engines import ENGINES, engine_named
 from scantling.solver.errors import ScantlingError
+from scantling.solver.highs import Highs
 from scantling.solver.instance import Instance, Limit, Option, Unit
 from scantling.solver.verify import violations
 
@@ -46,14 +49,13 @@ def brute_force(instance):
     return min((instance.loss_increase_nats(choice) for choice in feasible), default=math.inf)
 
 
-@settings(max_examples=150, deadline=None)
-@given(instances())
-def test_cpsat_finds_what_brute_force_finds(instance):
+def judge(instance, outcome):
+    """Hold an outcome against brute force."""
     best = brute_force(instance)
-    outcome = CpSat().solve(instance, SETTINGS)
     if best == math.inf:
         assert outcome.status is Status.INFEASIBLE
         assert outcome.choice is None
+        assert outcome.bound_nats is None
         return
     assert outcome.status is Status.OPTIMAL
     assert outcome.choice is not None
@@ -62,6 +64,38 @@ def test_cpsat_finds_what_brute_force_finds(instance):
     assert objective <= best + 2 * outcome.resolution_nats
     assert outcome.bound_nats <= best
     assert best - outcome.bound_nats <= 4 * outcome.resolution_nats + 1e-15
+
+
+@settings(max_examples=200, deadline=None)
+@given(instances())
+def test_cpsat_finds_what_brute_force_finds(instance):
+    judge(instance, CpSat().solve(instance, SETTINGS))
+
+
+def random_instance(generator):
+    """The same kinds of instance without hypothesis, whose draws are too large in hundreds."""
+    num_limits, num_units = generator.randint(1, 2), generator.randint(1, 5)
+
+    def option():
+        cost = generator.choice([
+            generator.uniform(0, 5),
+            generator.uniform(-0.1, 0.1),
+            generator.uniform(1e-9, 1e-6),
+            0,
+        ])
+        return Option("f", cost, tuple(generator.randint(0, 1000) for _ in range(num_limits)))
+
+    units = tuple(Unit(f"u{u}", tuple(option() for _ in range(generator.randint(1, 4)))) for u in range(num_units))
+    return Instance(units, tuple(Limit(f"row{k}", generator.randint(0, 600 * num_units)) for k in range(num_limits)))
+
+
+def test_highs_finds_what_brute_force_finds():
+    generator = random.Random(0)
+    many = [random_instance(generator) for _ in range(300)]
+    outcomes = Highs().solve_all(many, SETTINGS)
+    for instance, outcome in zip(many, outcomes, strict=True):
+        judge(instance, outcome)
+    assert {outcome.status for outcome in outcomes} == {Status.OPTIMAL, Status.INFEASIBLE}
 
 
 @settings(max_examples=100, deadline=None)
@@ -93,6 +127,39 @@ def test_a_larger_budget_never_costs_more():
     assert losses[0] > losses[-1]
 
 
+def test_both_engines_prove_the_same_optimum_of_a_real_size():
+    """210 layers in six formats with true byte counts: sizes that a float row could get wrong by a byte."""
+    generator = random.Random(1)
+    units, budget = [], 0
+    for u in range(210):
+        num_weights = generator.choice([110592, 331776, 884736])
+        scale = generator.lognormvariate(0, 1) * num_weights * 1e-8
+        amounts = {
+            b: num_weights * b // 8 + num_weights // 64 * 2 + -(-num_weights // 64 * b // 8) for b in (2, 3, 4, 6)
+        }
+        options = [
+            Option(f"int{b}", scale * 4.0 ** (3 - b) * generator.uniform(0.9, 1.1), (a,)) for b, a in amounts.items()
+        ]
+        units.append(Unit(f"u{u}", tuple(options)))
+        budget += amounts[3]
+    instance = Instance(tuple(units), (Limit("bytes", budget - 1),))
+    outcomes = [engine.solve(instance, SETTINGS) for engine in ENGINES.values()]
+    objectives = []
+    for outcome in outcomes:
+        assert outcome.status is Status.OPTIMAL
+        assert outcome.choice is not None
+        assert outcome.bound_nats is not None
+        objectives.append(instance.loss_increase_nats(outcome.choice))
+        assert violations(instance, outcome.choice, objectives[-1]) == []
+        assert objectives[-1] - outcome.bound_nats <= 4 * outcome.resolution_nats
+    assert abs(objectives[0] - objectives[1]) <= sum(outcome.resolution_nats for outcome in outcomes)
+
+
+def test_an_engine_that_does_not_exist_is_refused():
+    with pytest.raises(ScantlingError, match="Known: cpsat, highs"):
+        engine_named("cplex")
+
+
 def test_the_same_seed_gives_the_same_choice():
     instance = Instance(tuple(ladder(40)), (Limit("bytes", 300),))
     first, second = (CpSat().solve(instance, SETTINGS).choice for _ in range(2))
@@ -107,12 +174,14 @@ def test_the_bound_is_valid_for_costs_twelve_orders_apart():
     instance = Instance(units, (Limit("bytes", 3),))
     outcome = CpSat().solve(instance, SETTINGS)
     assert outcome.choice is not None
+    assert outcome.bound_nats is not None
     assert outcome.bound_nats <= brute_force(instance)
     assert instance.loss_increase_nats(outcome.choice) <= brute_force(instance) + 2 * outcome.resolution_nats
 
 
-def test_no_time_is_an_answer_not_an_exception():
-    outcome = CpSat().solve(Instance(tuple(ladder(40)), (Limit("bytes", 300),)), SearchSettings(time_limit_seconds=0))
+@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+def test_no_time_is_an_answer_not_an_exception(engine):
+    outcome = engine.solve(Instance(tuple(ladder(40)), (Limit("bytes", 300),)), SearchSettings(time_limit_seconds=0))
     assert outcome.status in {Status.UNKNOWN, Status.FEASIBLE, Status.OPTIMAL}
     assert (outcome.choice is None) == (outcome.status is Status.UNKNOWN)
 
