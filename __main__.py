@@ -99,7 +99,7 @@ def profile(
     """Measure what every format of every layer costs."""
     from .backends.rounding import rounding_method
     from .evaluation.terminal import print_profile
-    from .sensitivity.profile import write_profile
+    from .sensitivity.profile import write_or_rescue_profile
     from .sensitivity.profiling import ProfileSettings, build_profile
     from .sensitivity.text import load_text
     from .solver.atomic import refuse_unwritable
@@ -118,7 +118,7 @@ def profile(
     loaded_text = load_text(text)
     loaded = _load(model, trust_remote_code=trust_remote_code)
     built = build_profile(loaded, loaded_text, settings, output.absolute().parent, _progress())
-    write_profile(built, output)
+    write_or_rescue_profile(built, output)
     print_profile(built, Console(markup=False))
 
 

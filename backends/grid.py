@@ -100,7 +100,8 @@ def cast(weight: Tensor, target: FloatFormat) -> CastMatrix:
     values = weight.to(torch.float16 if target.name == "float16" else torch.bfloat16)
     if not bool(torch.isfinite(values).all()):
         raise ScantlingError(
-            f"a weight of {weight.abs().max().item():.3g} does not fit {target.name}. Profile with --wide bfloat16."
+            f"a weight of {weight.abs().max().item():.3g} does not fit {target.name}. "
+            "Convert the checkpoint to bfloat16."
         )
     return CastMatrix(values)
 

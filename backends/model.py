@@ -66,6 +66,8 @@ def load_model(source: str, *, trust_remote_code: bool = False) -> LoadedModel:
     try:
         with redirect_stderr(io.StringIO()):  # transformers' bar over a GGUF file cannot be switched off
             config = AutoConfig.from_pretrained(where, **options)
+            if not gguf and getattr(config, "quantization_config", None) is not None:
+                raise ScantlingError("it is quantized already. Name the original in 16 or 32 bits.")
             tokenizer = AutoTokenizer.from_pretrained(where, **options)
             model, report = _with_report(where, config, options)
     except Exception as error:  # whatever the readers of foreign files come upon

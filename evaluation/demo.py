@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ..backends.model import load_model
-from ..sensitivity.profile import write_profile
+from ..sensitivity.profile import write_or_rescue_profile
 from ..sensitivity.profiling import ProfileSettings, build_profile
 from ..sensitivity.program import Budget, Origin, solve, uniform_formats
 from ..sensitivity.text import PYDOC, load_text
@@ -65,7 +65,7 @@ def run_demo(folder: Path, console: Console, progress: TerminalProgress) -> None
     console.rule("1 of 3: what every format of every layer costs")
     text = load_text(PYDOC)
     profile = build_profile(loaded, text, ProfileSettings(), folder, progress)
-    write_profile(profile, profile_path)
+    write_or_rescue_profile(profile, profile_path)
     print_profile(profile, console)
 
     console.rule(f"2 of 3: the best plan within the size of uniform {UNIFORM}")

@@ -9,6 +9,7 @@ Knows nothing about how the samples were measured.
 
 import json
 import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -208,7 +209,25 @@ def write_profile(profile: Profile, path: Path) -> None:
         with whole_file(path) as partial:
             save_file(tensors, partial, metadata={"scantling_profile": profile.record.model_dump_json()})
     except SafetensorError as error:
-        raise ScantlingError(f"cannot write {path}: {error}. Nothing was left there.") from error
+        raise ScantlingError(f"cannot write {path}: {error}. No half-written file was left.") from error
+
+
+def write_or_rescue_profile(profile: Profile, path: Path) -> None:
+    """Write a profile; where that fails, keep the finished work in the system's folder for temporary files.
+
+    Args:
+        profile: the profile.
+        path: the file, replaced where it exists.
+
+    Raises:
+        ScantlingError: the profile could not be written there; the message says where it was kept, if anywhere.
+    """
+    try:
+        write_profile(profile, path)
+    except ScantlingError as error:
+        rescued = Path(tempfile.mkdtemp(prefix="scantling-")) / path.name
+        write_profile(profile, rescued)
+        raise ScantlingError(f"{error} The finished profile was kept as {rescued}.") from error
 
 
 def read_profile(path: Path) -> Profile:

@@ -63,7 +63,9 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         partial.replace(path)
     except OSError as error:
-        raise ScantlingError(f"cannot write {path}: {error.strerror or error}. Nothing was left there.") from error
+        raise ScantlingError(
+            f"cannot write {path}: {error.strerror or error}. No half-written file was left."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -90,7 +92,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield partial
         partial.rename(path)
     except OSError as error:
-        raise ScantlingError(f"cannot write {path}: {error.strerror or error}. Nothing was left there.") from error
+        raise ScantlingError(
+            f"cannot write {path}: {error.strerror or error}. No half-written folder was left."
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -13,7 +13,7 @@ from scantling.__main__ import app, main
 from scantling.backends.model import load_model
 from scantling.backends.progress import silent
 from scantling.evaluation.quality import installed, measure_candidates
-from scantling.sensitivity.profile import read_profile, write_profile
+from scantling.sensitivity.profile import read_profile, write_or_rescue_profile, write_profile
 from scantling.sensitivity.rounding_pass import round_assignments
 from scantling.solver.errors import ScantlingError
 from scantling.solver.plan import read_plan
@@ -206,6 +206,15 @@ def test_damaged_weights_are_refused(tmp_path, llama_folder, text_file):
     assert not output.exists()
 
 
+def test_a_quantized_checkpoint_is_refused(tmp_path, llama_folder, text_file):
+    folder = tmp_path / "model"
+    shutil.copytree(llama_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    refused("is quantized already", "profile", folder, "-o", tmp_path / "p", "--text", text_file)
+
+
 def test_a_truncated_gguf_is_refused(tmp_path, text_file):
     (tmp_path / "model.gguf").write_bytes(b"GGUF\x03\x00\x00\x00")
     refused("cannot load", "profile", tmp_path / "model.gguf", "-o", tmp_path / "p", "--text", text_file)
@@ -216,7 +225,7 @@ def test_a_truncated_gguf_is_refused(tmp_path, text_file):
     [
         (["--text", "{empty}"], "is empty"),
         (["--text", "{short}"], "enough for 0 sequences"),
-        (["--formats", "int4-g128"], r"int4-g128 cannot be used for .*Sizes that do: g32, row"),
+        (["--formats", "int4-g128,int8-row"], r"int4-g128 cannot be used for .*Sizes that do: g32, row"),
         (["--formats", "int7-g32"], "not offered"),
         (["--formats", "int4-g32"], "leaves nothing to decide"),
         (["--estimator", "guess"], "Known: fisher"),
@@ -266,6 +275,15 @@ def test_a_profile_that_moved_changed_or_broke_is_refused(tmp_path, profile_path
     refused("Say where it is with --profile", "compare", plan)
     run("solve", profile_path, "--average-bits", "4", "-o", tmp_path / "other.json")
     refused("there is no profile", "solve", moved, "--average-bits", "3", "-o", tmp_path / "q")
+
+
+def test_a_finished_profile_is_kept_when_its_place_is_gone(tmp_path, profile_path):
+    profile = read_profile(profile_path)
+    with pytest.raises(ScantlingError, match=r"The finished profile was kept as \S+\.$") as refusal:
+        write_or_rescue_profile(profile, tmp_path / "gone" / "p.safetensors")
+    rescued = Path(str(refusal.value).split()[-1].rstrip("."))
+    assert rescued.read_bytes() == profile_path.read_bytes()
+    shutil.rmtree(rescued.parent)
 
 
 def test_a_plan_solved_from_another_profile_is_refused(tmp_path, profile_path, llama_folder, text_file):
