@@ -83,18 +83,18 @@ def table(rows: Sequence[dict[str, float | str | None]]) -> list[str]:
     return lines
 
 
-def measure(stages: Stages, folder: Path, sequences: int, label: str) -> list[str]:
+def measure(stages: Stages, folder: Path, sequences: int) -> list[str]:
     """Profile, solve and compare with a number of calibration sequences.
 
     Args:
         stages: runs the commands.
         folder: for profile and plans.
         sequences: for rounding, and as many others for pricing.
-        label: of the stages.
 
     Returns:
         Lines of Markdown.
     """
+    label = f"{sequences} + {sequences} sequences"
     profile = folder / f"profile-{sequences}.safetensors"
     counts = ["--sequences", str(sequences), "--pricing-sequences", str(sequences)]
     words = [
@@ -121,7 +121,8 @@ def measure(stages: Stages, folder: Path, sequences: int, label: str) -> list[st
     for row, bits in zip(rows, AVERAGE_BITS, strict=False):
         row["name"] = f"plan at {bits} bits"
     rows.sort(key=lambda row: (row["name"] == "original", not row["name"].startswith("plan"), row["average_bits"]))
-    return [f"### {label}", "", *table(rows), ""]
+    heading = f"### {sequences} × 512 tokens to round on, {sequences} × 512 others to price on"
+    return [heading, "", *table(rows), ""]
 
 
 def main() -> None:
@@ -133,8 +134,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        lines = measure(stages, folder, 16, "16 × 512 tokens to round on, 16 × 512 others to price on")
-        lines += measure(stages, folder, 8, "8 × 512 tokens to round on, 8 × 512 others to price on")
+        lines = measure(stages, folder, 16)
+        lines += measure(stages, folder, 8)
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "ortools", "numpy"))
     RESULTS.mkdir(exist_ok=True)
     report = [
