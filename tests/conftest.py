@@ -1,9 +1,16 @@
 """Fixtures: tiny models and text as files."""
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
+
 from tiny import prose, save_model
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the workers already fill the cores, and threads that wait for each other crawl
 
 
 @pytest.fixture(params=["llama-tied", "llama-untied", "qwen3", "gpt2"])

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
 from scantling.__main__ import app, main
 from scantling.backends.model import load_model
 from scantling.backends.progress import silent
@@ -18,8 +21,6 @@ from scantling.sensitivity.rounding_pass import round_assignments
 from scantling.solver.errors import ScantlingError
 from scantling.solver.plan import read_plan
 from tiny import prose, save_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
 
 SMALL = ["--sequences", "3", "--pricing-sequences", "3", "--length", "32"]
 FORMATS = "int2-g32,int3-g32,int4-g32,int8-row,float16"

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from scantling.solver.atomic import refuse_unwritable, whole_file, whole_folder
 from scantling.solver.errors import ScantlingError
 from scantling.solver.plan import Assignment, Certificate, LimitUse, Plan, read_plan, write_plan

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from scantling.backends.formats import FLOAT_FORMATS, GROUP_SIZES, INTEGER_BITS, IntegerFormat, parse_format
 from scantling.backends.grid import cast, clip_factors, fit_grid
 from scantling.backends.round_to_nearest import round_to_nearest

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from scantling.backends.formats import IntegerFormat
 from scantling.backends.gptq import GptqSettings, gptq, inverse_factor
 from scantling.backends.grid import fit_grid

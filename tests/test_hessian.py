@@ -1,11 +1,18 @@
 """Hessian-vector products and Hutchinson's estimators against dense Hessians in float64."""
 
+import functools
 import math
 
+import pytest
 import torch
+
+from scantling.backends.layers import take_apart
+from scantling.backends.model import LoadedModel
+from scantling.backends.progress import silent
+from scantling.sensitivity.estimators import ESTIMATORS, Measurement
 from scantling.sensitivity.hessian import SequenceHessian
 from scantling.sensitivity.hutchinson import diagonal_samples
-from tiny import make_model
+from tiny import make_model, make_tokenizer
 
 TOKENS = torch.randint(0, 92, (16,), generator=torch.Generator().manual_seed(3))
 
@@ -27,6 +34,7 @@ def dense_hessian(model, parameters, token_ids):
     return torch.stack(rows)
 
 
+@functools.cache
 def small_problem():
     model = make_model("llama-tied").double()
     attention = model.model.layers[1].self_attn
@@ -82,3 +90,27 @@ def test_a_diagonal_matrix_is_found_by_one_probe():
     first, second = diagonal_samples(Dense(matrix, shapes), torch.Generator().manual_seed(0))
     assert torch.equal(first, torch.arange(4.0).reshape(2, 2).double())
     assert torch.equal(second, torch.tensor([4.0, 5.0]).double())
+
+
+@pytest.mark.parametrize(("family", "kind"), [("llama-tied", "self_attn.v_proj"), ("gpt2", "attn.c_attn")])
+def test_the_priced_estimators_are_half_the_quadratic_forms_of_their_probes(tmp_path, family, kind):
+    model = make_model(family)
+    anatomy = take_apart(model)
+    layer = next(layer for layer in anatomy.layers if layer.block == 0 and layer.kind == kind)
+    parameter = model.get_parameter(f"{layer.name}.weight")
+    generator = torch.Generator().manual_seed(9)
+    probes = [diagonal_samples(SequenceHessian(model, [parameter], TOKENS), generator)[0] for _ in range(3)]
+    if family == "gpt2":  # stores its matrices [in, out]
+        probes = [probe.t() for probe in probes]
+    delta = torch.randn(layer.out_features, layer.in_features, generator=generator)
+    squares = delta.square()
+    expected = {
+        "hessian-trace": torch.stack([0.5 * probe.mean() * squares.sum() for probe in probes]),
+        "hessian-diagonal": torch.stack([0.5 * (probe * squares).sum() for probe in probes]),
+    }
+    loaded = LoadedModel("m", model, make_tokenizer(), "", "float16")
+    on = Measurement(loaded, anatomy, TOKENS.repeat(3, 1), [layer], 9, silent, tmp_path)
+    for name, samples in expected.items():
+        with ESTIMATORS[name](on) as pricer:
+            assert torch.allclose(pricer.weight_samples(layer, delta), samples.double(), rtol=1e-4)
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch import nn
+
 from scantling.backends.layers import matrix_of, output_head, take_apart
 from scantling.backends.progress import silent
 from scantling.sensitivity.capture import capture, sampled_log_likelihood
@@ -10,7 +12,6 @@ from scantling.sensitivity.fisher import fisher_samples
 from scantling.sensitivity.walk import walk_blocks
 from scantling.solver.errors import ScantlingError
 from tiny import make_model
-from torch import nn
 
 ROUNDING = torch.randint(0, 92, (2, 24), generator=torch.Generator().manual_seed(6))
 TOKENS = torch.randint(0, 92, (3, 20), generator=torch.Generator().manual_seed(5))

@@ -7,6 +7,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from scantling.solver.cpsat import CpSat
 from scantling.solver.engine import SearchSettings, Status, integer_costs
 from scantling.solver.engines import ENGINES, engine_named
@@ -106,6 +107,7 @@ def test_integer_costs_stay_within_the_stated_resolution(instance):
         total = sum(costs.costs[u][i] for u, i in enumerate(choice))
         assert total < 2**43
         true = instance.loss_increase_nats(choice)
+        assert costs.bound_nats(total) <= true + 1e-14 * abs(true)
         assert abs(costs.offset_nats + total / costs.scale - true) <= costs.resolution_nats * (1 + 1e-9) + 1e-12
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
+
 from scantling.backends.model import load_model
 from scantling.backends.progress import silent
 from scantling.evaluation.demo import demo_model_path
@@ -16,7 +18,6 @@ from scantling.sensitivity.profile import read_profile
 from scantling.sensitivity.program import uniform_formats
 from scantling.sensitivity.rounding_pass import round_assignments
 from scantling.solver.plan import read_plan
-from transformers import AutoModelForCausalLM
 
 pytestmark = pytest.mark.slow
 

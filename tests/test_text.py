@@ -4,6 +4,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from transformers import LlamaConfig
+
 from scantling.sensitivity.text import (
     load_text,
     opening_tokens,
@@ -13,7 +15,6 @@ from scantling.sensitivity.text import (
 )
 from scantling.solver.errors import ScantlingError
 from tiny import make_tokenizer, prose
-from transformers import LlamaConfig
 
 
 def test_sequences_begin_as_the_tokenizer_begins_a_text():
