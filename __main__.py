@@ -59,6 +59,8 @@ def _plan_and_profile(plan_path: Path, profile_path: Path | None) -> tuple["Plan
 
     plan = read_plan(plan_path)
     path = profile_path or Path(plan.profile_path)
+    if profile_path is None and not path.is_file():
+        path = plan_path.parent / path.name  # both were moved, or the command is run from another folder
     if not path.is_file():
         raise ScantlingError(f"the plan's profile {path} is not there. Say where it is with --profile.")
     profile = read_profile(path)

@@ -41,10 +41,7 @@ def write_fake(loaded: LoadedModel, rounded: Mapping[str, Rounded], plan_json: s
     refuse_unwritable(folder, num_checkpoint_bytes(loaded))
     for name, record in rounded.items():
         install_matrix(loaded.model.get_submodule(name), record.dequantize())
-    config = loaded.model.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config  # of the file that the weights came from; these are plain floats
-    config.dtype = torch.float32
+    loaded.model.config.dtype = torch.float32
     with whole_folder(folder) as partial:
         loaded.model.save_pretrained(partial)
         loaded.tokenizer.save_pretrained(partial)

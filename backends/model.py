@@ -78,6 +78,8 @@ def load_model(source: str, *, trust_remote_code: bool = False) -> LoadedModel:
             f"the checkpoint {source!r} lacks {len(missing)} parameters or has them in another shape "
             f"(first: {min(missing)}). It is incomplete or its config.json belongs to another model."
         )
+    if gguf:
+        _forget_gguf(model)
     model.eval()  # type: ignore[no-untyped-call]
     model.requires_grad_(requires_grad=False)
     refuse_broken_weights(model)
@@ -94,6 +96,12 @@ def _with_report(
     )
     model, report = loaded
     return model, report
+
+
+def _forget_gguf(model: PreTrainedModel) -> None:
+    """Make a dequantized model an ordinary one: transformers refuses to save what it remembers as GGUF."""
+    model.hf_quantizer = None  # type: ignore[assignment]
+    del model.config.quantization_config
 
 
 def _locate(source: str) -> tuple[str, dict[str, str]]:

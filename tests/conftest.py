@@ -8,7 +8,6 @@ import torch
 
 from tiny import prose, save_model
 
-
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers already fill the cores, and threads that wait for each other crawl
 

@@ -274,6 +274,12 @@ def test_a_profile_that_moved_changed_or_broke_is_refused(tmp_path, profile_path
     refused("not numbers", "solve", moved, "--average-bits", "3", "-o", tmp_path / "q")
     moved.unlink()
     refused("Say where it is with --profile", "compare", plan)
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    shutil.copy(plan, beside / plan.name)
+    shutil.copy(profile_path, beside / moved.name)
+    words = ["--sequences", "3", "--length", "32", "--json"]
+    assert "measured_kl_nats" in run("compare", beside / plan.name, *words).output
     run("solve", profile_path, "--average-bits", "4", "-o", tmp_path / "other.json")
     refused("there is no profile", "solve", moved, "--average-bits", "3", "-o", tmp_path / "q")
 
