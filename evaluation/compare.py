@@ -118,7 +118,7 @@ def _contender(profile: Profile, name: str, formats: dict[str, str], measured: Q
             (parse_format(formats[layer.name]).bits, layer.num_weights) for layer in decided_layers(profile)
         ]),
         predicted_kl_nats=predicted,
-        predicted_kl_standard_error_nats=None if math.isnan(error) else error,
+        predicted_kl_standard_error_nats=error,
         predicted_perplexity=original.perplexity * math.exp(predicted),
         measured_kl_nats=measured.mean_kl_nats,
         measured_kl_standard_error_nats=measured.kl_standard_error_nats,

@@ -132,14 +132,14 @@ class Profile:
         """
         return float(self.samples[layer, target].mean())
 
-    def predict(self, formats: dict[str, str]) -> tuple[float, float]:
+    def predict(self, formats: dict[str, str]) -> tuple[float, float | None]:
         """Predict the loss increase of a whole assignment.
 
         Args:
             formats: the format of every layer.
 
         Returns:
-            Σ c(l, f) in nats per token, and its standard error over the samples (NaN with a single sample). Layers are
+            Σ c(l, f) in nats per token, and its standard error over the samples (None with a single one). Layers are
             summed within a sample before samples are compared, so that what they share is in the error.
 
         Raises:
@@ -155,7 +155,7 @@ class Profile:
                 )
             chosen.append(self.samples[index, target])
         totals = np.sum(chosen, axis=0)
-        error = float(totals.std(ddof=1)) / math.sqrt(len(totals)) if len(totals) > 1 else math.nan
+        error = float(totals.std(ddof=1)) / math.sqrt(len(totals)) if len(totals) > 1 else None
         return math.fsum(float(samples.mean()) for samples in chosen), error
 
     def stored_bytes(self, formats: dict[str, str]) -> int:

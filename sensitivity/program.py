@@ -205,7 +205,7 @@ def _plan(
         profile_path=str(origin.path),
         profile_sha256=origin.sha256,
         loss_increase_nats=predicted,
-        loss_increase_standard_error_nats=None if math.isnan(error) else error,
+        loss_increase_standard_error_nats=error,
         stored_bytes=profile.stored_bytes(formats),
         other_bytes=profile.record.other_bytes,
         average_bits=average_bits([(a.bits, a.num_weights) for a in assignments if a.decided]),

@@ -92,6 +92,18 @@ def test_every_estimator_and_rounding_gives_a_profile_that_can_be_solved(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["plan.json", "profile.safetensors"]
 
 
+def test_a_single_sequence_has_no_standard_error(tmp_path, llama_folder, text_file):
+    profile = profiled(tmp_path, llama_folder, text_file, "--pricing-sequences", "1")
+    plan = tmp_path / "plan.json"
+    assert "±" not in run("solve", profile, "--average-bits", "3", "-o", plan).output
+    assert read_plan(plan).loss_increase_standard_error_nats is None
+    words = ["compare", plan, "--uniform", "3", "--sequences", "1", "--length", "32"]
+    assert "KL divergence from the original" in run(*words).output
+    row = json.loads(run(*words, "--json").output)["contenders"][0]
+    assert row["predicted_kl_standard_error_nats"] is None
+    assert row["measured_kl_standard_error_nats"] is None
+
+
 def test_the_same_seed_gives_the_same_file_and_another_seed_another(tmp_path, llama_folder, text_file):
     paths = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
