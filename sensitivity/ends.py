@@ -7,6 +7,7 @@ Knows nothing about formats or rounding.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import torch
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ..backends.layers import Anatomy, blocks_of, output_head
 from ..backends.progress import Progress
-from .capture import sampled_log_likelihood
+from .capture import removing, sampled_log_likelihood
 from .fisher import fisher_samples
 
 
@@ -43,13 +44,9 @@ def head_hessian(model: PreTrainedModel, token_ids: Tensor, progress: Progress) 
 
     head = output_head(model)
     assert head is not None
-    handle = head.register_forward_pre_hook(add)
-    try:
-        with torch.no_grad():
-            for sequence in progress(list(token_ids), "reading the head's inputs"):
-                model(sequence.unsqueeze(0), use_cache=False)
-    finally:
-        handle.remove()
+    with removing(head.register_forward_pre_hook(add)), torch.no_grad():
+        for sequence in progress(list(token_ids), "reading the head's inputs"):
+            model(sequence.unsqueeze(0), use_cache=False)
     return total[0] / len(token_ids)
 
 
@@ -78,8 +75,7 @@ def head_samples(
     columns = []
     head = output_head(model)
     assert head is not None
-    handle = head.register_forward_hook(start_graph)
-    try:
+    with removing(head.register_forward_hook(start_graph)):
         for index, sequence in enumerate(progress(list(token_ids), "measuring the head")):
             logits = model(sequence.unsqueeze(0), use_cache=False).logits
             sampled_log_likelihood(logits, seed + index).backward()  # type: ignore[no-untyped-call]
@@ -87,8 +83,6 @@ def head_samples(
             assert end.grad is not None
             gradient = end.grad.flatten(0, -2)
             columns.append(torch.cat([fisher_samples(inputs, gradient, delta, [len(inputs)]) for delta in deltas]))
-    finally:
-        handle.remove()
     return torch.stack(columns, dim=1)
 
 
@@ -127,18 +121,14 @@ def _gradient_at_embedding(model: PreTrainedModel, anatomy: Anatomy, sequence: T
         seen.append(arguments[0] if arguments else keywords["hidden_states"])
         raise _ReachedFirstBlockError
 
-    handles = [
-        model.get_input_embeddings().register_forward_hook(start_graph),
-        blocks_of(model, anatomy)[0].register_forward_pre_hook(stop, with_kwargs=True),
-    ]
-    try:
+    first_block = blocks_of(model, anatomy)[0]
+    with (
+        removing(model.get_input_embeddings().register_forward_hook(start_graph)),
+        removing(first_block.register_forward_pre_hook(stop, with_kwargs=True)),
+        suppress(_ReachedFirstBlockError),
+    ):
         model(sequence.unsqueeze(0), use_cache=False)
-    except _ReachedFirstBlockError:
-        embedded, entering = seen
-        entering.backward(gradient)  # type: ignore[no-untyped-call]
-        assert embedded.grad is not None
-        return embedded.grad
-    finally:
-        for handle in handles:
-            handle.remove()
-    raise AssertionError("the first block was not reached")
+    embedded, entering = seen
+    entering.backward(gradient)  # type: ignore[no-untyped-call]
+    assert embedded.grad is not None
+    return embedded.grad
