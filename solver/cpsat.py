@@ -3,14 +3,15 @@
 Knows nothing about layers or files.
 """
 
-import time
 from dataclasses import dataclass
 from importlib.metadata import version
 
+import numpy as np
 from ortools.sat.python import cp_model
 
-from .engine import Outcome, SearchSettings, Status, integer_costs
-from .instance import Instance
+from .engine import Answer, SearchSettings, Status
+from .integer_costs import integer_costs
+from .statement import Integers, Statement
 
 STATUS_MAP = {
     cp_model.OPTIMAL: Status.OPTIMAL,
@@ -24,44 +25,88 @@ STATUS_MAP = {
 class CpSat:
     """CP-SAT (Perron and Didier, OR-Tools)."""
 
-    def solve(self, instance: Instance, settings: SearchSettings) -> Outcome:
+    @property
+    def name(self) -> str:
+        """Its name and version."""
+        return f"CP-SAT {version('ortools')}"
+
+    def solve(self, statement: Statement, settings: SearchSettings, hint: Integers | None = None) -> Answer:
         """Search for the best choice.
 
         Args:
-            instance: the program.
+            statement: the program.
             settings: limits of the search.
+            hint: one option a group that meets the limits, where one is known.
 
         Returns:
-            The outcome.
+            The answer.
         """
-        start = time.perf_counter()
-        costs = integer_costs(instance)
         model = cp_model.CpModel()
-        taken = [[model.new_bool_var("") for _ in unit.options] for unit in instance.units]
-        for literals in taken:
-            model.add_exactly_one(literals)
-        literals_flat = [literal for literals in taken for literal in literals]
-        for k, limit in enumerate(instance.limits):
-            amounts = [option.amounts[k] for unit in instance.units for option in unit.options]
-            model.add(cp_model.LinearExpr.weighted_sum(literals_flat, amounts) <= limit.at_most)
-        costs_flat = [cost for unit_costs in costs.costs for cost in unit_costs]
-        model.minimize(cp_model.LinearExpr.weighted_sum(literals_flat, costs_flat))
+        taken = [model.new_bool_var("") for _ in range(statement.num_options)]
+        for first, last in zip(statement.starts[:-1].tolist(), statement.starts[1:].tolist(), strict=True):
+            model.add_exactly_one(taken[first:last])
+        slacks = _add_rows(model, taken, statement)
+        _add_rules(model, taken, statement)
+        costs = integer_costs(statement)
+        if statement.slack_prices is not None:
+            model.minimize(cp_model.LinearExpr.weighted_sum(slacks, statement.slack_prices.tolist()))
+        elif len(costs.costs) == 1:
+            model.minimize(cp_model.LinearExpr.weighted_sum(taken, costs.costs[0].tolist()))
+        else:
+            most = (costs.constants - statement.smallest(-costs.costs).sum(axis=1)).max()
+            largest = model.new_int_var(0, int(most), "")
+            for vector, constant in zip(costs.costs.tolist(), costs.constants.tolist(), strict=True):
+                model.add(cp_model.LinearExpr.weighted_sum(taken, vector) + constant <= largest)
+            model.minimize(largest)
+        if hint is not None:
+            values = np.zeros(statement.num_options, dtype=bool)
+            values[hint] = True
+            for literal, value in zip(taken, values.tolist(), strict=True):
+                model.add_hint(literal, value)
 
         solver = cp_model.CpSolver()
         solver.parameters.max_time_in_seconds = settings.time_limit_seconds
         solver.parameters.random_seed = settings.seed
         solver.parameters.num_workers = settings.num_threads
         status = STATUS_MAP[solver.solve(model)]
-        choice = None
-        bound_nats = None
-        if status in {Status.OPTIMAL, Status.FEASIBLE}:
-            choice = tuple([bool(solver.value(x)) for x in literals].index(True) for literals in taken)
-            bound_nats = min(costs.bound_nats(solver.best_objective_bound), instance.loss_increase_nats(choice))
-        return Outcome(
-            status=status,
-            choice=choice,
-            bound_nats=bound_nats,
-            resolution_nats=costs.resolution_nats,
-            solve_seconds=time.perf_counter() - start,
-            engine=f"CP-SAT {version('ortools')}",
-        )
+        if status not in {Status.OPTIMAL, Status.FEASIBLE}:
+            return Answer(status)
+        chosen = np.flatnonzero([solver.boolean_value(literal) for literal in taken])
+        if statement.slack_prices is not None:
+            return Answer(status, chosen, solver.best_objective_bound)
+        bound = costs.bound(solver.best_objective_bound)
+        return Answer(status, chosen, min(bound, statement.objective(chosen)), costs.resolution)
+
+
+def _add_rows(
+    model: cp_model.CpModel, taken: list[cp_model.IntVar], statement: Statement
+) -> list[cp_model.IntVar]:
+    """Σ amount x ≤ at_most, or ≤ at_most + slack."""
+    slacks = []
+    for amounts, at_most in zip(statement.amounts, statement.at_most.tolist(), strict=True):
+        total = cp_model.LinearExpr.weighted_sum(taken, amounts.tolist())
+        if statement.slack_prices is None:
+            model.add(total <= at_most)
+        else:
+            largest = int(-statement.smallest(-amounts).sum())
+            slacks.append(model.new_int_var(0, max(largest - at_most, 0), ""))
+            model.add(total - slacks[-1] <= at_most)
+    return slacks
+
+
+def _add_rules(model: cp_model.CpModel, taken: list[cp_model.IntVar], statement: Statement) -> None:
+    """Orders by the rank of each width, and one indicator a format for every rule of distinct formats."""
+    ranks = np.unique(statement.bits, return_inverse=True)[1].tolist()
+    starts = statement.starts.tolist()
+    for finer, coarser in statement.orders:
+        ends = [range(starts[group], starts[group + 1]) for group in (finer, coarser)]
+        sums = [cp_model.LinearExpr.weighted_sum([taken[i] for i in end], [ranks[i] for i in end]) for end in ends]
+        model.add(sums[0] >= sums[1])
+    for groups, most in statement.distinct:
+        used: dict[int, cp_model.IntVar] = {}
+        for group in groups:
+            for option in range(starts[group], starts[group + 1]):
+                number = int(statement.formats[option])
+                used.setdefault(number, model.new_bool_var(""))
+                model.add_implication(taken[option], used[number])
+        model.add(cp_model.LinearExpr.sum(list(used.values())) <= most)

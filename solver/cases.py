@@ -1,0 +1,124 @@
+"""Rules of distinct formats, by cases: which N formats are used.
+
+For each rule in turn, every set of N of the formats among its units is a case. The Lagrangian relaxation of the parent
+bounds all cases at once: its bound, plus for every unit of the rule the least reduced cost within the set. Cases are
+opened best bound first, until no case left can be better than the best plan found.
+
+Knows nothing about engines.
+"""
+
+import heapq
+import itertools
+import math
+import time
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from .core import CoreAnswer, solve_statement
+from .engine import Engine, SearchSettings, Status
+from .errors import ScantlingError
+from .lagrangian import largest_objective, relax
+from .presolve import tighten_rows
+from .statement import Floats, Mask, Statement
+
+_MOST_CASES = 20_000
+
+
+@dataclass(order=True)
+class _Case:
+    bound: float
+    number: int
+    statement: Statement = field(compare=False)
+
+
+def solve_by_cases(
+    statement: Statement,
+    engine: Engine,
+    settings: SearchSettings,
+    start: tuple[int, ...] | None = None,
+    prices: Floats | None = None,
+) -> CoreAnswer:
+    """Find the best choice of a statement with or without rules of distinct formats, and prove it.
+
+    Args:
+        statement: the program, without slacks.
+        engine: searches the cores.
+        settings: limits of the search, over all cases.
+        start: a choice that is likely to be good.
+        prices: of the rows at a similar budget.
+
+    Returns:
+        The answer.
+    """
+    if not statement.distinct:
+        return solve_statement(statement, engine, settings, start=start, prices=prices)
+    deadline = time.perf_counter() + settings.time_limit_seconds
+    best = CoreAnswer(Status.INFEASIBLE)
+    waiting = [_Case(-np.inf, 0, statement)]
+    least_closed = np.inf  # the least bound among searched cases
+    numbers = itertools.count(1)
+    while waiting and waiting[0].bound <= best.objective:
+        left = deadline - time.perf_counter()
+        if left <= 0:
+            break
+        case = heapq.heappop(waiting)
+        if case.statement.distinct:
+            for bound, child in _open(case.statement):
+                heapq.heappush(waiting, _Case(max(bound, case.bound), next(numbers), child))
+            continue
+        within = replace(settings, time_limit_seconds=left)
+        found = solve_statement(case.statement, engine, within, cutoff=best.objective, start=start, prices=prices)
+        if found.status is Status.INFEASIBLE:
+            continue
+        least_closed = min(least_closed, max(found.bound, case.bound))
+        better = found if best.choice is None or found.objective < best.objective else best
+        best = replace(better, resolution=max(found.resolution, best.resolution))
+    return _conclude(best, min([least_closed, *(case.bound for case in waiting)]), settings)
+
+
+def _conclude(best: CoreAnswer, bound: float, settings: SearchSettings) -> CoreAnswer:
+    if best.choice is None:
+        return best if bound == np.inf else replace(best, status=Status.UNKNOWN, bound=bound)
+    bound = min(bound, best.objective)
+    gap = best.objective - bound
+    close = gap <= 2 * best.resolution + settings.relative_gap * abs(best.objective)
+    return replace(best, status=Status.OPTIMAL if close else Status.FEASIBLE, bound=bound)
+
+
+def _open(statement: Statement) -> list[tuple[float, Statement]]:
+    """List the cases of a statement's first rule, each with its bound."""
+    (groups, most), *others = statement.distinct
+    small = tighten_rows(statement)
+    if small is None:
+        return []
+    relaxation = relax(small)
+    if relaxation.bound > largest_objective(small):
+        return []
+    belongs = np.isin(small.group_of, groups)
+    formats = np.unique(small.formats[belongs])
+    num_cases = math.comb(len(formats), min(most, len(formats)))
+    if num_cases > _MOST_CASES:
+        raise ScantlingError(
+            f"{most} distinct formats out of {len(formats)} are {num_cases:,} cases, more than the {_MOST_CASES:,} that "
+            "are searched. Offer fewer formats, or allow fewer or more distinct ones."
+        )
+    table = _reduced_cost_table(small, formats, relaxation.reduced_costs)[list(groups)]
+    cases = []
+    for chosen in itertools.combinations(range(len(formats)), min(most, len(formats))):
+        extra = float(table[:, chosen].min(axis=1).sum())
+        mask: Mask = ~belongs | np.isin(small.formats, formats[list(chosen)])
+        kept = small.keep(mask) if extra < np.inf else None
+        if kept is not None:
+            bound = relaxation.bound + extra * (1 - 2.0**-40)
+            cases.append((bound, replace(kept, distinct=tuple(others))))
+    return cases
+
+
+def _reduced_cost_table(statement: Statement, formats: Floats, reduced_costs: Floats) -> Floats:
+    """Lay reduced costs out as [groups, formats], infinite where a group does not have the format."""
+    table = np.full((statement.num_groups, len(formats)), np.inf)
+    column = np.searchsorted(formats, statement.formats)
+    known = (column < len(formats)) & (formats[np.minimum(column, len(formats) - 1)] == statement.formats)
+    np.minimum.at(table, (statement.group_of[known], column[known]), reduced_costs[known])
+    return table

@@ -1,0 +1,171 @@
+"""Exact search on a small core: the options that the relaxation cannot rule out.
+
+Let LB be the Lagrangian bound and r(i) the reduced cost of option i. A plan that takes an option with r(i) > δ costs more than
+LB + δ. So the best plan among the options with r(i) ≤ δ is the best of all as soon as it costs at most LB + δ (Pisinger
+1995 calls these options the core). δ starts small and grows until this holds.
+
+Knows nothing about layers or files.
+"""
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .engine import Engine, SearchSettings, Status
+from .errors import ScantlingError
+from .lagrangian import Relaxation, largest_objective, relax
+from .presolve import presolve
+from .start import best_start
+from .statement import Floats, Integers, Mask, Statement
+
+_FIRST_CORE_OPTIONS = 60
+_GROWTH = 4
+
+
+@dataclass(frozen=True)
+class CoreAnswer:
+    """What is known about a statement after the search.
+
+    Attributes:
+        status: what is known.
+        choice: the index of the format that each unit takes; None where there is no plan.
+        objective: of the choice in floating point.
+        bound: no plan costs less.
+        resolution: how far the engine's numbers may be from the costs over a whole plan.
+        relaxation: of the presolved statement; None where presolve answered alone.
+        statement: the presolved statement; None likewise.
+        core_options: how many options the engine looked at; 0 where none was needed.
+    """
+
+    status: Status
+    choice: tuple[int, ...] | None = None
+    objective: float = np.inf
+    bound: float = -np.inf
+    resolution: float = 0.0
+    relaxation: Relaxation | None = None
+    statement: Statement | None = None
+    core_options: int = 0
+
+
+@dataclass
+class _Search:
+    """The state of a search: the best choice so far and what is proven."""
+
+    statement: Statement
+    relaxation: Relaxation
+    settings: SearchSettings
+    deadline: float
+    chosen: Integers | None
+    objective: float
+    bound: float
+    resolution: float
+    core_options: int = 0
+
+    def close_enough(self) -> bool:
+        gap = self.objective - self.bound
+        return self.chosen is not None and gap <= self.settings.relative_gap * abs(self.objective) + 2 * self.resolution
+
+    def take(self, chosen: Integers | None) -> None:
+        if chosen is not None and self.statement.objective(chosen) < self.objective:
+            self.chosen, self.objective = chosen, self.statement.objective(chosen)
+
+    def answer(self, status: Status) -> CoreAnswer:
+        choice = None if self.chosen is None else self.statement.choice(self.chosen)
+        bound = min(self.bound, self.objective)
+        return CoreAnswer(
+            status, choice, self.objective, bound, self.resolution, self.relaxation, self.statement, self.core_options
+        )
+
+
+def solve_statement(
+    statement: Statement,
+    engine: Engine,
+    settings: SearchSettings,
+    *,
+    cutoff: float = np.inf,
+    start: tuple[int, ...] | None = None,
+    prices: Floats | None = None,
+) -> CoreAnswer:
+    """Find the best choice of a statement, and prove it.
+
+    Args:
+        statement: the program, without slacks.
+        engine: searches the core.
+        settings: limits of the search.
+        cutoff: plans that cost more than this are of no interest; the search ends as soon as there can be no other.
+        start: a choice that is likely to be good, for instance the plan of a similar budget.
+        prices: of the rows at a similar budget; used where presolve left as many rows.
+
+    Returns:
+        The answer. Where the cutoff ended the search the status is UNKNOWN, with the bound.
+    """
+    deadline = time.perf_counter() + settings.time_limit_seconds
+    small = presolve(statement)
+    if small is None:
+        return CoreAnswer(Status.INFEASIBLE)
+    relaxation = relax(small, prices if prices is not None and len(prices) == len(small.amounts) else None)
+    if relaxation.bound > largest_objective(small):
+        return CoreAnswer(Status.INFEASIBLE)
+    search = _Search(small, relaxation, settings, deadline, None, np.inf, relaxation.bound, relaxation.rounding)
+    if relaxation.bound > cutoff:
+        return search.answer(Status.UNKNOWN)
+    candidates = list(relaxation.starts)
+    begun = None if start is None else small.chosen(start)
+    search.take(best_start(small, candidates if begun is None else [begun, *candidates], relaxation.reduced_costs))
+    return _grow_core(search, engine)
+
+
+def _grow_core(search: _Search, engine: Engine) -> CoreAnswer:
+    lower, reduced = search.relaxation.bound, search.relaxation.reduced_costs
+    wanted = search.statement.num_groups + _FIRST_CORE_OPTIONS
+    while not search.close_enough():
+        left = search.deadline - time.perf_counter()
+        if left <= 0:
+            return search.answer(Status.FEASIBLE if search.chosen is not None else Status.UNKNOWN)
+        mask, outside = _core(reduced, wanted, search.objective - lower)
+        core = search.statement.keep(mask)
+        assert core is not None  # the cheapest option of every group has reduced cost 0
+        found = engine.solve(core, replace(search.settings, time_limit_seconds=left), _hint(search, mask))
+        search.core_options = core.num_options
+        options = np.flatnonzero(mask)
+        search.take(None if found.chosen is None else options[found.chosen])
+        search.resolution = max(search.resolution, found.resolution)
+        if found.status in {Status.OPTIMAL, Status.FEASIBLE}:
+            assert found.bound is not None
+            search.bound = max(search.bound, min(found.bound, lower + outside))
+        if found.status in {Status.FEASIBLE, Status.UNKNOWN}:
+            return search.answer(Status.FEASIBLE if search.chosen is not None else Status.UNKNOWN)
+        if found.status is Status.INFEASIBLE:
+            if search.chosen is not None and mask[search.chosen].all():
+                raise ScantlingError(
+                    f"{engine.name} calls a program infeasible for which a plan is known. This is a fault of the engine: "
+                    "use the other one (--solver), and please report the program (--save-program)."
+                )
+            if mask.all():
+                return search.answer(Status.INFEASIBLE)
+            search.bound = max(search.bound, lower + outside)
+        elif search.objective <= lower + outside:
+            break
+        wanted *= _GROWTH
+    return search.answer(Status.OPTIMAL)
+
+
+def _core(reduced: Floats, wanted: int, gap: float) -> tuple[Mask, float]:
+    """Take the options of least reduced cost, none beyond the gap; give the least reduced cost outside."""
+    within = reduced <= gap
+    if int(within.sum()) > wanted:
+        threshold = np.partition(reduced, wanted - 1)[wanted - 1]
+        within &= reduced <= threshold
+    outside = float(reduced[~within].min()) if not within.all() else np.inf
+    return within, outside
+
+
+def _hint(search: _Search, mask: Mask) -> Integers | None:
+    if search.chosen is None or not mask[search.chosen].all():
+        return None
+    position = np.cumsum(mask) - 1
+    hint: Integers = position[search.chosen]
+    return hint
+
+

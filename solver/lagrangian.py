@@ -1,0 +1,151 @@
+"""The Lagrangian relaxation: a bound, prices of the limits, and reduced costs.
+
+With prices λ ≥ 0 on the rows and weights μ ≥ 0, Σ μ = 1, on the cost vectors, every plan within the limits costs at least
+
+    D(μ, λ) = Σ_g min_{i ∈ g} (Σ_v μ_v cost(v, i) + Σ_k λ_k amount(k, i)) + Σ_v μ_v constant(v) − Σ_k λ_k at_most(k).
+
+D is concave and piecewise linear; its maximum equals the optimum of the linear relaxation (Geoffrion 1974), and the λ there
+are the shadow prices. It is found by cutting planes (Kelley 1960): each evaluation gives a linear upper bound on D, and
+a small linear program over all bounds so far says where to evaluate next. Orders and rules of distinct formats are left
+out, which can only lower D.
+
+Knows nothing about engines.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linprog
+
+from .statement import Floats, Integers, Statement
+
+_MAX_EVALUATIONS = 400
+_RELATIVE_TOLERANCE = 1e-11
+_LARGEST_PRICE = 1e9  # in spreads of the costs per spread of the row
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """The best bound found.
+
+    Attributes:
+        bound: no plan within the limits costs less, rounding errors of the summation included.
+        prices: λ, cost per step of each row, float64 [rows].
+        reduced_costs: what taking the option adds to the bound at least, float64 [options]; the least of a group is 0.
+        starts: choices that the relaxation proposed, best bound first, each int64 [groups].
+        evaluations: of D.
+        rounding: the bound on the errors of the summation, already taken from the bound.
+    """
+
+    bound: float
+    prices: Floats
+    reduced_costs: Floats
+    starts: tuple[Integers, ...]
+    evaluations: int
+    rounding: float
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """One evaluation: D(μ', λ') ≤ μ'·costs + λ'·excess for all μ', λ'."""
+
+    costs: Floats
+    excess: Floats
+    chosen: Integers
+    value: float
+
+
+def relax(statement: Statement, prices: Floats | None = None) -> Relaxation:
+    """Maximise D.
+
+    Args:
+        statement: the program.
+        prices: where to begin, for instance the prices of a similar program, float64 [rows].
+
+    Returns:
+        The relaxation at the best prices found; any prices give a valid bound.
+    """
+    num_rows, num_vectors = len(statement.amounts), len(statement.costs)
+    scales = _row_scales(statement)
+    rows = statement.amounts / scales[:, None]
+    at_most = statement.at_most / scales
+    weights = np.full(num_vectors, 1.0 / num_vectors)
+    first = np.zeros(num_rows) if prices is None else prices * scales
+    cuts: list[_Cut] = []
+    best_value, best = -np.inf, (weights, first)
+    point = best
+    largest = largest_objective(statement)
+    for _ in range(_MAX_EVALUATIONS):
+        cut = _evaluate(statement, rows, at_most, *point)
+        cuts.append(cut)
+        if cut.value > best_value:
+            best_value, best = cut.value, point
+        if (num_rows == 0 and num_vectors == 1) or best_value > largest:
+            break
+        ceiling, point = _highest_point(cuts, _LARGEST_PRICE)
+        if ceiling - best_value <= _RELATIVE_TOLERANCE * max(abs(ceiling), 1e-300):
+            break
+    weights, scaled_prices = best
+    values = weights @ statement.costs + scaled_prices @ rows
+    reduced = values - statement.smallest(values)[statement.group_of]
+    margin = _rounding_margin(statement, np.abs(weights) @ np.abs(statement.costs) + scaled_prices @ np.abs(rows))
+    margin += 2.0**-50 * float(scaled_prices @ np.abs(at_most))
+    order = sorted(cuts, key=lambda cut: -cut.value)
+    return Relaxation(
+        bound=best_value - margin,
+        prices=scaled_prices / scales,
+        reduced_costs=reduced,
+        starts=tuple(cut.chosen for cut in order[:8]),
+        evaluations=len(cuts),
+        rounding=margin,
+    )
+
+
+def largest_objective(statement: Statement) -> float:
+    """Give a number that no plan's objective exceeds; a bound above it proves that there is no plan.
+
+    Args:
+        statement: the program.
+
+    Returns:
+        max_v (Σ_g max cost + constant), and a little more than its rounding errors.
+    """
+    totals = -statement.smallest(-statement.costs).sum(axis=1) + statement.constants
+    magnitude = float(np.abs(statement.costs).max(initial=0.0)) * statement.num_groups
+    return float(totals.max()) + 2.0**-40 * magnitude
+
+
+def _row_scales(statement: Statement) -> Floats:
+    """Bring rows to the size of the costs, so that prices are of the order of 1."""
+    spread = (-statement.smallest(-statement.costs) - statement.smallest(statement.costs)).sum(axis=1).max()
+    totals = (-statement.smallest(-statement.amounts) - statement.smallest(statement.amounts)).sum(axis=1)
+    return np.maximum(totals, 1) / (spread or 1.0)
+
+
+def _evaluate(statement: Statement, rows: Floats, at_most: Floats, weights: Floats, prices: Floats) -> _Cut:
+    chosen = statement.cheapest(weights @ statement.costs + prices @ rows)
+    costs = statement.costs[:, chosen].sum(axis=1) + statement.constants
+    excess = rows[:, chosen].sum(axis=1) - at_most
+    return _Cut(costs, excess, chosen, float(weights @ costs + prices @ excess))
+
+
+def _highest_point(cuts: list[_Cut], largest_price: float) -> tuple[float, tuple[Floats, Floats]]:
+    """Maximise the smallest of the linear bounds: max θ, θ ≤ μ·costs + λ·excess for every cut."""
+    num_vectors, num_rows = len(cuts[0].costs), len(cuts[0].excess)
+    objective = np.zeros(num_vectors + num_rows + 1)
+    objective[-1] = -1.0
+    left = np.array([np.concatenate([-cut.costs, -cut.excess, [1.0]]) for cut in cuts])
+    simplex = np.concatenate([np.ones(num_vectors), np.zeros(num_rows + 1)])[None]
+    bounds = [(0.0, 1.0)] * num_vectors + [(0.0, largest_price)] * num_rows + [(None, None)]
+    found = linprog(objective, A_ub=left, b_ub=np.zeros(len(cuts)), A_eq=simplex, b_eq=[1.0], bounds=bounds)
+    if found.x is None:
+        return -np.inf, (np.full(num_vectors, 1.0 / num_vectors), np.zeros(num_rows))
+    weights = np.maximum(found.x[:num_vectors], 0.0)
+    return -float(found.fun), (weights / weights.sum(), np.maximum(found.x[num_vectors:-1], 0.0))
+
+
+def _rounding_margin(statement: Statement, magnitudes: Floats) -> float:
+    """Bound the rounding errors of D: a few units in the last place of the sum of all magnitudes."""
+    terms = len(statement.costs) + len(statement.amounts) + 4
+    largest = -statement.smallest(-magnitudes)
+    return 2.0**-52 * terms * (float(largest.sum()) * (1 + np.log2(statement.num_groups + 1)))
