@@ -217,7 +217,7 @@ def _rows(instance: Instance, gather: _Gather, losses: Floats) -> tuple[Integers
             if rule.at_most is not None:
                 rows.append(amounts)
                 bounds.append(rule.at_most - fixed)
-            if rule.at_least is not None:
+            elif rule.at_least is not None:
                 rows.append(-amounts)
                 bounds.append(fixed - rule.at_least)
         elif isinstance(rule, LossLimit):

@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import cvxpy
+import highspy
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
@@ -112,6 +113,7 @@ def _rules(request: Request, taken: cvxpy.Variable, groups: NDArray[np.int64]) -
 
 
 def _run(problem: cvxpy.Problem, settings: SearchSettings) -> Status:
+    highspy.Highs.resetGlobalScheduler(True)  # or a number of threads other than the first one's is an error
     try:
         problem.solve(  # type: ignore[no-untyped-call]
             solver=cvxpy.HIGHS,

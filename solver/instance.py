@@ -294,8 +294,8 @@ def _refuse_stray(instance: Instance, rule: Rule) -> None:
                     f"the limit {rule.name!r} is on {rule.row!r}, which is no row. Rows: "
                     f"{', '.join(instance.row_index) or 'none'}."
                 )
-            if rule.at_most is None and rule.at_least is None:
-                raise ScantlingError(f"the limit {rule.name!r} has no bound. State at_most, at_least or both.")
+            if (rule.at_most is None) == (rule.at_least is None):
+                raise ScantlingError(f"the limit {rule.name!r} needs either at_most or at_least. Two bounds, two limits.")
             units: list[int] = list(rule.units or ())
         case LossLimit():
             if not math.isfinite(rule.at_most_nats):

@@ -118,8 +118,7 @@ def largest_objective(statement: Statement) -> float:
 def _row_scales(statement: Statement) -> Floats:
     """Bring rows to the size of the costs, so that prices are of the order of 1."""
     spread = (-statement.smallest(-statement.costs) - statement.smallest(statement.costs)).sum(axis=1).max()
-    totals = (-statement.smallest(-statement.amounts) - statement.smallest(statement.amounts)).sum(axis=1)
-    return np.maximum(totals, 1) / (spread or 1.0)
+    return np.maximum(statement.ranges(), 1) / (spread or 1.0)
 
 
 def _evaluate(statement: Statement, rows: Floats, at_most: Floats, weights: Floats, prices: Floats) -> _Cut:

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limit:
-    """Bounds on the sum of a row: at_least ≤ fixed + Σ_{u ∈ units} Σ_f a(u, f) x(u, f) ≤ at_most.
+    """A bound on the sum of a row: fixed + Σ_{u ∈ units} Σ_f a(u, f) x(u, f) ≤ at_most, or ≥ at_least.
 
     ``fixed`` (see Row) counts only where all units are summed.
 
     Attributes:
         name: as the user calls it.
         row: the row's name.
-        at_most: the upper bound in integer steps of the row; None for none.
-        at_least: the lower bound, likewise.
+        at_most: the upper bound in integer steps of the row; None where the limit is a lower bound.
+        at_least: the lower bound, likewise; exactly one of the two is stated.
         units: the units summed; None for all.
         origin: where it was stated.
     """

@@ -79,6 +79,15 @@ class Statement:
         smallest: Floats | Integers = np.minimum.reduceat(values, self.starts[:-1], axis=-1)
         return smallest
 
+    def ranges(self) -> Integers:
+        """Give how far apart the smallest and the largest sum of every row are.
+
+        Returns:
+            int64 [rows].
+        """
+        ranges: Integers = (-self.smallest(-self.amounts) - self.smallest(self.amounts)).sum(axis=1)
+        return ranges
+
     def cheapest(self, values: Floats) -> Integers:
         """Find the first option of least value in every group.
 
