@@ -11,6 +11,7 @@ import heapq
 import itertools
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -27,9 +28,17 @@ _MOST_CASES = 20_000
 
 @dataclass(order=True)
 class _Case:
+    """A set of formats for the first rule of a statement; kept as a mask until it is opened."""
+
     bound: float
     number: int
-    statement: Statement = field(compare=False)
+    parent: Statement = field(compare=False)
+    mask: Mask = field(compare=False)
+    distinct: tuple[tuple[tuple[int, ...], int], ...] = field(compare=False)
+
+    def statement(self) -> Statement | None:
+        kept = self.parent.keep(self.mask)
+        return None if kept is None else replace(kept, distinct=self.distinct)
 
 
 def solve_by_cases(
@@ -55,7 +64,7 @@ def solve_by_cases(
         return solve_statement(statement, engine, settings, start=start, prices=prices)
     deadline = time.perf_counter() + settings.time_limit_seconds
     best = CoreAnswer(Status.INFEASIBLE)
-    waiting = [_Case(-np.inf, 0, statement)]
+    waiting = [_Case(-np.inf, 0, statement, np.ones(statement.num_options, dtype=bool), statement.distinct)]
     least_closed = np.inf  # the least bound among searched cases
     numbers = itertools.count(1)
     while waiting and waiting[0].bound <= best.objective:
@@ -63,12 +72,15 @@ def solve_by_cases(
         if left <= 0:
             break
         case = heapq.heappop(waiting)
-        if case.statement.distinct:
-            for bound, child in _open(case.statement):
-                heapq.heappush(waiting, _Case(max(bound, case.bound), next(numbers), child))
+        opened = case.statement()
+        if opened is None:
+            continue
+        if opened.distinct:
+            for child in _open(opened, case.bound, numbers):
+                heapq.heappush(waiting, child)
             continue
         within = replace(settings, time_limit_seconds=left)
-        found = solve_statement(case.statement, engine, within, cutoff=best.objective, start=start, prices=prices)
+        found = solve_statement(opened, engine, within, cutoff=best.objective, start=start, prices=prices)
         if found.status is Status.INFEASIBLE:
             continue
         least_closed = min(least_closed, max(found.bound, case.bound))
@@ -86,7 +98,7 @@ def _conclude(best: CoreAnswer, bound: float, settings: SearchSettings) -> CoreA
     return replace(best, status=Status.OPTIMAL if close else Status.FEASIBLE, bound=bound)
 
 
-def _open(statement: Statement) -> list[tuple[float, Statement]]:
+def _open(statement: Statement, bound: float, numbers: Iterator[int]) -> list[_Case]:
     """List the cases of a statement's first rule, each with its bound."""
     (groups, most), *others = statement.distinct
     small = tighten_rows(statement)
@@ -97,7 +109,8 @@ def _open(statement: Statement) -> list[tuple[float, Statement]]:
         return []
     belongs = np.isin(small.group_of, groups)
     formats = np.unique(small.formats[belongs])
-    num_cases = math.comb(len(formats), min(most, len(formats)))
+    num_chosen = min(most, len(formats))
+    num_cases = math.comb(len(formats), num_chosen)
     if num_cases > _MOST_CASES:
         raise ScantlingError(
             f"{most} distinct formats out of {len(formats)} are {num_cases:,} cases, more than the {_MOST_CASES:,} that "
@@ -105,13 +118,12 @@ def _open(statement: Statement) -> list[tuple[float, Statement]]:
         )
     table = _reduced_cost_table(small, formats, relaxation.reduced_costs)[list(groups)]
     cases = []
-    for chosen in itertools.combinations(range(len(formats)), min(most, len(formats))):
+    for chosen in itertools.combinations(range(len(formats)), num_chosen):
         extra = float(table[:, chosen].min(axis=1).sum())
-        mask: Mask = ~belongs | np.isin(small.formats, formats[list(chosen)])
-        kept = small.keep(mask) if extra < np.inf else None
-        if kept is not None:
-            bound = relaxation.bound + extra * (1 - 2.0**-40)
-            cases.append((bound, replace(kept, distinct=tuple(others))))
+        if extra < np.inf:
+            mask: Mask = ~belongs | np.isin(small.formats, formats[list(chosen)])
+            child_bound = max(bound, relaxation.bound + extra * (1 - 2.0**-40))
+            cases.append(_Case(child_bound, next(numbers), small, mask, tuple(others)))
     return cases
 
 

@@ -15,12 +15,12 @@ Knows nothing about engines.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linprog
+from scipy.optimize import Bounds, LinearConstraint, milp
 
 from .statement import Floats, Integers, Statement
 
 _MAX_EVALUATIONS = 400
-_RELATIVE_TOLERANCE = 1e-11
+_RELATIVE_TOLERANCE = 1e-10
 _LARGEST_PRICE = 1e9  # in spreads of the costs per spread of the row
 
 
@@ -95,7 +95,7 @@ def relax(statement: Statement, prices: Floats | None = None) -> Relaxation:
         bound=best_value - margin,
         prices=scaled_prices / scales,
         reduced_costs=reduced,
-        starts=tuple(cut.chosen for cut in order[:8]),
+        starts=tuple(cut.chosen for cut in order[:4]),
         evaluations=len(cuts),
         rounding=margin,
     )
@@ -133,10 +133,18 @@ def _highest_point(cuts: list[_Cut], largest_price: float) -> tuple[float, tuple
     num_vectors, num_rows = len(cuts[0].costs), len(cuts[0].excess)
     objective = np.zeros(num_vectors + num_rows + 1)
     objective[-1] = -1.0
-    left = np.array([np.concatenate([-cut.costs, -cut.excess, [1.0]]) for cut in cuts])
-    simplex = np.concatenate([np.ones(num_vectors), np.zeros(num_rows + 1)])[None]
-    bounds = [(0.0, 1.0)] * num_vectors + [(0.0, largest_price)] * num_rows + [(None, None)]
-    found = linprog(objective, A_ub=left, b_ub=np.zeros(len(cuts)), A_eq=simplex, b_eq=[1.0], bounds=bounds)
+    matrix = np.ones((len(cuts) + 1, len(objective)))
+    for row, cut in zip(matrix, cuts, strict=False):
+        row[:num_vectors], row[num_vectors:-1] = -cut.costs, -cut.excess
+    matrix[-1, num_vectors:] = 0.0  # the weights add up to 1
+    upper = np.zeros(len(matrix))
+    upper[-1] = 1.0
+    lower = np.full(len(matrix), -np.inf)
+    lower[-1] = 1.0
+    least = np.zeros(len(objective))
+    least[-1] = -np.inf
+    most = np.concatenate([np.ones(num_vectors), np.full(num_rows, largest_price), [np.inf]])
+    found = milp(objective, bounds=Bounds(least, most), constraints=LinearConstraint(matrix, lower, upper))
     if found.x is None:
         return -np.inf, (np.full(num_vectors, 1.0 / num_vectors), np.zeros(num_rows))
     weights = np.maximum(found.x[:num_vectors], 0.0)
