@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .atomic import whole_file
 from .errors import ScantlingError
+from .instance import INSTANCE, Instance
 
-PLAN_VERSION: Final = 1
+PLAN_VERSION: Final = 2
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -50,48 +51,80 @@ class Assignment(Record):
 
 
 class LimitUse(Record):
-    """A limit and how much of it the plan uses.
+    """A limit, how much of it the plan uses, and what it is worth.
 
     Attributes:
-        name: what is limited.
-        at_most: the bound.
+        name: as its user calls it.
+        origin: where it was stated.
+        measure: what it is counted in.
+        step: one integer step in that measure.
+        at_most: the upper bound in steps (nats for a limit on the loss); None for a lower bound.
+        at_least: the lower bound, likewise.
         used: what the plan comes to.
+        price_per_step: by how much the linear relaxation of the objective falls for one step more; None where unknown.
+        has_effect: False where the optimum is proven to be the same without this limit; None where that was not settled.
     """
 
     name: str
-    at_most: int
-    used: int
+    origin: str
+    measure: str
+    step: Finite
+    at_most: int | Finite | None
+    at_least: int | None
+    used: int | Finite
+    price_per_step: Finite | None = None
+    has_effect: bool | None = None
+
+
+class Objective(Record):
+    """What is proven about one objective.
+
+    Attributes:
+        name: ``loss_increase`` or a row's name.
+        measure: what it is counted in: ``nats per token``, ``bytes``.
+        step: one step of value and bound in that measure.
+        value: of the plan, added up without the engine.
+        bound: no plan within the limits has less.
+        resolution: how far the engine's numbers may be from the costs over a whole plan.
+    """
+
+    name: str
+    measure: str
+    step: Finite = 1.0
+    value: Finite
+    bound: Finite
+    resolution: Finite
+
+    @property
+    def gap(self) -> float:
+        """By how much a better plan could be better, at most."""
+        return self.value - self.bound
 
 
 class Certificate(Record):
     """What is proven about the plan.
 
     Attributes:
-        status: ``OPTIMAL`` or ``FEASIBLE``.
-        objective_nats: the predicted loss increase that was minimised, added up again without the engine.
-        bound_nats: no plan within the limits has a smaller one.
-        resolution_nats: how far the engine's integers may be from the costs over a whole plan.
-        solve_seconds: wall time in the engine.
+        status: ``OPTIMAL``; ``FEASIBLE`` where the search ended before the proof; ``EDITED`` where formats were set by hand.
+        objectives: in the order in which they were minimised; empty for an edited plan.
+        solve_seconds: wall time from the program to the answer.
         engine: its name and version.
         seed: of its random choices.
         num_units: decisions with more than one format.
-        num_options: binaries of the program.
+        num_options: their formats in all.
+        num_core_options: what was left for the engine after presolve; 0 where presolve proved the plan alone.
+        num_free_units: decisions to which the limits leave more than one format; None where that was not looked at.
     """
 
-    status: Literal["OPTIMAL", "FEASIBLE"]
-    objective_nats: Finite
-    bound_nats: Finite
-    resolution_nats: Finite
+    status: Literal["OPTIMAL", "FEASIBLE", "EDITED"]
+    objectives: tuple[Objective, ...]
     solve_seconds: Finite
     engine: str
     seed: int
     num_units: int
     num_options: int
-
-    @property
-    def gap_nats(self) -> float:
-        """Objective minus bound: by how much a better plan could be better, at most."""
-        return self.objective_nats - self.bound_nats
+    num_core_options: int
+    num_free_units: int | None = None
 
 
 class Plan(Record):
@@ -112,9 +145,10 @@ class Plan(Record):
         limits: the limits and their use.
         certificate: what is proven.
         assignments: one a layer.
+        program: the program that the plan answers, its units in the order of the assignments.
     """
 
-    plan_version: Literal[1] = PLAN_VERSION
+    plan_version: Literal[2] = PLAN_VERSION
     scantling_version: str
     model_source: str
     model_sha256: str
@@ -128,6 +162,30 @@ class Plan(Record):
     limits: tuple[LimitUse, ...]
     certificate: Certificate
     assignments: tuple[Assignment, ...]
+    program: Instance
+
+    def choice(self) -> tuple[int, ...]:
+        """Give the plan in the program's terms.
+
+        Returns:
+            The index of the format that each unit takes.
+
+        Raises:
+            ScantlingError: the assignments are not of the program's units and formats.
+        """
+        found = []
+        for unit, assignment in zip(self.program.units, self.assignments, strict=False):
+            if unit.name != assignment.layer or assignment.format not in unit.formats:
+                raise ScantlingError(
+                    f"the plan gives {assignment.layer!r} the format {assignment.format!r}, where its program has "
+                    f"{unit.name!r} with {', '.join(unit.formats)}. The file was edited: use scantling edit."
+                )
+            found.append(unit.formats.index(assignment.format))
+        if len(self.program.units) != len(self.assignments):
+            raise ScantlingError(
+                f"the plan has {len(self.assignments)} layers, its program {len(self.program.units)}. The file was edited."
+            )
+        return tuple(found)
 
     def formats(self) -> dict[str, str]:
         """Give the format of every layer.
@@ -161,8 +219,10 @@ def write_plan(plan: Plan, path: Path) -> None:
         plan: the plan.
         path: the file, replaced where it exists.
     """
-    with whole_file(path) as partial:
-        partial.write_text(plan.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    readable = plan.model_dump_json(indent=1, exclude={"program"}).removesuffix("\n}")
+    with whole_file(path) as partial, partial.open("wb") as written:
+        written.write(f'{readable},\n "program": '.encode())
+        written.write(INSTANCE.dump_json(plan.program) + b"\n}\n")  # tables of numbers, for verify: one line
 
 
 def read_plan(path: Path) -> Plan:
