@@ -1,241 +1,537 @@
-"""From a profile to the program, and from the engine's choice to a plan.
+"""The integer program of a profile, put together wish by wish.
 
-Knows nothing about tensors or engines.
+A Program never changes: every method gives a new one with one wish more, so that programs can branch.
+
+    program = Program(profile).memory("18 GiB").min_bits("*.v_proj", 4).engine("vllm-gptq")
+    instance = program.instance()
+
+Knows nothing about how programs are solved.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from .. import __version__
-from ..backends.formats import parse_format
-from ..solver.engine import Engine, SearchSettings, Status
+from pydantic import BaseModel, ValidationError
+
+from ..solver.constraint_file import read_constraints
+from ..solver.constraints import (
+    AllowRule,
+    DevicesRule,
+    DistinctRule,
+    LinearRule,
+    Limits,
+    OrderRule,
+    Per,
+    Robust,
+    SumRule,
+    Term,
+    TieRule,
+    Workload,
+)
+from ..solver.device import Device, load_device
+from ..solver.engine_profile import EngineProfile, load_engine_profile
 from ..solver.errors import ScantlingError
-from ..solver.instance import Instance, Limit, Option, Unit
-from ..solver.plan import Assignment, Certificate, LimitUse, Plan, average_bits
-from ..solver.quantities import show_bytes
-from ..solver.verify import violations
-from .profile import LayerRecord, Profile
+from ..solver.instance import LOSS, Instance, LoadCase, LossMeasure, Row, Unit
+from ..solver.plan import Plan
+from .engine_rules import engine_statements
+from .layers_of import Layers
+from .profile import Profile
+from .rows import Rows
+from .statements import ROW_OF, LimitWish, PinWish, RuleWish, Statement, Stater, Wish
 
-STORED_BYTES = "stored_bytes"
-AVERAGE_BITS = "bit_weights"
+Names = str | Sequence[str]
+Number = str | float
+CALL = "Python"
+_Made = TypeVar("_Made", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What a plan may take; at least one limit.
+class Program:
+    """Wishes about the plan of one profile.
 
     Attributes:
-        stored_bytes: of the whole checkpoint's tensors, parameters outside the program included.
-        average_bits: Σ bits · weights / Σ weights over the layers that the program decides; scales and zero points are
-            not counted.
+        profile: what formats cost.
+        wishes: limits and rules, in the order of their statement.
+        work: how the model is used.
+        on_device: where; None where nothing was said.
+        for_engine: what must load the checkpoint; None where nothing was said.
+        objectives: what is minimised, one after the other; empty where nothing was said.
+        loss: how load cases and uncertainty become one loss; None where nothing was said.
     """
 
-    stored_bytes: int | None = None
-    average_bits: float | None = None
+    profile: Profile
+    wishes: tuple[Wish, ...] = ()
+    work: Workload = field(default_factory=Workload)
+    on_device: Device | None = None
+    for_engine: EngineProfile | None = None
+    objectives: tuple[str, ...] = ()
+    loss: LossMeasure | None = None
 
+    # Limits
 
-def decided_layers(profile: Profile) -> list[LayerRecord]:
-    """List the layers with more than one format.
+    def limit(
+        self,
+        row: str,
+        *,
+        at_most: Number | None = None,
+        at_least: Number | None = None,
+        layers: Names | None = None,
+        name: str | None = None,
+        origin: str = CALL,
+    ) -> "Program":
+        """Limit a row, or the predicted loss.
 
-    Args:
-        profile: the profile.
+        Args:
+            row: a key of ``Limits``, a row's name, or the name of a row of your own.
+            at_most: upper bound with its unit.
+            at_least: lower bound with its unit.
+            layers: patterns of the layers that are summed; None for the whole plan.
+            name: what messages call it.
+            origin: where it was stated.
 
-    Returns:
-        The layers that the program decides.
-    """
-    return [layer for layer in profile.record.layers if len(layer.formats) > 1]
+        Returns:
+            The program with this limit.
+        """
+        bounds = {"at_most": at_most, "at_least": at_least, "name": name}
+        if layers is None and row in Limits.model_fields:
+            limits = _made(Limits, {row: bounds}, origin)
+            return self._with(LimitWish(row, limits.stated()[row]), origin)
+        return self._with(_made(SumRule, {"sum": row, "layers": _many(layers), **bounds}, origin), origin)
 
+    def memory(self, at_most: Number, origin: str = CALL) -> "Program":
+        """Limit resident bytes: weights, what lies outside the program, and the KV cache at the workload's context.
 
-def build_instance(profile: Profile, budget: Budget) -> Instance:
-    """State the program of a profile and a budget.
+        Args:
+            at_most: such as ``18 GiB``.
+            origin: where it was stated.
 
-    A layer with one format is a unit with one option, so that all bytes are in the row.
+        Returns:
+            The program with this limit.
+        """
+        return self.limit("memory", at_most=at_most, origin=origin)
 
-    Args:
-        profile: the profile.
-        budget: the limits.
+    def row(
+        self,
+        name: str,
+        coefficients: Sequence[Mapping[str, Any]],
+        *,
+        at_most: Number | None = None,
+        at_least: Number | None = None,
+        origin: str = CALL,
+    ) -> "Program":
+        """Add a linear row by number.
 
-    Returns:
-        The instance.
+        Args:
+            name: of the row, which later limits and the objective may use.
+            coefficients: terms with the keys of ``Term``: layers, formats, bits, add.
+            at_most: upper bound.
+            at_least: lower bound.
+            origin: where it was stated.
 
-    Raises:
-        ScantlingError: no limit, or one outside the range of possible plans; the message says the range.
-    """
-    num_weights = sum(layer.num_weights for layer in decided_layers(profile))
-    limits = []
-    if budget.stored_bytes is not None:
-        limits.append(Limit(STORED_BYTES, budget.stored_bytes - profile.record.other_bytes))
-    if budget.average_bits is not None:
-        if not math.isfinite(budget.average_bits):
-            raise ScantlingError(f"average bits of {budget.average_bits} cannot be met. Give a number such as 3.5.")
-        limits.append(Limit(AVERAGE_BITS, math.floor(budget.average_bits * num_weights)))
-    if not limits:
-        raise ScantlingError("no budget was given. Give --memory, such as 60MiB, or --average-bits, such as 3.5.")
-    names = [limit.name for limit in limits]
-    units = tuple(
-        Unit(layer.name, tuple(_options(profile, index, names))) for index, layer in enumerate(profile.record.layers)
-    )
-    instance = Instance(units, tuple(limits))
-    _refuse_out_of_range(profile, instance, budget)
-    return instance
+        Returns:
+            The program with this row.
+        """
+        terms = tuple(_made(Term, {**term, "layers": _many(term.get("layers"))}, origin) for term in coefficients)
+        asked = {"name": name, "linear": terms, "at_most": at_most, "at_least": at_least}
+        return self._with(_made(LinearRule, asked, origin), origin)
 
+    def devices(self, parts: Sequence[Mapping[str, Any]], *, name: str | None = None, origin: str = CALL) -> "Program":
+        """Limit resident bytes on each of several devices.
 
-def _options(profile: Profile, index: int, rows: Sequence[str]) -> list[Option]:
-    layer = profile.record.layers[index]
-    options = []
-    for target, stored_bytes in zip(layer.formats, layer.stored_bytes, strict=True):
-        name = profile.record.formats[target]
-        bits = parse_format(name).bits if len(layer.formats) > 1 else 0
-        amounts = {STORED_BYTES: stored_bytes, AVERAGE_BITS: bits * layer.num_weights}
-        options.append(Option(name, profile.loss_increase_nats(index, target), tuple(amounts[row] for row in rows)))
-    return options
+        Args:
+            parts: with the keys of ``Part``: name, blocks, at_most.
+            name: what messages call it.
+            origin: where it was stated.
 
+        Returns:
+            The program with these limits.
+        """
+        return self._with(_made(DevicesRule, {"devices": tuple(parts), "name": name}, origin), origin)
 
-def _refuse_out_of_range(profile: Profile, instance: Instance, budget: Budget) -> None:
-    num_weights = sum(layer.num_weights for layer in decided_layers(profile))
-    for k, limit in enumerate(instance.limits):
-        smallest, largest = instance.smallest_amount(k), instance.largest_amount(k)
-        if smallest <= limit.at_most <= largest:
-            continue
-        side = "below the smallest" if limit.at_most < smallest else "above the largest"
-        if limit.name == STORED_BYTES:
-            other = profile.record.other_bytes
-            kept = [layer for layer in profile.record.layers if len(layer.formats) == 1]
-            kept_bytes = other + sum(layer.stored_bytes[0] for layer in kept)
-            undecided = ", ".join([*dict.fromkeys(layer.kind for layer in kept), "norms and biases"])
+    # Rules about choices
+
+    def allow(self, layers: Names, formats: Names, *, name: str | None = None, origin: str = CALL) -> "Program":
+        """Let layers take only some formats.
+
+        Args:
+            layers: patterns.
+            formats: patterns of formats.
+            name: what messages call it.
+            origin: where it was stated.
+
+        Returns:
+            The program with this rule.
+        """
+        return self._allow({"layers": layers, "formats": _many(formats), "name": name}, origin)
+
+    def pin(self, layers: Names, format_name: str, *, name: str | None = None, origin: str = CALL) -> "Program":
+        """Give layers a format.
+
+        Args:
+            layers: patterns.
+            format_name: the format.
+            name: what messages call it.
+            origin: where it was stated.
+
+        Returns:
+            The program with this rule.
+        """
+        return self._allow({"layers": layers, "format": format_name, "name": name}, origin)
+
+    def min_bits(self, layers: Names, bits: float, *, name: str | None = None, origin: str = CALL) -> "Program":
+        """Bound the bits of layers from below.
+
+        Args:
+            layers: patterns.
+            bits: the fewest.
+            name: what messages call it.
+            origin: where it was stated.
+
+        Returns:
+            The program with this rule.
+        """
+        return self._allow({"layers": layers, "min_bits": bits, "name": name}, origin)
+
+    def max_bits(self, layers: Names, bits: float, *, name: str | None = None, origin: str = CALL) -> "Program":
+        """Bound the bits of layers from above.
+
+        Args:
+            layers: patterns.
+            bits: the most.
+            name: what messages call it.
+            origin: where it was stated.
+
+        Returns:
+            The program with this rule.
+        """
+        return self._allow({"layers": layers, "max_bits": bits, "name": name}, origin)
+
+    def tie(self, layers: Names, *, per: Per = "all", name: str | None = None, origin: str = CALL) -> "Program":
+        """Let layers take the same format.
+
+        Args:
+            layers: patterns.
+            per: all alike, or those of each block, kind or parent module.
+            name: what messages call it.
+            origin: where it was stated.
+
+        Returns:
+            The program with this rule.
+        """
+        return self._with(
+            _made(TieRule, {"layers": _many(layers), "same": True, "per": per, "name": name}, origin), origin
+        )
+
+    def order(
+        self,
+        finer: Names,
+        coarser: Names,
+        *,
+        per: Literal["all", "block", "parent"] = "all",
+        name: str | None = None,
+        origin: str = CALL,
+    ) -> "Program":
+        """Give some layers at least as many bits as others.
+
+        Args:
+            finer: patterns.
+            coarser: patterns.
+            per: every finer with every coarser one, or within each block or parent module.
+            name: what messages call it.
+            origin: where it was stated.
+
+        Returns:
+            The program with this rule.
+        """
+        asked = {"layers": _many(finer), "at_least_as_fine_as": _many(coarser), "per": per, "name": name}
+        return self._with(_made(OrderRule, asked, origin), origin)
+
+    def distinct(
+        self,
+        at_most: int,
+        *,
+        layers: Names | None = None,
+        per: Literal["all", "block", "kind"] = "all",
+        name: str | None = None,
+        origin: str = CALL,
+    ) -> "Program":
+        """Bound the number of different formats.
+
+        Args:
+            at_most: so many.
+            layers: patterns; None for all decided layers.
+            per: among all of them, or in each block or kind.
+            name: what messages call it.
+            origin: where it was stated.
+
+        Returns:
+            The program with this rule.
+        """
+        asked = {"distinct_formats": at_most, "layers": _many(layers), "per": per, "name": name}
+        return self._with(_made(DistinctRule, asked, origin), origin)
+
+    def pin_from(self, plan: Plan, layers: Names, *, plan_name: str = "the plan", origin: str = CALL) -> "Program":
+        """Keep another plan's formats on some layers.
+
+        Args:
+            plan: the plan.
+            layers: patterns.
+            plan_name: what messages call it.
+            origin: where it was stated.
+
+        Returns:
+            The program with this rule.
+        """
+        return self._with(PinWish(_many(layers) or (), plan.formats(), plan_name), origin)
+
+    # What there is one of
+
+    def engine(self, name: str, origin: str = CALL) -> "Program":
+        """Respect what an inference engine asks.
+
+        Args:
+            name: of an engine profile.
+            origin: where it was stated.
+
+        Returns:
+            The program with the engine's rules.
+        """
+        engine = _located(origin, load_engine_profile, name)
+        if self.for_engine is not None and self.for_engine.name != name:
+            raise ScantlingError(f"{origin}: two engines are stated, {self.for_engine.name} and {name}. State one.")
+        return replace(self, for_engine=engine)
+
+    def device(self, device: str | Device, origin: str = CALL, beside: Path | None = None) -> "Program":
+        """Say which device the model runs on.
+
+        Args:
+            device: a known name, the path of a device file, or the device.
+            origin: where it was stated.
+            beside: the folder that a relative path is looked for in first.
+
+        Returns:
+            The program with the device, whose memory is a limit.
+        """
+        found = _located(origin, load_device, device, beside) if isinstance(device, str) else device
+        if self.on_device is not None and self.on_device != found:
             raise ScantlingError(
-                f"the memory budget of {show_bytes(limit.at_most + other)} is {side} plan. Plans of this profile take "
-                f"{show_bytes(smallest + other)} to {show_bytes(largest + other)}, of which {show_bytes(kept_bytes)} "
-                f"are not decided by the program ({undecided} in "
-                "16 bits; scantling profile --include takes embedding and head in)."
+                f"{origin}: two devices are stated, {self.on_device.name} and {found.name}. State one."
             )
-        raise ScantlingError(
-            f"an average of {budget.average_bits:g} bits is {side} plan. Plans of this profile have "
-            f"{smallest / num_weights:g} to {largest / num_weights:g} bits per weight."
+        return replace(self, on_device=found)
+
+    def workload(self, origin: str = CALL, **values: Any) -> "Program":
+        """Say how the model is used.
+
+        Args:
+            origin: where it was stated.
+            values: keys of ``Workload``: context, batch, kv_bits, kv_cache, rate.
+
+        Returns:
+            The program with the workload; what was said before stays.
+        """
+        stated = self.work.model_dump(exclude_none=True)
+        new = {key: value for key, value in values.items() if value is not None}
+        for key in stated.keys() & new.keys():
+            if stated[key] != new[key]:
+                raise ScantlingError(f"{origin}: {key} is stated twice, as {stated[key]} and {new[key]}. State one.")
+        return replace(self, work=_made(Workload, {**stated, **new}, origin))
+
+    def minimize(self, *objectives: str, origin: str = CALL) -> "Program":
+        """Say what is minimised.
+
+        Args:
+            objectives: ``loss_increase`` or rows; the second decides among the optima of the first, and so on.
+            origin: where it was stated.
+
+        Returns:
+            The program with these objectives.
+        """
+        if self.objectives and self.objectives != objectives:
+            raise ScantlingError(
+                f"{origin}: it was said already to minimise {', '.join(self.objectives)}. Say it once, as a list."
+            )
+        if not objectives or len(set(objectives)) < len(objectives):
+            raise ScantlingError(f"{origin}: minimise {', '.join(objectives) or 'nothing'}? Name each objective once.")
+        return replace(self, objectives=objectives)
+
+    def robust(
+        self, standard_errors: float = 0.0, load_cases: Literal["mean", "worst"] = "mean", origin: str = CALL
+    ) -> "Program":
+        """Let uncertainty enter the loss.
+
+        Args:
+            standard_errors: k in loss + k · standard error.
+            load_cases: the mean of the kinds of text, or the worst of them.
+            origin: where it was stated.
+
+        Returns:
+            The program with this measure of loss.
+        """
+        asked = _made(Robust, {"standard_errors": standard_errors, "load_cases": load_cases}, origin)
+        loss = LossMeasure(asked.load_cases, asked.standard_errors)
+        if self.loss is not None and self.loss != loss:
+            raise ScantlingError(f"{origin}: it was said twice how uncertainty enters the loss. Say it once.")
+        return replace(self, loss=loss)
+
+    def read(self, path: Path) -> "Program":
+        """Add all that a constraint file asks.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The program with the file's wishes.
+        """
+        file = read_constraints(path)
+        asked, program = file.constraints, self
+        if asked.engine is not None:
+            program = program.engine(asked.engine, file.where("engine"))
+        if asked.device is not None:
+            program = program.device(asked.device, file.where("device"), path.parent)
+        if asked.workload is not None:
+            program = program.workload(file.where("workload"), **asked.workload.model_dump(exclude_none=True))
+        for key, bound in asked.limits.stated().items():
+            program = program._with(LimitWish(key, bound), file.where("limits", key))
+        for index, rule in enumerate(asked.rules):
+            program = program._with(rule, file.where("rules", index))
+        if asked.minimize is not None:
+            program = program.minimize(*asked.minimize, origin=file.where("minimize"))
+        if asked.robust is not None:
+            program = program.robust(**asked.robust.model_dump(), origin=file.where("robust"))
+        return program
+
+    def _allow(self, asked: dict[str, Any], origin: str) -> "Program":
+        return self._with(_made(AllowRule, {**asked, "layers": _many(asked["layers"])}, origin), origin)
+
+    def _with(self, asked: RuleWish | LimitWish | PinWish, origin: str) -> "Program":
+        return replace(self, wishes=(*self.wishes, Wish(asked, origin)))
+
+    # What it comes to
+
+    @cached_property
+    def layers(self) -> Layers:
+        """The profile's layers."""
+        return Layers(self.profile)
+
+    @cached_property
+    def statements(self) -> tuple[Statement, ...]:
+        """Every limit and rule, what it matched and what it became."""
+        rows = Rows(self.profile, self.work, self.on_device)
+        named = rows.available()
+        stater = Stater(self.layers, rows, named)
+        made: dict[int, Statement] = {}
+        for index, wish in enumerate(self.wishes):  # rows of one's own come first: other wishes may name them
+            if isinstance(wish.asked, LinearRule | DevicesRule):
+                made[index] = stater.state(wish)
+                for row in made[index].rows:
+                    if row.name in named:
+                        raise ScantlingError(f"{wish.origin}: two rows are called {row.name!r}. Rename one.")
+                    named[row.name] = row
+        for index, wish in enumerate(self.wishes):
+            if index not in made:
+                made[index] = stater.state(wish)
+        engine = [] if self.for_engine is None else engine_statements(stater, self.for_engine)
+        brought = [stater.state(wish) for wish in self._brought()]
+        return (*engine, *brought, *(made[index] for index in range(len(self.wishes))))
+
+    def _brought(self) -> list[Wish]:
+        """Say what device and workload bring: the device's memory, and the demanded rate as a least speed."""
+        wishes = []
+        dealt_out = any(isinstance(wish.asked, DevicesRule) for wish in self.wishes)
+        if self.on_device is not None and self.on_device.memory is not None and not dealt_out:
+            origin = f"device {self.on_device.name}"
+            bound = {"at_most": self.on_device.memory.value, "name": f"memory of {self.on_device.name}"}
+            wishes.append(
+                Wish(LimitWish("memory", _made(Limits, {"memory": bound}, origin).stated()["memory"]), origin)
+            )
+        if self.work.rate is not None:
+            bound = {"at_least": self.work.rate, "name": "rate of the workload"}
+            wishes.append(Wish(LimitWish("speed", _made(Limits, {"speed": bound}, "").stated()["speed"]), "workload"))
+        return wishes
+
+    def instance(self) -> Instance:
+        """State the integer program.
+
+        Returns:
+            The instance; its units are the profile's layers in their order.
+
+        Raises:
+            ScantlingError: a wish matches nothing, has no effect, contradicts an engine, or needs a number that is
+                not there.
+        """
+        rows: dict[str, Row] = dict(Rows(self.profile, self.work, self.on_device).available())
+        for statement in self.statements:
+            for row in statement.rows:
+                rows[row.name] = row
+        units = tuple(
+            Unit(name, formats, tuple(self.layers.bits_of[offer] for offer in formats))
+            for name, formats in zip(self.layers.names, self.layers.formats, strict=True)
+        )
+        loss = self.loss or LossMeasure()
+        return Instance(
+            units,
+            tuple(rows.values()),
+            (load_case(self.profile, with_deviations=loss.standard_errors > 0),),
+            tuple(rule for statement in self.statements for rule in statement.rules),
+            loss,
+            tuple(self._objective(name, rows) for name in self.objectives) or (LOSS,),
         )
 
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a profile lies.
-
-    Attributes:
-        path: the file.
-        sha256: of the file.
-    """
-
-    path: Path
-    sha256: str
+    def _objective(self, name: str, rows: Mapping[str, Row]) -> str:
+        if name == LOSS or name in rows:
+            return name
+        row_name = ROW_OF.get(name, name)
+        if row_name not in rows:
+            known = sorted({LOSS, *rows, *(key for key, row in ROW_OF.items() if row in rows)})
+            if name in ROW_OF:
+                Rows(self.profile, self.work, self.on_device).row(row_name)  # says what it lacks
+            raise ScantlingError(f"cannot minimise {name!r}. What can be: {', '.join(known)}.")
+        return row_name
 
 
-def solve(profile: Profile, origin: Origin, budget: Budget, engine: Engine, settings: SearchSettings) -> Plan:
-    """Find the plan with the smallest predicted loss increase within a budget.
+def load_case(profile: Profile, *, with_deviations: bool) -> LoadCase:
+    """State what formats cost on the profile's text.
+
+    The standard error of a sum of means over S samples is √(Σ_s (Σ_u d(u, f, s))²) with
+    d(u, f, s) = (sample − mean) / √(S (S − 1)).
 
     Args:
         profile: the profile.
-        origin: where it lies, for the record.
-        budget: the limits.
-        engine: solves the program.
-        settings: limits of the search.
+        with_deviations: whether the samples are needed too.
 
     Returns:
-        The plan with its certificate, checked without the engine.
-
-    Raises:
-        ScantlingError: the budget is out of range, no plan meets all limits, or none was found in time.
+        Costs, and deviations where they are needed and there are at least two samples.
     """
-    instance = build_instance(profile, budget)
-    outcome = engine.solve(instance, settings)
-    if outcome.choice is None or outcome.bound_nats is None:
-        raise ScantlingError(f"no plan: {outcome.status.value}.")
-    objective = instance.loss_increase_nats(outcome.choice)
-    wrong = violations(instance, outcome.choice, objective)
-    if wrong:
-        raise ScantlingError(f"{outcome.engine} returned a plan that breaks its own limits: {'; '.join(wrong)}")
-    assert outcome.status in {Status.OPTIMAL, Status.FEASIBLE}
-    certificate = Certificate(
-        status=outcome.status.name,  # type: ignore[arg-type]
-        objective_nats=objective,
-        bound_nats=outcome.bound_nats,
-        resolution_nats=outcome.resolution_nats,
-        solve_seconds=outcome.solve_seconds,
-        engine=outcome.engine,
-        seed=settings.seed,
-        num_units=len(decided_layers(profile)),
-        num_options=sum(len(layer.formats) for layer in decided_layers(profile)),
-    )
-    names = {unit.name: unit.options[index].format for unit, index in zip(instance.units, outcome.choice, strict=True)}
-    limits = tuple(
-        _limit_use(profile, limit, instance.amount(k, outcome.choice)) for k, limit in enumerate(instance.limits)
-    )
-    return _plan(profile, origin, names, limits, certificate)
-
-
-def _limit_use(profile: Profile, limit: Limit, used: int) -> LimitUse:
-    other = profile.record.other_bytes if limit.name == STORED_BYTES else 0
-    return LimitUse(name=limit.name, at_most=limit.at_most + other, used=used + other)
-
-
-def _plan(
-    profile: Profile, origin: Origin, formats: dict[str, str], limits: tuple[LimitUse, ...], certificate: Certificate
-) -> Plan:
-    predicted, error = profile.predict(formats)
-    assignments = []
+    num_samples = profile.samples.shape[2]
+    costs, deviations = [], []
     for index, layer in enumerate(profile.record.layers):
-        target = profile.format_index[formats[layer.name]]
-        assignments.append(
-            Assignment(
-                layer=layer.name,
-                kind=layer.kind,
-                block=layer.block,
-                format=formats[layer.name],
-                bits=parse_format(formats[layer.name]).bits,
-                num_weights=layer.num_weights,
-                stored_bytes=layer.stored_bytes[layer.formats.index(target)],
-                loss_increase_nats=profile.loss_increase_nats(index, target),
-                decided=len(layer.formats) > 1,
-            )
-        )
-    return Plan(
-        scantling_version=__version__,
-        model_source=profile.record.model_source,
-        model_sha256=profile.record.model_sha256,
-        profile_path=str(origin.path),
-        profile_sha256=origin.sha256,
-        loss_increase_nats=predicted,
-        loss_increase_standard_error_nats=error,
-        stored_bytes=profile.stored_bytes(formats),
-        other_bytes=profile.record.other_bytes,
-        average_bits=average_bits([(a.bits, a.num_weights) for a in assignments if a.decided]),
-        limits=limits,
-        certificate=certificate,
-        assignments=tuple(assignments),
-    )
+        costs.append(tuple(profile.loss_increase_nats(index, target) for target in layer.formats))
+        if with_deviations and num_samples > 1:
+            samples = profile.samples[index, list(layer.formats)]
+            spread = (samples - samples.mean(axis=1, keepdims=True)) / (num_samples * (num_samples - 1)) ** 0.5
+            deviations.append(tuple(map(tuple, spread.tolist())))
+    return LoadCase(profile.record.text_source, tuple(costs), tuple(deviations))
 
 
-def uniform_formats(profile: Profile, target: str) -> dict[str, str]:
-    """Give one format to all layers that the program decides; the others keep theirs.
+def _many(names: Names | None) -> tuple[str, ...] | None:
+    return None if names is None else (names,) if isinstance(names, str) else tuple(names)
 
-    Args:
-        profile: the profile.
-        target: a format's name, or a width such as ``3``, which means the first format of that width in the profile.
 
-    Returns:
-        The format of every layer.
+def _made(record: type[_Made], values: Mapping[str, Any], origin: str) -> _Made:
+    """Make a record of values that came by a call or a flag."""
+    try:
+        return record.model_validate({key: value for key, value in values.items() if value is not None}, strict=True)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(str(part) for part in fault["loc"])
+        raise ScantlingError(f"{origin}: {place}: {fault['msg']}" if place else f"{origin}: {fault['msg']}") from error
 
-    Raises:
-        ScantlingError: the profile has no such format.
-    """
-    available = profile.record.formats
-    if target.isdigit():
-        matching = [name for name in available if parse_format(name).bits == int(target)]
-    else:
-        matching = [name for name in available if name == target]
-    if not matching:
-        raise ScantlingError(f"the profile has no uniform {target!r}. It has the formats: {', '.join(available)}.")
-    return {
-        layer.name: matching[0] if len(layer.formats) > 1 else available[layer.formats[0]]
-        for layer in profile.record.layers
-    }
+
+def _located(origin: str, load: Any, *arguments: Any) -> Any:
+    try:
+        return load(*arguments)
+    except ScantlingError as error:
+        raise ScantlingError(f"{origin}: {error}") from error

@@ -469,9 +469,7 @@ def _name_or_device(value: Any) -> str:
     return "name" if isinstance(value, str) else "device"
 
 
-DeviceChoice = Annotated[
-    Annotated[str, Tag("name")] | Annotated[Device, Tag("device")], Discriminator(_name_or_device)
-]
+DeviceChoice = Annotated[Annotated[str, Tag("name")] | Annotated[Device, Tag("device")], Discriminator(_name_or_device)]
 
 
 class Constraints(Record):

@@ -12,7 +12,7 @@ Knows nothing about models.
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
@@ -22,6 +22,9 @@ from .plan import Record
 from .positioned_yaml import Positioned, parse_yaml, read_yaml
 from .quantities import BYTES, BYTES_PER_SECOND, SECONDS, WATTS, exact_number, parse_quantity
 from .validation import Quantity, check, in_words, refusal, validated
+
+
+FIGURES: Final = ("memory", "bandwidth", "overhead", "base_power", "traffic_power", "power_limit")
 
 
 class Figure(Record):

@@ -16,6 +16,7 @@ Knows nothing about models.
 """
 
 import difflib
+import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -279,20 +280,22 @@ def shorten(names: Sequence[str]) -> str:
     groups: dict[str, list[tuple[int, ...]]] = defaultdict(list)
     for name in names:
         groups[re.sub(r"[0-9]+", "{}", name)].append(tuple(map(int, re.findall("[0-9]+", name))))
-    written = []
+    tails: dict[str, list[str]] = defaultdict(list)  # what follows the first number, by what leads up to it
     for template, numbers in groups.items():
         columns = [sorted(set(column)) for column in zip(*numbers, strict=True)]
-        num_combinations = 1
-        for column in columns:
-            num_combinations *= len(column)
-        rows = [columns] if num_combinations == len(set(numbers)) else [[[n] for n in row] for row in numbers]
-        written += [_fill(template, [_ranges(column) for column in row]) for row in rows]
-    return ", ".join(written)
+        whole = math.prod(map(len, columns)) == len(set(numbers))
+        for row in [columns] if whole else [[[n] for n in row] for row in numbers]:
+            pieces, parts = template.split("{}"), [_ranges(column) for column in row]
+            tails["".join([pieces[0], *parts[:1]])].append(
+                "".join(piece + part for piece, part in zip(pieces[1:], [*parts[1:], ""], strict=True))
+            )
+    return ", ".join(text for head, found in tails.items() for text in _joined(head, found))
 
 
-def _fill(template: str, parts: Sequence[str]) -> str:
-    pieces = template.split("{}")
-    return pieces[0] + "".join(part + piece for part, piece in zip(parts, pieces[1:], strict=True))
+def _joined(head: str, tails: Sequence[str]) -> list[str]:
+    if len(tails) > 1 and all(tail.startswith(".") for tail in tails):
+        return [f"{head}.{{{','.join(tail[1:] for tail in tails)}}}"]
+    return [head + tail for tail in tails]
 
 
 def _ranges(numbers: Sequence[int]) -> str:

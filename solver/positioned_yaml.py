@@ -97,7 +97,9 @@ def read_yaml(path: Path, max_bytes: int = MAX_BYTES) -> Positioned:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise ScantlingError(f"{path}:{line}: this is no UTF-8 text ({error.reason}). Save the file as UTF-8.") from error
+        raise ScantlingError(
+            f"{path}:{line}: this is no UTF-8 text ({error.reason}). Save the file as UTF-8."
+        ) from error
     return parse_yaml(text, path)
 
 
@@ -190,7 +192,9 @@ class _Builder:
             raise self.refuse(event, f"anchors and aliases (&{event.anchor}, *{event.anchor}) are not read. "
                               "Write the value out; a pattern that begins with * goes in quotes.")  # fmt: skip
         if getattr(event, "tag", None) not in {None, "!"}:
-            raise self.refuse(event, f"tags such as {event.tag} are not read. Leave it out; quote text that begins with !.")
+            raise self.refuse(
+                event, f"tags such as {event.tag} are not read. Leave it out; quote text that begins with !."
+            )
         if len(self.open) >= MAX_DEPTH:
             raise self.refuse(event, f"values are nested more than {MAX_DEPTH} deep. Write them flatter.")
         if self.num_values > MAX_VALUES:

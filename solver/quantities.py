@@ -132,9 +132,7 @@ def parse_quantity(text: str | float, measure: str) -> Fraction:
     if unit and unit not in units:
         others = [other for other, names in UNITS.items() if unit in names]
         hint = f" (it is one of {' or '.join(others)})" if others else ""
-        raise ScantlingError(
-            f"{unit!r} in {_excerpt(text)} is not a unit of {measure}{hint}. Known units: {known}."
-        )
+        raise ScantlingError(f"{unit!r} in {_excerpt(text)} is not a unit of {measure}{hint}. Known units: {known}.")
     return Fraction(Decimal(number)) * (units[unit] if unit else 1)
 
 
