@@ -141,8 +141,8 @@ def solve(
     """Find the plan with the smallest predicted loss increase within a budget."""
     from .evaluation.terminal import print_allocation, print_certificate
     from .sensitivity.profile import read_profile
-    from .sensitivity.program import Budget, Origin
-    from .sensitivity.program import solve as solve_program
+    from .sensitivity.planning import Budget, Origin
+    from .sensitivity.planning import solve as solve_program
     from .solver.engine import SearchSettings
     from .solver.engines import engine_named
     from .solver.plan import file_sha256, write_plan
@@ -181,7 +181,7 @@ def compare(
     from .evaluation.compare import EvaluationSettings
     from .evaluation.compare import compare as compare_plan
     from .evaluation.terminal import print_comparison
-    from .sensitivity.program import uniform_formats
+    from .sensitivity.planning import uniform_formats
     from .solver.plan import read_plan
 
     plan, read = _plan_and_profile(plan_path, profile_path)
@@ -268,8 +268,8 @@ def engines(as_json: JsonOption = False) -> None:
         return
     for found in profiles:
         typer.echo(f"{found.name}: {found.title}\n  {found.version}, checked {found.checked}. {found.how}")
-        for rule in (*found.formats, *found.ties):
-            typer.echo(f"  - {rule.why}")
+        for why in [rule.why for rule in found.formats] + [tie.why for tie in found.ties]:
+            typer.echo(f"  - {why}")
         typer.echo(f"  profile with --formats {found.suggest}")
 
 

@@ -1,8 +1,8 @@
 """The bytes of the KV cache, from the numbers of a model's config.
 
 For every cached token and block: keys and values of all KV heads, (d_k + d_v) · heads numbers (grouped-query attention,
-Ainslie et al. 2023); with multi-latent attention (DeepSeek-V2, 2024) the latent vector and the rotary key instead. A block
-with a sliding window caches that many tokens at most. Scales of a quantized cache are not counted: engines differ.
+Ainslie et al. 2023); with multi-latent attention (DeepSeek-V2, 2024) the latent vector and the rotary key instead.
+A block with a sliding window caches that many tokens at most. Scales of a quantized cache are not counted: engines differ.
 
 Knows nothing about weights.
 """
@@ -25,7 +25,7 @@ _KEYS: Final = (
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
-def config_numbers(config: Any) -> dict[str, ConfigValue]:
+def config_numbers(config: object) -> dict[str, ConfigValue]:
     """Take from a transformers config what sizes depend on.
 
     Args:
@@ -34,7 +34,7 @@ def config_numbers(config: Any) -> dict[str, ConfigValue]:
     Returns:
         The keys that it has, by their standard names.
     """
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = getattr(config, "get_text_config", lambda: config)()
     found: dict[str, ConfigValue] = {}
     for key in _KEYS:
         value = getattr(text, key, None)

@@ -87,6 +87,6 @@ def print_rules(program: Program, console: Console) -> None:
             console.print(f"    {_counted(statement.left_out)} more match, but with a single format there is no choice")
     num_decided = len(program.layers.decided(range(len(program.layers.records))))
     console.print(
-        f"{len(program.statements)} limits and rules on {len(program.layers.records)} layers, {num_decided} of them to be "
-        f"decided. Minimised: {', then '.join(instance.minimise)}."
+        f"{len(program.statements)} limits and rules on {len(program.layers.records)} layers, {num_decided} of them to "
+        f"be decided. Minimised: {', then '.join(instance.minimise)}."
     )

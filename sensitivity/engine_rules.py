@@ -47,8 +47,8 @@ def _closed(layers: Layers, engine: EngineProfile, origin: str) -> list[Statemen
         if len(refused) == len(layers.formats[index]):
             reasons = "; ".join(f"{offer}: {', '.join(why)}" for offer, why in refused.items())
             raise ScantlingError(
-                f"it loads {layer.name} [{layer.out_features}, {layer.in_features}] in none of its formats ({reasons}). "
-                f"Profile the model with such formats: {engine.suggest}."
+                f"it loads {layer.name} [{layer.out_features}, {layer.in_features}] in none of its formats ({reasons})."
+                f" Profile the model with such formats: {engine.suggest}."
             )
     statements = []
     for reason, refused_by_layer in closed.items():

@@ -99,7 +99,7 @@ def part_rows(layers: Layers, rows: Rows, rule: DevicesRule) -> list[Row]:
     if missing:
         raise ScantlingError(f"block {missing[0]} lies on no device; the model has the blocks 0..{num_blocks - 1}.")
     cache = _cache_by_block(rows, num_blocks)
-    return [_part_row(layers, rows, names[device], device, owners, cache) for device in range(len(names))]
+    return [_part_row(layers, names[device], device, owners, cache) for device in range(len(names))]
 
 
 def _cache_by_block(rows: Rows, num_blocks: int) -> Sequence[int]:
@@ -114,7 +114,7 @@ def _cache_by_block(rows: Rows, num_blocks: int) -> Sequence[int]:
     return [-(-sum(cache) // num_blocks)] * num_blocks  # stated in all: dealt out evenly
 
 
-def _part_row(layers: Layers, rows: Rows, name: str, device: int, owners: dict[int, int], cache: Sequence[int]) -> Row:
+def _part_row(layers: Layers, name: str, device: int, owners: dict[int, int], cache: Sequence[int]) -> Row:
     first, last = owners[0], owners[max(owners)]
     kinds = {layer.kind for layer in layers.records}
     amounts = []

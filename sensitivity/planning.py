@@ -3,7 +3,6 @@
 Knows nothing about tensors or engines.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 

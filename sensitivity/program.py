@@ -8,9 +8,8 @@ A Program never changes: every method gives a new one with one wish more, so tha
 Knows nothing about how programs are solved.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,8 +20,8 @@ from ..solver.constraints import (
     AllowRule,
     DevicesRule,
     DistinctRule,
-    LinearRule,
     Limits,
+    LinearRule,
     OrderRule,
     Per,
     Robust,
@@ -32,43 +31,23 @@ from ..solver.constraints import (
     Workload,
 )
 from ..solver.device import Device, load_device
-from ..solver.engine_profile import EngineProfile, load_engine_profile
+from ..solver.engine_profile import load_engine_profile
 from ..solver.errors import ScantlingError
-from ..solver.instance import LOSS, Instance, LoadCase, LossMeasure, Row, Unit
+from ..solver.instance import LossMeasure
 from ..solver.plan import Plan
-from .engine_rules import engine_statements
-from .layers_of import Layers
-from .profile import Profile
-from .rows import Rows
-from .statements import ROW_OF, LimitWish, PinWish, RuleWish, Statement, Stater, Wish
+from .statements import LimitWish, PinWish, RuleWish, Wish
+from .wishes import Wishes
 
 Names = str | Sequence[str]
 Number = str | float
 CALL = "Python"
 _Made = TypeVar("_Made", bound=BaseModel)
+_Loaded = TypeVar("_Loaded")
 
 
 @dataclass(frozen=True)
-class Program:
-    """Wishes about the plan of one profile.
-
-    Attributes:
-        profile: what formats cost.
-        wishes: limits and rules, in the order of their statement.
-        work: how the model is used.
-        on_device: where; None where nothing was said.
-        for_engine: what must load the checkpoint; None where nothing was said.
-        objectives: what is minimised, one after the other; empty where nothing was said.
-        loss: how load cases and uncertainty become one loss; None where nothing was said.
-    """
-
-    profile: Profile
-    wishes: tuple[Wish, ...] = ()
-    work: Workload = field(default_factory=Workload)
-    on_device: Device | None = None
-    for_engine: EngineProfile | None = None
-    objectives: tuple[str, ...] = ()
-    loss: LossMeasure | None = None
+class Program(Wishes):
+    """Wishes about the plan of one profile, stated one after the other; see ``Wishes`` for what it holds."""
 
     # Limits
 
@@ -98,8 +77,8 @@ class Program:
         bounds = {"at_most": at_most, "at_least": at_least, "name": name}
         if layers is None and row in Limits.model_fields:
             limits = _made(Limits, {row: bounds}, origin)
-            return self._with(LimitWish(row, limits.stated()[row]), origin)
-        return self._with(_made(SumRule, {"sum": row, "layers": _many(layers), **bounds}, origin), origin)
+            return self.wish(LimitWish(row, limits.stated()[row]), origin)
+        return self.wish(_made(SumRule, {"sum": row, "layers": _many(layers), **bounds}, origin), origin)
 
     def memory(self, at_most: Number, origin: str = CALL) -> "Program":
         """Limit resident bytes: weights, what lies outside the program, and the KV cache at the workload's context.
@@ -136,7 +115,7 @@ class Program:
         """
         terms = tuple(_made(Term, {**term, "layers": _many(term.get("layers"))}, origin) for term in coefficients)
         asked = {"name": name, "linear": terms, "at_most": at_most, "at_least": at_least}
-        return self._with(_made(LinearRule, asked, origin), origin)
+        return self.wish(_made(LinearRule, asked, origin), origin)
 
     def devices(self, parts: Sequence[Mapping[str, Any]], *, name: str | None = None, origin: str = CALL) -> "Program":
         """Limit resident bytes on each of several devices.
@@ -149,7 +128,7 @@ class Program:
         Returns:
             The program with these limits.
         """
-        return self._with(_made(DevicesRule, {"devices": tuple(parts), "name": name}, origin), origin)
+        return self.wish(_made(DevicesRule, {"devices": tuple(parts), "name": name}, origin), origin)
 
     # Rules about choices
 
@@ -221,7 +200,7 @@ class Program:
         Returns:
             The program with this rule.
         """
-        return self._with(
+        return self.wish(
             _made(TieRule, {"layers": _many(layers), "same": True, "per": per, "name": name}, origin), origin
         )
 
@@ -247,7 +226,7 @@ class Program:
             The program with this rule.
         """
         asked = {"layers": _many(finer), "at_least_as_fine_as": _many(coarser), "per": per, "name": name}
-        return self._with(_made(OrderRule, asked, origin), origin)
+        return self.wish(_made(OrderRule, asked, origin), origin)
 
     def distinct(
         self,
@@ -271,7 +250,7 @@ class Program:
             The program with this rule.
         """
         asked = {"distinct_formats": at_most, "layers": _many(layers), "per": per, "name": name}
-        return self._with(_made(DistinctRule, asked, origin), origin)
+        return self.wish(_made(DistinctRule, asked, origin), origin)
 
     def pin_from(self, plan: Plan, layers: Names, *, plan_name: str = "the plan", origin: str = CALL) -> "Program":
         """Keep another plan's formats on some layers.
@@ -285,7 +264,7 @@ class Program:
         Returns:
             The program with this rule.
         """
-        return self._with(PinWish(_many(layers) or (), plan.formats(), plan_name), origin)
+        return self.wish(PinWish(_many(layers) or (), plan.formats(), plan_name), origin)
 
     # What there is one of
 
@@ -298,6 +277,9 @@ class Program:
 
         Returns:
             The program with the engine's rules.
+
+        Raises:
+            ScantlingError: there is no such engine, or another one is stated.
         """
         engine = _located(origin, load_engine_profile, name)
         if self.for_engine is not None and self.for_engine.name != name:
@@ -314,6 +296,9 @@ class Program:
 
         Returns:
             The program with the device, whose memory is a limit.
+
+        Raises:
+            ScantlingError: there is no such device, or another one is stated.
         """
         found = _located(origin, load_device, device, beside) if isinstance(device, str) else device
         if self.on_device is not None and self.on_device != found:
@@ -322,7 +307,7 @@ class Program:
             )
         return replace(self, on_device=found)
 
-    def workload(self, origin: str = CALL, **values: Any) -> "Program":
+    def workload(self, origin: str = CALL, **values: object) -> "Program":
         """Say how the model is used.
 
         Args:
@@ -331,6 +316,9 @@ class Program:
 
         Returns:
             The program with the workload; what was said before stays.
+
+        Raises:
+            ScantlingError: a value is stated twice.
         """
         stated = self.work.model_dump(exclude_none=True)
         new = {key: value for key, value in values.items() if value is not None}
@@ -348,6 +336,9 @@ class Program:
 
         Returns:
             The program with these objectives.
+
+        Raises:
+            ScantlingError: objectives are stated already, or one is named twice.
         """
         if self.objectives and self.objectives != objectives:
             raise ScantlingError(
@@ -369,6 +360,9 @@ class Program:
 
         Returns:
             The program with this measure of loss.
+
+        Raises:
+            ScantlingError: another one is stated already.
         """
         asked = _made(Robust, {"standard_errors": standard_errors, "load_cases": load_cases}, origin)
         loss = LossMeasure(asked.load_cases, asked.standard_errors)
@@ -394,9 +388,9 @@ class Program:
         if asked.workload is not None:
             program = program.workload(file.where("workload"), **asked.workload.model_dump(exclude_none=True))
         for key, bound in asked.limits.stated().items():
-            program = program._with(LimitWish(key, bound), file.where("limits", key))
+            program = program.wish(LimitWish(key, bound), file.where("limits", key))
         for index, rule in enumerate(asked.rules):
-            program = program._with(rule, file.where("rules", index))
+            program = program.wish(rule, file.where("rules", index))
         if asked.minimize is not None:
             program = program.minimize(*asked.minimize, origin=file.where("minimize"))
         if asked.robust is not None:
@@ -404,116 +398,19 @@ class Program:
         return program
 
     def _allow(self, asked: dict[str, Any], origin: str) -> "Program":
-        return self._with(_made(AllowRule, {**asked, "layers": _many(asked["layers"])}, origin), origin)
+        return self.wish(_made(AllowRule, {**asked, "layers": _many(asked["layers"])}, origin), origin)
 
-    def _with(self, asked: RuleWish | LimitWish | PinWish, origin: str) -> "Program":
-        return replace(self, wishes=(*self.wishes, Wish(asked, origin)))
+    def wish(self, asked: RuleWish | LimitWish | PinWish, origin: str = CALL) -> "Program":
+        """Add a limit or rule that is a record already.
 
-    # What it comes to
-
-    @cached_property
-    def layers(self) -> Layers:
-        """The profile's layers."""
-        return Layers(self.profile)
-
-    @cached_property
-    def statements(self) -> tuple[Statement, ...]:
-        """Every limit and rule, what it matched and what it became."""
-        rows = Rows(self.profile, self.work, self.on_device)
-        named = rows.available()
-        stater = Stater(self.layers, rows, named)
-        made: dict[int, Statement] = {}
-        for index, wish in enumerate(self.wishes):  # rows of one's own come first: other wishes may name them
-            if isinstance(wish.asked, LinearRule | DevicesRule):
-                made[index] = stater.state(wish)
-                for row in made[index].rows:
-                    if row.name in named:
-                        raise ScantlingError(f"{wish.origin}: two rows are called {row.name!r}. Rename one.")
-                    named[row.name] = row
-        for index, wish in enumerate(self.wishes):
-            if index not in made:
-                made[index] = stater.state(wish)
-        engine = [] if self.for_engine is None else engine_statements(stater, self.for_engine)
-        brought = [stater.state(wish) for wish in self._brought()]
-        return (*engine, *brought, *(made[index] for index in range(len(self.wishes))))
-
-    def _brought(self) -> list[Wish]:
-        """Say what device and workload bring: the device's memory, and the demanded rate as a least speed."""
-        wishes = []
-        dealt_out = any(isinstance(wish.asked, DevicesRule) for wish in self.wishes)
-        if self.on_device is not None and self.on_device.memory is not None and not dealt_out:
-            origin = f"device {self.on_device.name}"
-            bound = {"at_most": self.on_device.memory.value, "name": f"memory of {self.on_device.name}"}
-            wishes.append(
-                Wish(LimitWish("memory", _made(Limits, {"memory": bound}, origin).stated()["memory"]), origin)
-            )
-        if self.work.rate is not None:
-            bound = {"at_least": self.work.rate, "name": "rate of the workload"}
-            wishes.append(Wish(LimitWish("speed", _made(Limits, {"speed": bound}, "").stated()["speed"]), "workload"))
-        return wishes
-
-    def instance(self) -> Instance:
-        """State the integer program.
+        Args:
+            asked: the record.
+            origin: where it was stated.
 
         Returns:
-            The instance; its units are the profile's layers in their order.
-
-        Raises:
-            ScantlingError: a wish matches nothing, has no effect, contradicts an engine, or needs a number that is
-                not there.
+            The program with it.
         """
-        rows: dict[str, Row] = dict(Rows(self.profile, self.work, self.on_device).available())
-        for statement in self.statements:
-            for row in statement.rows:
-                rows[row.name] = row
-        units = tuple(
-            Unit(name, formats, tuple(self.layers.bits_of[offer] for offer in formats))
-            for name, formats in zip(self.layers.names, self.layers.formats, strict=True)
-        )
-        loss = self.loss or LossMeasure()
-        return Instance(
-            units,
-            tuple(rows.values()),
-            (load_case(self.profile, with_deviations=loss.standard_errors > 0),),
-            tuple(rule for statement in self.statements for rule in statement.rules),
-            loss,
-            tuple(self._objective(name, rows) for name in self.objectives) or (LOSS,),
-        )
-
-    def _objective(self, name: str, rows: Mapping[str, Row]) -> str:
-        if name == LOSS or name in rows:
-            return name
-        row_name = ROW_OF.get(name, name)
-        if row_name not in rows:
-            known = sorted({LOSS, *rows, *(key for key, row in ROW_OF.items() if row in rows)})
-            if name in ROW_OF:
-                Rows(self.profile, self.work, self.on_device).row(row_name)  # says what it lacks
-            raise ScantlingError(f"cannot minimise {name!r}. What can be: {', '.join(known)}.")
-        return row_name
-
-
-def load_case(profile: Profile, *, with_deviations: bool) -> LoadCase:
-    """State what formats cost on the profile's text.
-
-    The standard error of a sum of means over S samples is √(Σ_s (Σ_u d(u, f, s))²) with
-    d(u, f, s) = (sample − mean) / √(S (S − 1)).
-
-    Args:
-        profile: the profile.
-        with_deviations: whether the samples are needed too.
-
-    Returns:
-        Costs, and deviations where they are needed and there are at least two samples.
-    """
-    num_samples = profile.samples.shape[2]
-    costs, deviations = [], []
-    for index, layer in enumerate(profile.record.layers):
-        costs.append(tuple(profile.loss_increase_nats(index, target) for target in layer.formats))
-        if with_deviations and num_samples > 1:
-            samples = profile.samples[index, list(layer.formats)]
-            spread = (samples - samples.mean(axis=1, keepdims=True)) / (num_samples * (num_samples - 1)) ** 0.5
-            deviations.append(tuple(map(tuple, spread.tolist())))
-    return LoadCase(profile.record.text_source, tuple(costs), tuple(deviations))
+        return replace(self, wishes=(*self.wishes, Wish(asked, origin)))
 
 
 def _many(names: Names | None) -> tuple[str, ...] | None:
@@ -530,7 +427,7 @@ def _made(record: type[_Made], values: Mapping[str, Any], origin: str) -> _Made:
         raise ScantlingError(f"{origin}: {place}: {fault['msg']}" if place else f"{origin}: {fault['msg']}") from error
 
 
-def _located(origin: str, load: Any, *arguments: Any) -> Any:
+def _located(origin: str, load: Callable[..., _Loaded], *arguments: object) -> _Loaded:
     try:
         return load(*arguments)
     except ScantlingError as error:

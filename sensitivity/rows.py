@@ -1,11 +1,11 @@
 """The rows of a profile: what every format of every layer adds to bytes, bits, seconds, joules and watts.
 
     stored_bytes           bytes in the checkpoint
-    resident_bytes         the same, and the KV cache at the stated context; activations are not counted, since they depend
-                           on the engine's own buffers (predicted)
-    read_bytes_per_token   bytes read from memory for one token: a matrix that is head, or head and embedding at once, in
-                           full; an input embedding of its own by one row; an expert by the share of tokens routed to it;
-                           what lies outside the layers and the KV cache in full
+    resident_bytes         the same, and the KV cache at the stated context; activations are not counted, since they
+                           depend on the engine's own buffers (predicted)
+    read_bytes_per_token   bytes read from memory for one token: a matrix that is head, or head and embedding at once,
+                           in full; an input embedding of its own by one row; an expert by the share of tokens routed
+                           to it; what lies outside the layers and the KV cache in full
     bit_weights            Σ bits · weights over the decided layers, scales and zero points not counted
     seconds_per_token      Σ b(f) / (η(f) B) + t0, in picoseconds
     joules_per_token       P0 / r + c b / B at a demanded rate r; P0 t + c b / B at full speed, r = 1/t; in nanojoules
@@ -46,8 +46,8 @@ STORED_BYTES: Final = "stored_bytes"
 RESIDENT_BYTES: Final = "resident_bytes"
 READ_BYTES: Final = "read_bytes_per_token"
 BIT_WEIGHTS: Final = "bit_weights"
-SECONDS_PER_TOKEN: Final = "seconds_per_token"
-JOULES_PER_TOKEN: Final = "joules_per_token"
+SECONDS_PER_TOKEN: Final = "seconds_per_token"  # noqa: S105
+JOULES_PER_TOKEN: Final = "joules_per_token"  # noqa: S105
 POWER: Final = "watts"
 ROW_NAMES: Final = (
     STORED_BYTES, RESIDENT_BYTES, READ_BYTES, BIT_WEIGHTS, SECONDS_PER_TOKEN, JOULES_PER_TOKEN, POWER,

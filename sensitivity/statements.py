@@ -413,8 +413,8 @@ class Stater:
                 rules.append(Distinct(name if key == "all" else f"{name} ({key})", group, limit, origin))
         if not rules:
             raise ScantlingError(
-                f"the rule has no effect: no {'choice' if rule.per == 'all' else rule.per} could have more than {limit} "
-                "different formats. Lower the number or remove the rule."
+                f"the rule has no effect: no {'choice' if rule.per == 'all' else rule.per} could have more than {limit}"
+                " different formats. Lower the number or remove the rule."
             )
         left_out = len(self.layers.matched(rule.layers)) - len(units)
         return Statement(name, origin, says, units, tuple(rules), (), left_out)

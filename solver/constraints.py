@@ -1,7 +1,7 @@
-"""What a user may ask of a plan, as records: the keys of the constraint file, and what the flags and Python calls become.
+"""What a user may ask of a plan, as records: the keys of the constraint file, and what flags and Python calls become.
 
-Rules about choices (allowed formats, same, order, distinct formats) speak of the layers that the program decides; a layer
-with a single format is never narrowed. Rules about sums count every layer that their patterns match.
+Rules about choices (allowed formats, same, order, distinct formats) speak of the layers that the program decides; a
+layer with a single format is never narrowed. Rules about sums count every layer that their patterns match.
 
 Knows nothing about profiles, nor how the records were written.
 """
@@ -41,7 +41,7 @@ from .validation import Quantity, check, refusal
 Per = Literal["all", "block", "kind", "parent"]
 
 
-def _one_or_many(value: Any) -> Any:
+def _one_or_many(value: object) -> object:
     if isinstance(value, str):
         return (value,)
     return tuple(value) if isinstance(value, list) else value
@@ -87,7 +87,7 @@ class Bound(Record):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_quantity(cls, value: Any) -> Any:
+    def _from_quantity(cls, value: object) -> object:
         return {cls.usual: value} if isinstance(value, str | int | float) and not isinstance(value, bool) else value
 
     @model_validator(mode="after")
@@ -385,7 +385,7 @@ class LinearRule(Record):
         return self
 
 
-def _as_text(value: Any) -> Any:
+def _as_text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -442,7 +442,7 @@ _KINDS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-def _kind_of(rule: Any) -> str | None:
+def _kind_of(rule: object) -> str | None:
     keys = rule if isinstance(rule, Mapping) else getattr(rule, "model_fields_set", ())
     return next((kind for kind, words in _KINDS.items() if any(word in keys for word in words)), None)
 
@@ -465,7 +465,7 @@ RuleRecord = Annotated[
 ]
 
 
-def _name_or_device(value: Any) -> str:
+def _name_or_device(value: object) -> str:
     return "name" if isinstance(value, str) else "device"
 
 

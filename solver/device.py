@@ -5,16 +5,17 @@ With b bytes read per token, in formats of efficiency η, bandwidth B, and r tok
     t    = Σ b(f) / (η(f) · B) + t0      seconds per token, batch 1
     P(r) = P0 + c · b · r / B            watts
 
-Every number says where it comes from. Nothing is filled in: a limit that needs a number which the device lacks is an error.
+Every number says where it comes from. Nothing is filled in: a limit that needs a number which is not there is an
+error.
 
 Knows nothing about models.
 """
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, ValidationError, model_validator
 
 from .errors import ScantlingError
 from .patterns import Pattern
@@ -22,7 +23,6 @@ from .plan import Record
 from .positioned_yaml import Positioned, parse_yaml, read_yaml
 from .quantities import BYTES, BYTES_PER_SECOND, SECONDS, WATTS, exact_number, parse_quantity
 from .validation import Quantity, check, in_words, refusal, validated
-
 
 FIGURES: Final = ("memory", "bandwidth", "overhead", "base_power", "traffic_power", "power_limit")
 
@@ -42,7 +42,7 @@ class Figure(Record):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_quantity(cls, value: Any) -> Any:
+    def _from_quantity(cls, value: object) -> object:
         return {"value": value} if isinstance(value, str | int | float) and not isinstance(value, bool) else value
 
     @model_validator(mode="after")
@@ -72,7 +72,7 @@ def _pattern(text: str) -> str:
     return text
 
 
-def _one_for_all(value: Any) -> Any:
+def _one_for_all(value: object) -> object:
     if isinstance(value, str | int | float | dict) and not isinstance(value, bool):
         return ({"formats": "*", "share": value},)
     return tuple(value) if isinstance(value, list) else value

@@ -1,7 +1,7 @@
 """Engine profiles: what a plan must respect so that an inference engine loads its checkpoint, as data with sources.
 
-Rules are about names of formats, kinds of layers and shapes. A kind is a layer's path inside its block, or ``embedding``,
-``head``.
+Rules are about names of formats, kinds of layers and shapes. A kind is a layer's path inside its block, or
+``embedding``, ``head``.
 
 Knows nothing about what formats are.
 """

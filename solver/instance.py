@@ -241,10 +241,8 @@ def _refuse_malformed(instance: Instance) -> None:
             f"the robust objective adds {instance.loss.standard_errors} standard errors. Give a number from 0 up."
         )
     known = {LOSS, *instance.row_index}
-    if (
-        not instance.minimise
-        or not set(instance.minimise) <= known
-        or len(set(instance.minimise)) != len(instance.minimise)
+    if not instance.minimise or not set(instance.minimise) <= known or len(set(instance.minimise)) != len(
+        instance.minimise
     ):
         raise ScantlingError(
             f"cannot minimise {', '.join(instance.minimise) or 'nothing'}. Name one or several, each once, "
@@ -306,9 +304,7 @@ def _refuse_stray(instance: Instance, rule: Rule) -> None:
         case Allow():
             units = [unit for unit, _ in rule.allowed]
             for unit, formats in rule.allowed:
-                if 0 <= unit < len(instance.units) and not set(formats) <= set(
-                    range(len(instance.units[unit].formats))
-                ):
+                if 0 <= unit < len(instance.units) and not set(formats) <= set(range(len(instance.units[unit].formats))):
                     raise ScantlingError(
                         f"the rule {rule.name!r} names formats {formats} of {instance.units[unit].name!r}, "
                         f"which has {len(instance.units[unit].formats)}."

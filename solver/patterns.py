@@ -9,8 +9,8 @@
 
 A pattern is for the whole name: ``mlp`` matches no layer, ``*.mlp.*`` does. Upper and lower case differ.
 
-A pattern becomes a nondeterministic automaton (Thompson 1968) that is run on sets of states, and nothing is expanded: time
-grows with pattern × name, whatever the braces.
+A pattern becomes a nondeterministic automaton (Thompson 1968) that is run on sets of states, and nothing is expanded:
+time grows with pattern × name, whatever the braces.
 
 Knows nothing about models.
 """

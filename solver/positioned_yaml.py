@@ -1,8 +1,8 @@
 """YAML from strangers: plain values only, each with its line and column, and nothing that could grow.
 
-Read are mappings, lists, text, numbers, true, false and null. Refused are anchors, aliases and tags (so nothing expands and
-nothing is constructed), repeated keys, several documents, deep nesting, and files that are too large, which are not even
-read to their end. Words such as ``yes`` or ``12:30`` are text, as in YAML 1.2.
+Read are mappings, lists, text, numbers, true, false and null. Refused are anchors, aliases and tags (so nothing expands
+and nothing is constructed), repeated keys, several documents, deep nesting, and files that are too large, which are not
+even read to their end. Words such as ``yes`` or ``12:30`` are text, as in YAML 1.2.
 
 Knows nothing about what the values mean.
 """
@@ -22,13 +22,14 @@ MAX_DEPTH: Final = 20
 MAX_VALUES: Final = 50_000
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)")
-_WORDS: Final[dict[str, Any]] = {
+_WORDS: Final[dict[str, bool | float | None]] = {
     "": None, "~": None, "null": None, "true": True, "false": False,
     ".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf"), ".nan": float("nan"),
 }  # fmt: skip
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same events, ten times faster
 
 Place = tuple[str | int, ...]
+Value = str | int | float | bool | None | dict[str, Any] | list[Any]
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,12 @@ def _events(text: str) -> Iterator[yaml.Event]:
         loader.dispose()
 
 
-def _line(text: str, mark: Any) -> str:
+def _position(event: yaml.Event) -> tuple[int, int]:
+    mark = event.start_mark
+    return (1, 1) if mark is None else (mark.line + 1, mark.column + 1)
+
+
+def _line(text: str, mark: yaml.Mark | None) -> str:
     lines = text.splitlines()
     return lines[mark.line] if mark is not None and mark.line < len(lines) else ""
 
@@ -167,8 +173,8 @@ class _Builder:
         self.marks: dict[Place, tuple[int, int]] = {}
 
     def refuse(self, event: yaml.Event, why: str) -> ScantlingError:
-        mark = event.start_mark
-        return ScantlingError(f"{self.path}:{mark.line + 1}:{mark.column + 1}: {why}")
+        line, column = _position(event)
+        return ScantlingError(f"{self.path}:{line}:{column}: {why}")
 
     def take(self, event: yaml.Event) -> None:
         if isinstance(event, yaml.DocumentStartEvent):
@@ -191,10 +197,9 @@ class _Builder:
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             raise self.refuse(event, f"anchors and aliases (&{event.anchor}, *{event.anchor}) are not read. "
                               "Write the value out; a pattern that begins with * goes in quotes.")  # fmt: skip
-        if getattr(event, "tag", None) not in {None, "!"}:
-            raise self.refuse(
-                event, f"tags such as {event.tag} are not read. Leave it out; quote text that begins with !."
-            )
+        tag = getattr(event, "tag", None)
+        if tag not in {None, "!"}:
+            raise self.refuse(event, f"tags such as {tag} are not read. Leave it out; quote text that begins with !.")
         if len(self.open) >= MAX_DEPTH:
             raise self.refuse(event, f"values are nested more than {MAX_DEPTH} deep. Write them flatter.")
         if self.num_values > MAX_VALUES:
@@ -210,9 +215,9 @@ class _Builder:
             line = self.marks[*top.place, key][0]
             raise self.refuse(event, f"the key {key[:60]!r} was given in line {line} already. Keep one.")
         top.key = key
-        self.marks[*top.place, key] = (event.start_mark.line + 1, event.start_mark.column + 1)
+        self.marks[*top.place, key] = _position(event)
 
-    def plain(self, event: yaml.ScalarEvent) -> Any:
+    def plain(self, event: yaml.ScalarEvent) -> Value:
         text = str(event.value)
         if event.style:  # quoted or a block
             return text
@@ -224,8 +229,8 @@ class _Builder:
             return int(text)
         return float(text) if _FLOAT.fullmatch(text) and not re.fullmatch(r"[-+]?0[0-9]+", text) else text
 
-    def put(self, event: yaml.Event, value: Any) -> Place:
-        mark = (event.start_mark.line + 1, event.start_mark.column + 1)
+    def put(self, event: yaml.Event, value: Value) -> Place:
+        mark = _position(event)
         if not self.open:
             self.root = value
             self.marks[()] = mark

@@ -11,7 +11,7 @@ from typing import Final
 from .errors import ScantlingError
 
 BYTES: Final = "bytes"
-BYTES_PER_TOKEN: Final = "bytes per token"
+BYTES_PER_TOKEN: Final = "bytes per token"  # noqa: S105
 WATTS: Final = "watts"
 JOULES: Final = "joules"
 SECONDS: Final = "seconds"

@@ -18,7 +18,8 @@ MAX_MESSAGES: Final = 20
 _Record = TypeVar("_Record", bound=BaseModel)
 _TYPES: Final = {
     "string_type": "text", "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
-    "bool_type": "true or false", "model_type": "a mapping, key: value", "model_attributes_type": "a mapping, key: value",
+    "bool_type": "true or false", "model_type": "a mapping, key: value",
+    "model_attributes_type": "a mapping, key: value",
     "tuple_type": "a list", "list_type": "a list", "dict_type": "a mapping, key: value",
     "finite_number": "a finite number",
 }  # fmt: skip
@@ -36,7 +37,7 @@ def refusal(message: str) -> PydanticCustomError:
     return PydanticCustomError("scantling", "{message}", {"message": message})
 
 
-def check(refuse: Callable[..., Any], *arguments: Any) -> None:
+def check(refuse: Callable[..., Any], *arguments: object) -> None:
     """Run a check of ours inside a record.
 
     Args:
@@ -49,10 +50,10 @@ def check(refuse: Callable[..., Any], *arguments: Any) -> None:
     try:
         refuse(*arguments)
     except ScantlingError as error:
-        raise refusal(str(error)) from error
+        raise PydanticCustomError("scantling", "{message}", {"message": str(error)}) from error
 
 
-def _text_or_number(value: Any) -> Any:
+def _text_or_number(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise refusal(f"{str(value)[:60]} is no quantity. Write a number, with a unit where it has one.")
     return value
@@ -63,7 +64,7 @@ Quantity = Annotated[
 ]
 
 
-def validated(record: type[_Record], value: Any) -> _Record:
+def validated(record: type[_Record], value: object) -> _Record:
     """Put a plain value into a record, strictly: no text for a number, no number for true.
 
     Args:
@@ -97,14 +98,12 @@ def in_words(error: ValidationError, read: Positioned, record: type[BaseModel]) 
     return "\n".join(lines[:MAX_MESSAGES] + more)
 
 
-def _place(location: tuple[int | str, ...], value: Any) -> Iterator[int | str]:
+def _place(location: tuple[int | str, ...], value: object) -> Iterator[int | str]:
     """Drop from a record's path what is not in the file: the tags of unions."""
     for position, part in enumerate(location):
-        if isinstance(value, Mapping) and part in value:
-            value = value[part]
-            yield part
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
+        entries = dict(enumerate(value)) if isinstance(value, list) else value
+        if isinstance(entries, Mapping) and part in entries:
+            value = entries[part]
             yield part
         elif isinstance(value, Mapping) and position == len(location) - 1:
             yield part  # a key that is missing
