@@ -17,11 +17,11 @@ Knows nothing about limits.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 from ..backends.formats import parse_format
 from ..backends.kv_cache import kv_cache_bytes
@@ -87,14 +87,16 @@ class Rows:
         profile: the layers and their formats.
         workload: context, batch, KV width and rate.
         device: bandwidth and power; None where none is stated.
+        made: the rows made so far.
     """
 
     profile: Profile
     workload: Workload = field(default_factory=Workload)
     device: Device | None = None
+    made: dict[str, Row] = field(default_factory=dict, repr=False, compare=False)
 
     def row(self, name: str) -> Row:
-        """Make a row.
+        """Make a row, or give the one that was made.
 
         Args:
             name: one of ROW_NAMES.
@@ -107,13 +109,17 @@ class Rows:
             RESIDENT_BYTES: lambda: Row(
                 RESIDENT_BYTES, BYTES, self.stored, self.profile.record.other_bytes + sum(self.kv_cache_by_block)
             ),
-            READ_BYTES: self._read_bytes,
+            READ_BYTES: lambda: self.of_traffic(
+                READ_BYTES, BYTES_PER_TOKEN, lambda _: Fraction(1), Fraction(0), Fraction(1)
+            ),
             BIT_WEIGHTS: lambda: Row(BIT_WEIGHTS, BITS, self._bit_weights()),
             SECONDS_PER_TOKEN: self._seconds,
             JOULES_PER_TOKEN: self._joules,
             POWER: self._watts,
         }
-        return refuse_overflow(makers[name]())
+        if name not in self.made:
+            self.made[name] = refuse_overflow(makers[name]())
+        return self.made[name]
 
     def available(self) -> dict[str, Row]:
         """Make every row that can be made.
@@ -150,13 +156,10 @@ class Rows:
         return kv_cache_bytes(config, workload.context, workload.batch or 1, workload.kv_bits or 16)
 
     @cached_property
-    def read(self) -> tuple[tuple[Fraction, ...], ...]:
-        """Bytes of every format of every layer that are read for one token."""
+    def read_shares(self) -> tuple[Fraction, ...]:
+        """The share of every layer's bytes that is read for one token."""
         kinds = {layer.kind for layer in self.profile.record.layers}
-        shares = [self._read_share(layer, tied="head" not in kinds) for layer in self.profile.record.layers]
-        return tuple(
-            tuple(share * amount for amount in amounts) for share, amounts in zip(shares, self.stored, strict=True)
-        )
+        return tuple(self._read_share(layer, tied="head" not in kinds) for layer in self.profile.record.layers)
 
     def _read_share(self, layer: LayerRecord, *, tied: bool) -> Fraction:
         if layer.kind == "embedding" and not tied:
@@ -176,10 +179,6 @@ class Rows:
     def fixed_read(self) -> int:
         """Bytes read for one token whatever the formats: norms and biases, and the KV cache."""
         return self.profile.record.other_bytes + sum(self.kv_cache_by_block)
-
-    def _read_bytes(self) -> Row:
-        amounts = tuple(tuple(math.ceil(amount) for amount in amounts) for amounts in self.read)
-        return Row(READ_BYTES, BYTES_PER_TOKEN, amounts, self.fixed_read)
 
     def _bit_weights(self) -> Amounts:
         names = self.profile.record.formats
@@ -230,66 +229,100 @@ class Rows:
             )
         return rate
 
-    def seconds(self, what_for: str) -> tuple[tuple[tuple[Fraction, ...], ...], Fraction]:
-        """Give the seconds of reading every format of every layer, and what is added once.
+    def of_traffic(
+        self, name: str, measure: str, per_byte: Callable[[str], Fraction], constant: Fraction, step: Fraction
+    ) -> Row:
+        """Make a row of amounts in proportion to the bytes read: a(u, f) = k(f) · b(u, f).
+
+        What lies outside the layers is read in 16 bits.
 
         Args:
-            what_for: the limit that needs them.
+            name: of the row.
+            measure: that amounts are in.
+            per_byte: k by the format's name.
+            constant: added once.
+            step: one step.
 
         Returns:
-            Seconds, and t0 with the reading of what lies outside the layers.
+            The row, every amount rounded up.
         """
-        device, record = self.on(what_for), self.profile.record
-        bandwidth = device.number("bandwidth", BYTES_PER_SECOND, what_for)
+        record = self.profile.record
         used = sorted({target for layer in record.layers for target in layer.formats})
-        pace = {f: 1 / (bandwidth * device.efficiency_of(record.formats[f], what_for)) for f in used}
-        by_format = tuple(
-            tuple(amount * pace[target] for amount, target in zip(amounts, layer.formats, strict=True))
-            for amounts, layer in zip(self.read, record.layers, strict=True)
-        )
-        outside = self.fixed_read / (bandwidth * device.efficiency_of("float16", what_for))
-        return by_format, outside + device.number("overhead", SECONDS, what_for)
+        pace = {target: per_byte(record.formats[target]) / step for target in used}
+        ratios: dict[tuple[int, int], dict[int, tuple[int, int]]] = {}
+        amounts = []
+        for layer, share in zip(record.layers, self.read_shares, strict=True):
+            key = (share.numerator, share.denominator)
+            if key not in ratios:
+                ratios[key] = {target: (share * k).as_integer_ratio() for target, k in pace.items()}
+            by_target = [ratios[key][target] for target in layer.formats]
+            amounts.append(
+                tuple(
+                    -(-stored * over // under)
+                    for stored, (over, under) in zip(layer.stored_bytes, by_target, strict=True)
+                )
+            )
+        fixed = self.fixed_read * per_byte("float16") + constant
+        return Row(name, measure, tuple(amounts), math.ceil(fixed / step), float(step))
 
-    def traffic_joules(self, what_for: str) -> tuple[tuple[tuple[Fraction, ...], ...], Fraction]:
-        """Give c · bytes / B of every format of every layer, and of what is read besides.
+    def pace(self, what_for: str) -> Callable[[str], Fraction]:
+        """Give the seconds for one byte, 1 / (η(f) B), by format.
 
         Args:
             what_for: the limit that needs them.
 
         Returns:
-            Joules.
+            A function of the format's name.
         """
         device = self.on(what_for)
         bandwidth = device.number("bandwidth", BYTES_PER_SECOND, what_for)
-        per_byte = device.number("traffic_power", WATTS, what_for) / bandwidth
-        return tuple(tuple(a * per_byte for a in amounts) for amounts in self.read), self.fixed_read * per_byte
+        return lambda name: 1 / (bandwidth * device.efficiency_of(name, what_for))
+
+    def traffic_joules(self, what_for: str) -> Fraction:
+        """Give the joules that reading one byte takes beside the base power, c / B.
+
+        Args:
+            what_for: the limit that needs them.
+
+        Returns:
+            Joules per byte.
+        """
+        device = self.on(what_for)
+        bandwidth = device.number("bandwidth", BYTES_PER_SECOND, what_for)
+        return device.number("traffic_power", WATTS, what_for) / bandwidth
 
     def _seconds(self) -> Row:
-        amounts, fixed = self.seconds("a limit on speed")
-        return stepped(SECONDS_PER_TOKEN, SECONDS, amounts, fixed, PICO)
+        what_for = "a limit on speed"
+        pace = self.pace(what_for)
+        overhead = self.on(what_for).number("overhead", SECONDS, what_for)
+        return self.of_traffic(SECONDS_PER_TOKEN, SECONDS, pace, overhead, PICO)
 
     def _joules(self) -> Row:
-        device = self.on("a limit on energy")
-        base = device.number("base_power", WATTS, "a limit on energy")
-        traffic, fixed = self.traffic_joules("a limit on energy")
-        rate = self.rate()
+        what_for, rate = "a limit on energy", self.rate()
+        base = self.on(what_for).number("base_power", WATTS, what_for)
         if rate is not None:
-            return stepped(JOULES_PER_TOKEN, JOULES, traffic, fixed + base / rate, NANO)
-        seconds, fixed_seconds = self.seconds("a limit on energy")
-        amounts = combined(seconds, base, traffic)
-        return stepped(JOULES_PER_TOKEN, JOULES, amounts, base * fixed_seconds + fixed, NANO)
+            joules = self.traffic_joules(what_for)
+            return self.of_traffic(JOULES_PER_TOKEN, JOULES, lambda _: joules, base / rate, NANO)
+        return self._with_time(JOULES_PER_TOKEN, what_for, base)
+
+    def _with_time(self, name: str, what_for: str, watts: Fraction) -> Row:
+        """State watts · t + c b / B."""
+        pace, joules = self.pace(what_for), self.traffic_joules(what_for)
+        overhead = self.on(what_for).number("overhead", SECONDS, what_for)
+        return self.of_traffic(
+            name, JOULES, lambda format_name: watts * pace(format_name) + joules, watts * overhead, NANO
+        )
 
     def _watts(self) -> Row:
-        rate = self.rate()
+        what_for, rate = "a limit on power", self.rate()
         if rate is None:
             raise ScantlingError(
                 "power as a row needs a rate, since at full speed it is no sum. State the workload's rate, such as "
                 "26 tok/s; a limit on power alone may do without."
             )
-        base = self.on("a limit on power").number("base_power", WATTS, "a limit on power")
-        traffic, fixed = self.traffic_joules("a limit on power")
-        amounts = tuple(tuple(amount * rate for amount in amounts) for amounts in traffic)
-        return stepped(POWER, WATTS, amounts, base + fixed * rate, MICRO)
+        base = self.on(what_for).number("base_power", WATTS, what_for)
+        per_byte = self.traffic_joules(what_for) * rate
+        return self.of_traffic(POWER, WATTS, lambda _: per_byte, base, MICRO)
 
     def full_speed_power(self, name: str, at_most_watts: Fraction) -> Row:
         """State a limit on power at full speed as a row that must not be positive.
@@ -303,46 +336,6 @@ class Rows:
         Returns:
             The row, in nanojoules per token.
         """
-        base = self.on("a limit on power").number("base_power", WATTS, "a limit on power")
-        seconds, fixed_seconds = self.seconds("a limit on power")
-        traffic, fixed = self.traffic_joules("a limit on power")
-        spare = base - at_most_watts
-        return refuse_overflow(
-            stepped(name, JOULES, combined(seconds, spare, traffic), spare * fixed_seconds + fixed, NANO)
-        )
-
-
-def combined(
-    first: Sequence[Sequence[Fraction]], factor: Fraction, second: Sequence[Sequence[Fraction]]
-) -> tuple[tuple[Fraction, ...], ...]:
-    """Add two tables, the first times a factor.
-
-    Args:
-        first: a table.
-        factor: of the first.
-        second: a table of the same shape.
-
-    Returns:
-        factor · first + second.
-    """
-    return tuple(
-        tuple(factor * a + b for a, b in zip(left, right, strict=True))
-        for left, right in zip(first, second, strict=True)
-    )
-
-
-def stepped(name: str, measure: str, amounts: Sequence[Sequence[Fraction]], fixed: Fraction, step: Fraction) -> Row:
-    """Put exact amounts into whole steps, rounded up.
-
-    Args:
-        name: of the row.
-        measure: that amounts are in.
-        amounts: of every format of every layer.
-        fixed: whatever the formats.
-        step: one step.
-
-    Returns:
-        The row.
-    """
-    whole: Any = tuple(tuple(math.ceil(amount / step) for amount in unit) for unit in amounts)
-    return Row(name, measure, whole, math.ceil(fixed / step), float(step))
+        what_for = "a limit on power"
+        base = self.on(what_for).number("base_power", WATTS, what_for)
+        return refuse_overflow(self._with_time(name, what_for, base - at_most_watts))

@@ -47,11 +47,15 @@ class Wishes:
         return Layers(self.profile)
 
     @cached_property
+    def rows(self) -> Rows:
+        """The rows of the profile, this workload and this device."""
+        return Rows(self.profile, self.work, self.on_device)
+
+    @cached_property
     def statements(self) -> tuple[Statement, ...]:
         """Every limit and rule, what it matched and what it became."""
-        rows = Rows(self.profile, self.work, self.on_device)
-        named = rows.available()
-        stater = Stater(self.layers, rows, named)
+        named = self.rows.available()
+        stater = Stater(self.layers, self.rows, named)
         made: dict[int, Statement] = {}
         for index, wish in enumerate(self.wishes):  # rows of one's own come first: other wishes may name them
             if isinstance(wish.asked, LinearRule | DevicesRule):
@@ -94,7 +98,7 @@ class Wishes:
             ScantlingError: a wish matches nothing, has no effect, contradicts an engine, or needs a number that is
                 not there.
         """
-        rows: dict[str, Row] = dict(Rows(self.profile, self.work, self.on_device).available())
+        rows: dict[str, Row] = self.rows.available()
         for statement in self.statements:
             for row in statement.rows:
                 rows[row.name] = row
@@ -119,7 +123,7 @@ class Wishes:
         if row_name not in rows:
             known = sorted({LOSS, *rows, *(key for key, row in ROW_OF.items() if row in rows)})
             if name in ROW_OF:
-                Rows(self.profile, self.work, self.on_device).row(row_name)  # says what it lacks
+                self.rows.row(row_name)  # says what it lacks
             raise ScantlingError(f"cannot minimise {name!r}. What can be: {', '.join(known)}.")
         return row_name
 
