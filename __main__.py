@@ -141,8 +141,8 @@ def solve(
     """Find the plan with the smallest predicted loss increase within a budget."""
     from .evaluation.terminal import print_allocation, print_certificate
     from .sensitivity.profile import read_profile
-    from .sensitivity.program import Budget, Origin
-    from .sensitivity.program import solve as solve_program
+    from .sensitivity.planning import Budget, Origin
+    from .sensitivity.planning import solve as solve_program
     from .solver.engine import SearchSettings
     from .solver.engines import engine_named
     from .solver.plan import file_sha256, write_plan
@@ -181,7 +181,7 @@ def compare(
     from .evaluation.compare import EvaluationSettings
     from .evaluation.compare import compare as compare_plan
     from .evaluation.terminal import print_comparison
-    from .sensitivity.program import uniform_formats
+    from .sensitivity.planning import uniform_formats
     from .solver.plan import read_plan
 
     plan, read = _plan_and_profile(plan_path, profile_path)
@@ -225,6 +225,72 @@ def apply(
     rounded = round_assignments(loaded, read, {"plan": plan.formats()}, _progress())["plan"]
     write_fake(loaded, rounded, plan.model_dump_json(indent=1), output)
     typer.echo(f"Wrote {output}.")
+
+
+@app.command()
+def rules(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A constraint file.")],
+    profile_path: Annotated[Path, typer.Argument(metavar="PROFILE", help="Written by: scantling profile")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show what every limit and rule of a constraint file matches."""
+    import json
+
+    from .evaluation.rules_table import print_rules, statement_records
+    from .sensitivity.profile import read_profile
+    from .sensitivity.program import Program
+
+    program = Program(read_profile(profile_path)).read(path)
+    if as_json:
+        typer.echo(json.dumps(statement_records(program), ensure_ascii=False))
+    else:
+        print_rules(program, Console(markup=False))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the constraint file."""
+    from .solver.constraint_file import schema_text
+
+    typer.echo(schema_text(), nl=False)
+
+
+@app.command()
+def engines(as_json: JsonOption = False) -> None:
+    """List the inference engines whose rules are known, with the versions that they were checked against."""
+    import json
+
+    from .solver.engine_profile import engine_names, load_engine_profile
+
+    profiles = [load_engine_profile(name) for name in engine_names()]
+    if as_json:
+        typer.echo(json.dumps([found.model_dump() for found in profiles], ensure_ascii=False))
+        return
+    for found in profiles:
+        typer.echo(f"{found.name}: {found.title}\n  {found.version}, checked {found.checked}. {found.how}")
+        for why in [rule.why for rule in found.formats] + [tie.why for tie in found.ties]:
+            typer.echo(f"  - {why}")
+        typer.echo(f"  profile with --formats {found.suggest}")
+
+
+@app.command()
+def devices(as_json: JsonOption = False) -> None:
+    """List the devices that are known, with the origin of every number."""
+    import json
+
+    from .solver.device import FIGURES, device_names, load_device
+
+    known = [load_device(name) for name in device_names()]
+    if as_json:
+        typer.echo(json.dumps([found.model_dump() for found in known], ensure_ascii=False))
+        return
+    for found in known:
+        typer.echo(f"{found.name}: {found.note}")
+        stated = [(key, getattr(found, key)) for key in FIGURES]
+        stated += [(f"efficiency of {entry.formats}", entry.share) for entry in found.efficiency]
+        for key, figure in stated:
+            words = "not known" if figure is None else f"{figure.value} ({figure.origin}: {figure.source})"
+            typer.echo(f"  {key}: {words}")
 
 
 def _version(wanted: bool) -> None:

@@ -12,8 +12,8 @@ import torch
 from ..backends.formats import parse_format
 from ..backends.model import LoadedModel
 from ..backends.progress import Progress
+from ..sensitivity.planning import decided_layers, uniform_formats
 from ..sensitivity.profile import Profile
-from ..sensitivity.program import decided_layers, uniform_formats
 from ..sensitivity.rounding_pass import round_assignments
 from ..sensitivity.text import Text, load_text, refuse_overlap, refuse_too_long, token_sequences
 from ..solver.errors import ScantlingError

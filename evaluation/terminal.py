@@ -14,8 +14,8 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from ..sensitivity.planning import decided_layers, uniform_formats
 from ..sensitivity.profile import Profile
-from ..sensitivity.program import decided_layers, uniform_formats
 from ..solver.plan import Assignment, Plan, average_bits
 from ..solver.quantities import show_bytes
 from .comparison import Comparison

@@ -41,6 +41,7 @@ class LayerRecord(Record):
         in_features: columns.
         formats: the formats offered, as positions in the profile's list.
         stored_bytes: what each of them takes, in the same order.
+        read_share: of the tokens that it is read for, below 1 for a routed expert; None where it was not measured.
     """
 
     name: str
@@ -50,6 +51,7 @@ class LayerRecord(Record):
     in_features: int
     formats: tuple[int, ...]
     stored_bytes: tuple[int, ...]
+    read_share: Finite | None = None
 
     @property
     def num_weights(self) -> int:
@@ -75,6 +77,7 @@ class ProfileRecord(Record):
         formats: names of all formats.
         layers: the layers.
         other_bytes: of the parameters outside the layers, in 16 bits.
+        config: numbers of the model's config that the KV cache depends on; None in older profiles.
     """
 
     profile_version: Literal[1] = PROFILE_VERSION
@@ -91,6 +94,7 @@ class ProfileRecord(Record):
     formats: tuple[str, ...]
     layers: tuple[LayerRecord, ...]
     other_bytes: int
+    config: dict[str, int | float | str | bool | tuple[str, ...] | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import __version__
 from ..backends.formats import FLOAT_FORMATS, Format, parse_format
 from ..backends.grid import Rounded
+from ..backends.kv_cache import config_numbers
 from ..backends.layers import Anatomy, Layer, take_apart
 from ..backends.model import LoadedModel
 from ..backends.progress import Progress
@@ -154,6 +155,7 @@ def build_profile(
         formats=tuple(names),
         layers=tuple(_layer_record(layer, offered[layer.name], names) for layer in anatomy.layers),
         other_bytes=2 * anatomy.num_other_parameters,
+        config=config_numbers(loaded.model.config),
     )
     return Profile(record, _as_array(record, samples), rounding_ids.numpy(), pricing_ids.numpy())
 

@@ -1,241 +1,434 @@
-"""From a profile to the program, and from the engine's choice to a plan.
+"""The integer program of a profile, put together wish by wish.
 
-Knows nothing about tensors or engines.
+A Program never changes: every method gives a new one with one wish more, so that programs can branch.
+
+    program = Program(profile).memory("18 GiB").min_bits("*.v_proj", 4).engine("vllm-gptq")
+    instance = program.instance()
+
+Knows nothing about how programs are solved.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from .. import __version__
-from ..backends.formats import parse_format
-from ..solver.engine import Engine, SearchSettings, Status
+from pydantic import BaseModel, ValidationError
+
+from ..solver.constraint_file import read_constraints
+from ..solver.constraints import (
+    AllowRule,
+    DevicesRule,
+    DistinctRule,
+    Limits,
+    LinearRule,
+    OrderRule,
+    Per,
+    Robust,
+    SumRule,
+    Term,
+    TieRule,
+    Workload,
+)
+from ..solver.device import Device, load_device
+from ..solver.engine_profile import load_engine_profile
 from ..solver.errors import ScantlingError
-from ..solver.instance import Instance, Limit, Option, Unit
-from ..solver.plan import Assignment, Certificate, LimitUse, Plan, average_bits
-from ..solver.quantities import show_bytes
-from ..solver.verify import violations
-from .profile import LayerRecord, Profile
+from ..solver.instance import LossMeasure
+from ..solver.plan import Plan
+from .statements import LimitWish, PinWish, RuleWish, Wish
+from .wishes import Wishes
 
-STORED_BYTES = "stored_bytes"
-AVERAGE_BITS = "bit_weights"
+Names = str | Sequence[str]
+Number = str | float
+CALL = "Python"
+_Made = TypeVar("_Made", bound=BaseModel)
+_Loaded = TypeVar("_Loaded")
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What a plan may take; at least one limit.
+class Program(Wishes):
+    """Wishes about the plan of one profile, stated one after the other; see ``Wishes`` for what it holds."""
 
-    Attributes:
-        stored_bytes: of the whole checkpoint's tensors, parameters outside the program included.
-        average_bits: Σ bits · weights / Σ weights over the layers that the program decides; scales and zero points are
-            not counted.
-    """
+    # Limits
 
-    stored_bytes: int | None = None
-    average_bits: float | None = None
+    def limit(
+        self,
+        row: str,
+        *,
+        at_most: Number | None = None,
+        at_least: Number | None = None,
+        layers: Names | None = None,
+        name: str | None = None,
+        origin: str = CALL,
+    ) -> "Program":
+        """Limit a row, or the predicted loss.
 
+        Args:
+            row: a key of ``Limits``, a row's name, or the name of a row of your own.
+            at_most: upper bound with its unit.
+            at_least: lower bound with its unit.
+            layers: patterns of the layers that are summed; None for the whole plan.
+            name: what messages call it.
+            origin: where it was stated.
 
-def decided_layers(profile: Profile) -> list[LayerRecord]:
-    """List the layers with more than one format.
+        Returns:
+            The program with this limit.
+        """
+        bounds = {"at_most": at_most, "at_least": at_least, "name": name}
+        if layers is None and row in Limits.model_fields:
+            limits = _made(Limits, {row: bounds}, origin)
+            return self.wish(LimitWish(row, limits.stated()[row]), origin)
+        return self.wish(_made(SumRule, {"sum": row, "layers": _many(layers), **bounds}, origin), origin)
 
-    Args:
-        profile: the profile.
+    def memory(self, at_most: Number, origin: str = CALL) -> "Program":
+        """Limit resident bytes: weights, what lies outside the program, and the KV cache at the workload's context.
 
-    Returns:
-        The layers that the program decides.
-    """
-    return [layer for layer in profile.record.layers if len(layer.formats) > 1]
+        Args:
+            at_most: such as ``18 GiB``.
+            origin: where it was stated.
 
+        Returns:
+            The program with this limit.
+        """
+        return self.limit("memory", at_most=at_most, origin=origin)
 
-def build_instance(profile: Profile, budget: Budget) -> Instance:
-    """State the program of a profile and a budget.
+    def row(
+        self,
+        name: str,
+        coefficients: Sequence[Mapping[str, Any]],
+        *,
+        at_most: Number | None = None,
+        at_least: Number | None = None,
+        origin: str = CALL,
+    ) -> "Program":
+        """Add a linear row by number.
 
-    A layer with one format is a unit with one option, so that all bytes are in the row.
+        Args:
+            name: of the row, which later limits and the objective may use.
+            coefficients: terms with the keys of ``Term``: layers, formats, bits, add.
+            at_most: upper bound.
+            at_least: lower bound.
+            origin: where it was stated.
 
-    Args:
-        profile: the profile.
-        budget: the limits.
+        Returns:
+            The program with this row.
+        """
+        terms = tuple(_made(Term, {**term, "layers": _many(term.get("layers"))}, origin) for term in coefficients)
+        asked = {"name": name, "linear": terms, "at_most": at_most, "at_least": at_least}
+        return self.wish(_made(LinearRule, asked, origin), origin)
 
-    Returns:
-        The instance.
+    def devices(self, parts: Sequence[Mapping[str, Any]], *, name: str | None = None, origin: str = CALL) -> "Program":
+        """Limit resident bytes on each of several devices.
 
-    Raises:
-        ScantlingError: no limit, or one outside the range of possible plans; the message says the range.
-    """
-    num_weights = sum(layer.num_weights for layer in decided_layers(profile))
-    limits = []
-    if budget.stored_bytes is not None:
-        limits.append(Limit(STORED_BYTES, budget.stored_bytes - profile.record.other_bytes))
-    if budget.average_bits is not None:
-        if not math.isfinite(budget.average_bits):
-            raise ScantlingError(f"average bits of {budget.average_bits} cannot be met. Give a number such as 3.5.")
-        limits.append(Limit(AVERAGE_BITS, math.floor(budget.average_bits * num_weights)))
-    if not limits:
-        raise ScantlingError("no budget was given. Give --memory, such as 60MiB, or --average-bits, such as 3.5.")
-    names = [limit.name for limit in limits]
-    units = tuple(
-        Unit(layer.name, tuple(_options(profile, index, names))) for index, layer in enumerate(profile.record.layers)
-    )
-    instance = Instance(units, tuple(limits))
-    _refuse_out_of_range(profile, instance, budget)
-    return instance
+        Args:
+            parts: with the keys of ``Part``: name, blocks, at_most.
+            name: what messages call it.
+            origin: where it was stated.
 
+        Returns:
+            The program with these limits.
+        """
+        return self.wish(_made(DevicesRule, {"devices": tuple(parts), "name": name}, origin), origin)
 
-def _options(profile: Profile, index: int, rows: Sequence[str]) -> list[Option]:
-    layer = profile.record.layers[index]
-    options = []
-    for target, stored_bytes in zip(layer.formats, layer.stored_bytes, strict=True):
-        name = profile.record.formats[target]
-        bits = parse_format(name).bits if len(layer.formats) > 1 else 0
-        amounts = {STORED_BYTES: stored_bytes, AVERAGE_BITS: bits * layer.num_weights}
-        options.append(Option(name, profile.loss_increase_nats(index, target), tuple(amounts[row] for row in rows)))
-    return options
+    # Rules about choices
 
+    def allow(self, layers: Names, formats: Names, *, name: str | None = None, origin: str = CALL) -> "Program":
+        """Let layers take only some formats.
 
-def _refuse_out_of_range(profile: Profile, instance: Instance, budget: Budget) -> None:
-    num_weights = sum(layer.num_weights for layer in decided_layers(profile))
-    for k, limit in enumerate(instance.limits):
-        smallest, largest = instance.smallest_amount(k), instance.largest_amount(k)
-        if smallest <= limit.at_most <= largest:
-            continue
-        side = "below the smallest" if limit.at_most < smallest else "above the largest"
-        if limit.name == STORED_BYTES:
-            other = profile.record.other_bytes
-            kept = [layer for layer in profile.record.layers if len(layer.formats) == 1]
-            kept_bytes = other + sum(layer.stored_bytes[0] for layer in kept)
-            undecided = ", ".join([*dict.fromkeys(layer.kind for layer in kept), "norms and biases"])
+        Args:
+            layers: patterns.
+            formats: patterns of formats.
+            name: what messages call it.
+            origin: where it was stated.
+
+        Returns:
+            The program with this rule.
+        """
+        return self._allow({"layers": layers, "formats": _many(formats), "name": name}, origin)
+
+    def pin(self, layers: Names, format_name: str, *, name: str | None = None, origin: str = CALL) -> "Program":
+        """Give layers a format.
+
+        Args:
+            layers: patterns.
+            format_name: the format.
+            name: what messages call it.
+            origin: where it was stated.
+
+        Returns:
+            The program with this rule.
+        """
+        return self._allow({"layers": layers, "format": format_name, "name": name}, origin)
+
+    def min_bits(self, layers: Names, bits: float, *, name: str | None = None, origin: str = CALL) -> "Program":
+        """Bound the bits of layers from below.
+
+        Args:
+            layers: patterns.
+            bits: the fewest.
+            name: what messages call it.
+            origin: where it was stated.
+
+        Returns:
+            The program with this rule.
+        """
+        return self._allow({"layers": layers, "min_bits": bits, "name": name}, origin)
+
+    def max_bits(self, layers: Names, bits: float, *, name: str | None = None, origin: str = CALL) -> "Program":
+        """Bound the bits of layers from above.
+
+        Args:
+            layers: patterns.
+            bits: the most.
+            name: what messages call it.
+            origin: where it was stated.
+
+        Returns:
+            The program with this rule.
+        """
+        return self._allow({"layers": layers, "max_bits": bits, "name": name}, origin)
+
+    def tie(self, layers: Names, *, per: Per = "all", name: str | None = None, origin: str = CALL) -> "Program":
+        """Let layers take the same format.
+
+        Args:
+            layers: patterns.
+            per: all alike, or those of each block, kind or parent module.
+            name: what messages call it.
+            origin: where it was stated.
+
+        Returns:
+            The program with this rule.
+        """
+        return self.wish(
+            _made(TieRule, {"layers": _many(layers), "same": True, "per": per, "name": name}, origin), origin
+        )
+
+    def order(
+        self,
+        finer: Names,
+        coarser: Names,
+        *,
+        per: Literal["all", "block", "parent"] = "all",
+        name: str | None = None,
+        origin: str = CALL,
+    ) -> "Program":
+        """Give some layers at least as many bits as others.
+
+        Args:
+            finer: patterns.
+            coarser: patterns.
+            per: every finer with every coarser one, or within each block or parent module.
+            name: what messages call it.
+            origin: where it was stated.
+
+        Returns:
+            The program with this rule.
+        """
+        asked = {"layers": _many(finer), "at_least_as_fine_as": _many(coarser), "per": per, "name": name}
+        return self.wish(_made(OrderRule, asked, origin), origin)
+
+    def distinct(
+        self,
+        at_most: int,
+        *,
+        layers: Names | None = None,
+        per: Literal["all", "block", "kind"] = "all",
+        name: str | None = None,
+        origin: str = CALL,
+    ) -> "Program":
+        """Bound the number of different formats.
+
+        Args:
+            at_most: so many.
+            layers: patterns; None for all decided layers.
+            per: among all of them, or in each block or kind.
+            name: what messages call it.
+            origin: where it was stated.
+
+        Returns:
+            The program with this rule.
+        """
+        asked = {"distinct_formats": at_most, "layers": _many(layers), "per": per, "name": name}
+        return self.wish(_made(DistinctRule, asked, origin), origin)
+
+    def pin_from(self, plan: Plan, layers: Names, *, plan_name: str = "the plan", origin: str = CALL) -> "Program":
+        """Keep another plan's formats on some layers.
+
+        Args:
+            plan: the plan.
+            layers: patterns.
+            plan_name: what messages call it.
+            origin: where it was stated.
+
+        Returns:
+            The program with this rule.
+        """
+        return self.wish(PinWish(_many(layers) or (), plan.formats(), plan_name), origin)
+
+    # What there is one of
+
+    def engine(self, name: str, origin: str = CALL) -> "Program":
+        """Respect what an inference engine asks.
+
+        Args:
+            name: of an engine profile.
+            origin: where it was stated.
+
+        Returns:
+            The program with the engine's rules.
+
+        Raises:
+            ScantlingError: there is no such engine, or another one is stated.
+        """
+        engine = _located(origin, load_engine_profile, name)
+        if self.for_engine is not None and self.for_engine.name != name:
+            raise ScantlingError(f"{origin}: two engines are stated, {self.for_engine.name} and {name}. State one.")
+        return replace(self, for_engine=engine)
+
+    def device(self, device: str | Device, origin: str = CALL, beside: Path | None = None) -> "Program":
+        """Say which device the model runs on.
+
+        Args:
+            device: a known name, the path of a device file, or the device.
+            origin: where it was stated.
+            beside: the folder that a relative path is looked for in first.
+
+        Returns:
+            The program with the device, whose memory is a limit.
+
+        Raises:
+            ScantlingError: there is no such device, or another one is stated.
+        """
+        found = _located(origin, load_device, device, beside) if isinstance(device, str) else device
+        if self.on_device is not None and self.on_device != found:
             raise ScantlingError(
-                f"the memory budget of {show_bytes(limit.at_most + other)} is {side} plan. Plans of this profile take "
-                f"{show_bytes(smallest + other)} to {show_bytes(largest + other)}, of which {show_bytes(kept_bytes)} "
-                f"are not decided by the program ({undecided} in "
-                "16 bits; scantling profile --include takes embedding and head in)."
+                f"{origin}: two devices are stated, {self.on_device.name} and {found.name}. State one."
             )
-        raise ScantlingError(
-            f"an average of {budget.average_bits:g} bits is {side} plan. Plans of this profile have "
-            f"{smallest / num_weights:g} to {largest / num_weights:g} bits per weight."
-        )
+        return replace(self, on_device=found)
 
+    def workload(self, origin: str = CALL, **values: object) -> "Program":
+        """Say how the model is used.
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a profile lies.
+        Args:
+            origin: where it was stated.
+            values: keys of ``Workload``: context, batch, kv_bits, kv_cache, rate.
 
-    Attributes:
-        path: the file.
-        sha256: of the file.
-    """
+        Returns:
+            The program with the workload; what was said before stays.
 
-    path: Path
-    sha256: str
+        Raises:
+            ScantlingError: a value is stated twice.
+        """
+        stated = self.work.model_dump(exclude_none=True)
+        new = {key: value for key, value in values.items() if value is not None}
+        for key in stated.keys() & new.keys():
+            if stated[key] != new[key]:
+                raise ScantlingError(f"{origin}: {key} is stated twice, as {stated[key]} and {new[key]}. State one.")
+        return replace(self, work=_made(Workload, {**stated, **new}, origin))
 
+    def minimize(self, *objectives: str, origin: str = CALL) -> "Program":
+        """Say what is minimised.
 
-def solve(profile: Profile, origin: Origin, budget: Budget, engine: Engine, settings: SearchSettings) -> Plan:
-    """Find the plan with the smallest predicted loss increase within a budget.
+        Args:
+            objectives: ``loss_increase`` or rows; the second decides among the optima of the first, and so on.
+            origin: where it was stated.
 
-    Args:
-        profile: the profile.
-        origin: where it lies, for the record.
-        budget: the limits.
-        engine: solves the program.
-        settings: limits of the search.
+        Returns:
+            The program with these objectives.
 
-    Returns:
-        The plan with its certificate, checked without the engine.
-
-    Raises:
-        ScantlingError: the budget is out of range, no plan meets all limits, or none was found in time.
-    """
-    instance = build_instance(profile, budget)
-    outcome = engine.solve(instance, settings)
-    if outcome.choice is None or outcome.bound_nats is None:
-        raise ScantlingError(f"no plan: {outcome.status.value}.")
-    objective = instance.loss_increase_nats(outcome.choice)
-    wrong = violations(instance, outcome.choice, objective)
-    if wrong:
-        raise ScantlingError(f"{outcome.engine} returned a plan that breaks its own limits: {'; '.join(wrong)}")
-    assert outcome.status in {Status.OPTIMAL, Status.FEASIBLE}
-    certificate = Certificate(
-        status=outcome.status.name,  # type: ignore[arg-type]
-        objective_nats=objective,
-        bound_nats=outcome.bound_nats,
-        resolution_nats=outcome.resolution_nats,
-        solve_seconds=outcome.solve_seconds,
-        engine=outcome.engine,
-        seed=settings.seed,
-        num_units=len(decided_layers(profile)),
-        num_options=sum(len(layer.formats) for layer in decided_layers(profile)),
-    )
-    names = {unit.name: unit.options[index].format for unit, index in zip(instance.units, outcome.choice, strict=True)}
-    limits = tuple(
-        _limit_use(profile, limit, instance.amount(k, outcome.choice)) for k, limit in enumerate(instance.limits)
-    )
-    return _plan(profile, origin, names, limits, certificate)
-
-
-def _limit_use(profile: Profile, limit: Limit, used: int) -> LimitUse:
-    other = profile.record.other_bytes if limit.name == STORED_BYTES else 0
-    return LimitUse(name=limit.name, at_most=limit.at_most + other, used=used + other)
-
-
-def _plan(
-    profile: Profile, origin: Origin, formats: dict[str, str], limits: tuple[LimitUse, ...], certificate: Certificate
-) -> Plan:
-    predicted, error = profile.predict(formats)
-    assignments = []
-    for index, layer in enumerate(profile.record.layers):
-        target = profile.format_index[formats[layer.name]]
-        assignments.append(
-            Assignment(
-                layer=layer.name,
-                kind=layer.kind,
-                block=layer.block,
-                format=formats[layer.name],
-                bits=parse_format(formats[layer.name]).bits,
-                num_weights=layer.num_weights,
-                stored_bytes=layer.stored_bytes[layer.formats.index(target)],
-                loss_increase_nats=profile.loss_increase_nats(index, target),
-                decided=len(layer.formats) > 1,
+        Raises:
+            ScantlingError: objectives are stated already, or one is named twice.
+        """
+        if self.objectives and self.objectives != objectives:
+            raise ScantlingError(
+                f"{origin}: it was said already to minimise {', '.join(self.objectives)}. Say it once, as a list."
             )
-        )
-    return Plan(
-        scantling_version=__version__,
-        model_source=profile.record.model_source,
-        model_sha256=profile.record.model_sha256,
-        profile_path=str(origin.path),
-        profile_sha256=origin.sha256,
-        loss_increase_nats=predicted,
-        loss_increase_standard_error_nats=error,
-        stored_bytes=profile.stored_bytes(formats),
-        other_bytes=profile.record.other_bytes,
-        average_bits=average_bits([(a.bits, a.num_weights) for a in assignments if a.decided]),
-        limits=limits,
-        certificate=certificate,
-        assignments=tuple(assignments),
-    )
+        if not objectives or len(set(objectives)) < len(objectives):
+            raise ScantlingError(f"{origin}: minimise {', '.join(objectives) or 'nothing'}? Name each objective once.")
+        return replace(self, objectives=objectives)
+
+    def robust(
+        self, standard_errors: float = 0.0, load_cases: Literal["mean", "worst"] = "mean", origin: str = CALL
+    ) -> "Program":
+        """Let uncertainty enter the loss.
+
+        Args:
+            standard_errors: k in loss + k · standard error.
+            load_cases: the mean of the kinds of text, or the worst of them.
+            origin: where it was stated.
+
+        Returns:
+            The program with this measure of loss.
+
+        Raises:
+            ScantlingError: another one is stated already.
+        """
+        asked = _made(Robust, {"standard_errors": standard_errors, "load_cases": load_cases}, origin)
+        loss = LossMeasure(asked.load_cases, asked.standard_errors)
+        if self.loss is not None and self.loss != loss:
+            raise ScantlingError(f"{origin}: it was said twice how uncertainty enters the loss. Say it once.")
+        return replace(self, loss=loss)
+
+    def read(self, path: Path) -> "Program":
+        """Add all that a constraint file asks.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The program with the file's wishes.
+        """
+        file = read_constraints(path)
+        asked, program = file.constraints, self
+        if asked.engine is not None:
+            program = program.engine(asked.engine, file.where("engine"))
+        if asked.device is not None:
+            program = program.device(asked.device, file.where("device"), path.parent)
+        if asked.workload is not None:
+            program = program.workload(file.where("workload"), **asked.workload.model_dump(exclude_none=True))
+        for key, bound in asked.limits.stated().items():
+            program = program.wish(LimitWish(key, bound), file.where("limits", key))
+        for index, rule in enumerate(asked.rules):
+            program = program.wish(rule, file.where("rules", index))
+        if asked.minimize is not None:
+            program = program.minimize(*asked.minimize, origin=file.where("minimize"))
+        if asked.robust is not None:
+            program = program.robust(**asked.robust.model_dump(), origin=file.where("robust"))
+        return program
+
+    def _allow(self, asked: dict[str, Any], origin: str) -> "Program":
+        return self.wish(_made(AllowRule, {**asked, "layers": _many(asked["layers"])}, origin), origin)
+
+    def wish(self, asked: RuleWish | LimitWish | PinWish, origin: str = CALL) -> "Program":
+        """Add a limit or rule that is a record already.
+
+        Args:
+            asked: the record.
+            origin: where it was stated.
+
+        Returns:
+            The program with it.
+        """
+        return replace(self, wishes=(*self.wishes, Wish(asked, origin)))
 
 
-def uniform_formats(profile: Profile, target: str) -> dict[str, str]:
-    """Give one format to all layers that the program decides; the others keep theirs.
+def _many(names: Names | None) -> tuple[str, ...] | None:
+    return None if names is None else (names,) if isinstance(names, str) else tuple(names)
 
-    Args:
-        profile: the profile.
-        target: a format's name, or a width such as ``3``, which means the first format of that width in the profile.
 
-    Returns:
-        The format of every layer.
+def _made(record: type[_Made], values: Mapping[str, Any], origin: str) -> _Made:
+    """Make a record of values that came by a call or a flag."""
+    try:
+        return record.model_validate({key: value for key, value in values.items() if value is not None}, strict=True)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(str(part) for part in fault["loc"])
+        raise ScantlingError(f"{origin}: {place}: {fault['msg']}" if place else f"{origin}: {fault['msg']}") from error
 
-    Raises:
-        ScantlingError: the profile has no such format.
-    """
-    available = profile.record.formats
-    if target.isdigit():
-        matching = [name for name in available if parse_format(name).bits == int(target)]
-    else:
-        matching = [name for name in available if name == target]
-    if not matching:
-        raise ScantlingError(f"the profile has no uniform {target!r}. It has the formats: {', '.join(available)}.")
-    return {
-        layer.name: matching[0] if len(layer.formats) > 1 else available[layer.formats[0]]
-        for layer in profile.record.layers
-    }
+
+def _located(origin: str, load: Callable[..., _Loaded], *arguments: object) -> _Loaded:
+    try:
+        return load(*arguments)
+    except ScantlingError as error:
+        raise ScantlingError(f"{origin}: {error}") from error

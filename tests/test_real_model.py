@@ -14,8 +14,8 @@ from scantling.backends.model import load_model
 from scantling.backends.progress import silent
 from scantling.evaluation.demo import demo_model_path
 from scantling.evaluation.quality import installed
+from scantling.sensitivity.planning import uniform_formats
 from scantling.sensitivity.profile import read_profile
-from scantling.sensitivity.program import uniform_formats
 from scantling.sensitivity.rounding_pass import round_assignments
 from scantling.solver.plan import read_plan
 

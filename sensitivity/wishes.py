@@ -1,0 +1,152 @@
+"""Wishes about a plan, and the integer program that they come to.
+
+Knows nothing about where wishes come from, nor how programs are solved.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from ..solver.constraints import DevicesRule, Limits, LinearRule, Workload
+from ..solver.device import Device
+from ..solver.engine_profile import EngineProfile
+from ..solver.errors import ScantlingError
+from ..solver.instance import LOSS, Instance, LoadCase, LossMeasure, Row, Unit
+from .engine_rules import engine_statements
+from .layers_of import Layers
+from .profile import Profile
+from .rows import Rows
+from .statements import ROW_OF, LimitWish, Statement, Stater, Wish
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """Wishes about the plan of one profile.
+
+    Attributes:
+        profile: what formats cost.
+        wishes: limits and rules, in the order of their statement.
+        work: how the model is used.
+        on_device: where; None where nothing was said.
+        for_engine: what must load the checkpoint; None where nothing was said.
+        objectives: what is minimised, one after the other; empty where nothing was said.
+        loss: how load cases and uncertainty become one loss; None where nothing was said.
+    """
+
+    profile: Profile
+    wishes: tuple[Wish, ...] = ()
+    work: Workload = field(default_factory=Workload)
+    on_device: Device | None = None
+    for_engine: EngineProfile | None = None
+    objectives: tuple[str, ...] = ()
+    loss: LossMeasure | None = None
+
+    @cached_property
+    def layers(self) -> Layers:
+        """The profile's layers."""
+        return Layers(self.profile)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The rows of the profile, this workload and this device."""
+        return Rows(self.profile, self.work, self.on_device)
+
+    @cached_property
+    def statements(self) -> tuple[Statement, ...]:
+        """Every limit and rule, what it matched and what it became."""
+        named = self.rows.available()
+        stater = Stater(self.layers, self.rows, named)
+        made: dict[int, Statement] = {}
+        for index, wish in enumerate(self.wishes):  # rows of one's own come first: other wishes may name them
+            if isinstance(wish.asked, LinearRule | DevicesRule):
+                made[index] = stater.state(wish)
+                for row in made[index].rows:
+                    if row.name in named:
+                        raise ScantlingError(f"{wish.origin}: two rows are called {row.name!r}. Rename one.")
+                    named[row.name] = row
+        for index, wish in enumerate(self.wishes):
+            if index not in made:
+                made[index] = stater.state(wish)
+        engine = [] if self.for_engine is None else engine_statements(stater, self.for_engine)
+        brought = [stater.state(wish) for wish in self._brought()]
+        return (*engine, *brought, *(made[index] for index in range(len(self.wishes))))
+
+    def _brought(self) -> list[Wish]:
+        """Say what device and workload bring: the device's memory, and the demanded rate as a least speed."""
+        wishes = []
+        dealt_out = any(isinstance(wish.asked, DevicesRule) for wish in self.wishes)
+        if self.on_device is not None and self.on_device.memory is not None and not dealt_out:
+            origin = f"device {self.on_device.name}"
+            bound = {"at_most": self.on_device.memory.value, "name": f"memory of {self.on_device.name}"}
+            wishes.append(
+                Wish(LimitWish("memory", Limits.model_validate({"memory": bound}).stated()["memory"]), origin)
+            )
+        if self.work.rate is not None:
+            bound = {"at_least": self.work.rate, "name": "rate of the workload"}
+            wishes.append(
+                Wish(LimitWish("speed", Limits.model_validate({"speed": bound}).stated()["speed"]), "workload")
+            )
+        return wishes
+
+    def instance(self) -> Instance:
+        """State the integer program.
+
+        Returns:
+            The instance; its units are the profile's layers in their order.
+
+        Raises:
+            ScantlingError: a wish matches nothing, has no effect, contradicts an engine, or needs a number that is
+                not there.
+        """
+        rows: dict[str, Row] = self.rows.available()
+        for statement in self.statements:
+            for row in statement.rows:
+                rows[row.name] = row
+        units = tuple(
+            Unit(name, formats, tuple(self.layers.bits_of[offer] for offer in formats))
+            for name, formats in zip(self.layers.names, self.layers.formats, strict=True)
+        )
+        loss = self.loss or LossMeasure()
+        return Instance(
+            units,
+            tuple(rows.values()),
+            (load_case(self.profile, with_deviations=loss.standard_errors > 0),),
+            tuple(rule for statement in self.statements for rule in statement.rules),
+            loss,
+            tuple(self._objective(name, rows) for name in self.objectives) or (LOSS,),
+        )
+
+    def _objective(self, name: str, rows: Mapping[str, Row]) -> str:
+        if name == LOSS or name in rows:
+            return name
+        row_name = ROW_OF.get(name, name)
+        if row_name not in rows:
+            known = sorted({LOSS, *rows, *(key for key, row in ROW_OF.items() if row in rows)})
+            if name in ROW_OF:
+                self.rows.row(row_name)  # says what it lacks
+            raise ScantlingError(f"cannot minimise {name!r}. What can be: {', '.join(known)}.")
+        return row_name
+
+
+def load_case(profile: Profile, *, with_deviations: bool) -> LoadCase:
+    """State what formats cost on the profile's text.
+
+    The standard error of a sum of means over S samples is √(Σ_s (Σ_u d(u, f, s))²) with
+    d(u, f, s) = (sample − mean) / √(S (S − 1)).
+
+    Args:
+        profile: the profile.
+        with_deviations: whether the samples are needed too.
+
+    Returns:
+        Costs, and deviations where they are needed and there are at least two samples.
+    """
+    num_samples = profile.samples.shape[2]
+    costs, deviations = [], []
+    for index, layer in enumerate(profile.record.layers):
+        costs.append(tuple(profile.loss_increase_nats(index, target) for target in layer.formats))
+        if with_deviations and num_samples > 1:
+            samples = profile.samples[index, list(layer.formats)]
+            spread = (samples - samples.mean(axis=1, keepdims=True)) / (num_samples * (num_samples - 1)) ** 0.5
+            deviations.append(tuple(map(tuple, spread.tolist())))
+    return LoadCase(profile.record.text_source, tuple(costs), tuple(deviations))

@@ -1,0 +1,494 @@
+"""What a user may ask of a plan, as records: the keys of the constraint file, and what flags and Python calls become.
+
+Rules about choices (allowed formats, same, order, distinct formats) speak of the layers that the program decides; a
+layer with a single format is never narrowed. Rules about sums count every layer that their patterns match.
+
+Knows nothing about profiles, nor how the records were written.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import CoreSchema
+
+from .device import Device
+from .patterns import Pattern
+from .plan import Finite, Record
+from .quantities import (
+    BITS,
+    BYTES,
+    BYTES_PER_TOKEN,
+    JOULES,
+    NATS,
+    SECONDS,
+    TOKENS_PER_SECOND,
+    WATTS,
+    exact_number,
+    parse_quantity,
+)
+from .validation import Quantity, check, refusal
+
+Per = Literal["all", "block", "kind", "parent"]
+
+
+def _one_or_many(value: object) -> object:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _well_formed(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    for text in patterns:
+        check(Pattern, text)
+    return patterns
+
+
+_ONE_OR_MANY: Final = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
+}
+Names = Annotated[
+    tuple[str, ...], BeforeValidator(_one_or_many), Field(min_length=1, max_length=1000), WithJsonSchema(_ONE_OR_MANY)
+]
+Patterns = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_one_or_many),
+    Field(min_length=1, max_length=1000),
+    AfterValidator(_well_formed),
+    WithJsonSchema({**_ONE_OR_MANY, "description": "Shell patterns over names; see the module patterns."}),
+]
+Bits = Annotated[Finite, Field(gt=0, le=64)]
+
+
+class Bound(Record):
+    """A limit on a quantity: ``18 GiB``, or ``{at_most: 18 GiB, name: my card}``.
+
+    Attributes:
+        name: what messages call it.
+        at_most: upper bound with its unit.
+        at_least: lower bound with its unit.
+    """
+
+    measure: ClassVar[str] = BYTES
+    usual: ClassVar[str] = "at_most"
+
+    name: str | None = None
+    at_most: Quantity | None = None
+    at_least: Quantity | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_quantity(cls, value: object) -> object:
+        return {cls.usual: value} if isinstance(value, str | int | float) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _in_its_unit(self) -> "Bound":
+        for bound in (self.at_most, self.at_least):
+            if bound is not None:
+                check(parse_quantity, bound, self.measure)
+        if self.at_most is None and self.at_least is None:
+            raise refusal("a limit needs at_most, at_least or both. Write for instance {at_most: …}.")
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Say in the JSON Schema that a quantity alone stands for a bound.
+
+        Args:
+            core_schema: of the record.
+            handler: makes the record's own schema.
+
+        Returns:
+            Either of both.
+        """
+        record = handler.resolve_ref_schema(handler(core_schema))
+        return {"anyOf": [{"type": ["string", "number"]}, record]}
+
+
+class BytesPerTokenBound(Bound):
+    """Bytes read per token."""
+
+    measure: ClassVar[str] = BYTES_PER_TOKEN
+
+
+class BitsBound(Bound):
+    """Bits per weight."""
+
+    measure: ClassVar[str] = BITS
+
+
+class WattsBound(Bound):
+    """Power."""
+
+    measure: ClassVar[str] = WATTS
+
+
+class JoulesBound(Bound):
+    """Energy per token."""
+
+    measure: ClassVar[str] = JOULES
+
+
+class SecondsBound(Bound):
+    """Seconds per token."""
+
+    measure: ClassVar[str] = SECONDS
+
+
+class SpeedBound(Bound):
+    """Tokens per second; a quantity alone is the least."""
+
+    measure: ClassVar[str] = TOKENS_PER_SECOND
+    usual: ClassVar[str] = "at_least"
+
+
+class LossBound(Bound):
+    """Predicted loss increase, which can only be limited from above."""
+
+    measure: ClassVar[str] = NATS
+
+    @model_validator(mode="after")
+    def _from_above(self) -> "LossBound":
+        if self.at_least is not None:
+            raise refusal("a loss can be limited from above only. Write at_most.")
+        return self
+
+
+class Limits(Record):
+    """Limits on the whole plan.
+
+    Attributes:
+        memory: resident bytes: weights, what lies outside the program, and the KV cache at the stated context.
+        stored_bytes: of all tensors in the checkpoint.
+        read_bytes_per_token: read from memory for one token.
+        average_bits: Σ bits · weights / Σ weights over the decided layers; scales and zero points not counted.
+        power: at the workload's rate; at full speed where none is stated.
+        energy: per token, likewise.
+        speed: tokens per second.
+        seconds_per_token: the same from the other side.
+        loss_increase: predicted, in nats per token.
+    """
+
+    memory: Bound | None = None
+    stored_bytes: Bound | None = None
+    read_bytes_per_token: BytesPerTokenBound | None = None
+    average_bits: BitsBound | None = None
+    power: WattsBound | None = None
+    energy: JoulesBound | None = None
+    speed: SpeedBound | None = None
+    seconds_per_token: SecondsBound | None = None
+    loss_increase: LossBound | None = None
+
+    def stated(self) -> dict[str, Bound]:
+        """Give the limits that are there.
+
+        Returns:
+            Bounds by key.
+        """
+        return {key: getattr(self, key) for key in Limits.model_fields if getattr(self, key) is not None}
+
+
+class Workload(Record):
+    """How the model is used.
+
+    Attributes:
+        context: tokens that the KV cache holds for each sequence; None for no KV cache.
+        batch: sequences at once.
+        kv_bits: width of a cached number.
+        kv_cache: its bytes in all, where you know better than the model's config tells.
+        rate: demanded tokens per second; the plan must reach it.
+    """
+
+    context: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    batch: Annotated[int, Field(ge=1, le=10**6)] | None = None
+    kv_bits: Annotated[Finite, Field(gt=0, le=32)] | None = None
+    kv_cache: Quantity | None = None
+    rate: Quantity | None = None
+
+    @model_validator(mode="after")
+    def _in_their_units(self) -> "Workload":
+        if self.kv_cache is not None:
+            check(parse_quantity, self.kv_cache, BYTES)
+            if self.context is not None or self.kv_bits is not None:
+                raise refusal("kv_cache states the bytes that context and kv_bits would give. Keep one of the two.")
+        if self.rate is not None:
+            check(parse_quantity, self.rate, TOKENS_PER_SECOND)
+        if self.context is None and self.kv_bits is not None:
+            raise refusal("kv_bits has no effect without a context. State context, such as 8192.")
+        return self
+
+
+class Robust(Record):
+    """How uncertainty enters the predicted loss.
+
+    Attributes:
+        standard_errors: k in loss + k · standard error.
+        load_cases: ``mean`` of the kinds of text, or the ``worst`` of them.
+    """
+
+    standard_errors: Annotated[Finite, Field(ge=0)] = 0.0
+    load_cases: Literal["mean", "worst"] = "mean"
+
+
+class AllowRule(Record):
+    """Some layers may take only some formats.
+
+    Attributes:
+        name: what messages call it.
+        layers: which.
+        min_bits: at least so wide.
+        max_bits: at most so wide.
+        formats: patterns of the formats allowed.
+        format: the one format (a pin).
+    """
+
+    name: str | None = None
+    layers: Patterns
+    min_bits: Bits | None = None
+    max_bits: Bits | None = None
+    formats: Patterns | None = None
+    format: str | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "AllowRule":
+        if self.format is not None and (self.formats or self.min_bits is not None or self.max_bits is not None):
+            raise refusal("format pins a layer; formats, min_bits and max_bits beside it have no effect. Keep one.")
+        if self.min_bits is not None and self.max_bits is not None and self.min_bits > self.max_bits:
+            raise refusal(f"min_bits {self.min_bits:g} is above max_bits {self.max_bits:g}. Exchange them.")
+        return self
+
+
+class TieRule(Record):
+    """Some layers take the same format.
+
+    Attributes:
+        name: what messages call it.
+        layers: which.
+        same: true.
+        per: ``all`` of them alike, or those of each ``block``, ``kind`` or ``parent`` module.
+    """
+
+    name: str | None = None
+    layers: Patterns
+    same: Literal[True]
+    per: Per = "all"
+
+
+class OrderRule(Record):
+    """Some layers are at least as fine (have at least as many bits) as others. Cycles are legal: they mean equal bits.
+
+    Attributes:
+        name: what messages call it.
+        layers: the finer ones.
+        at_least_as_fine_as: the coarser ones.
+        per: every finer with every coarser one (``all``), or within each ``block`` or ``parent``.
+    """
+
+    name: str | None = None
+    layers: Patterns
+    at_least_as_fine_as: Patterns
+    per: Literal["all", "block", "parent"] = "all"
+
+
+class DistinctRule(Record):
+    """Not too many different formats.
+
+    Attributes:
+        name: what messages call it.
+        distinct_formats: at most so many.
+        layers: among these; None for all that are decided.
+        per: among ``all`` of them, or in each ``block`` or ``kind``.
+    """
+
+    name: str | None = None
+    distinct_formats: Annotated[int, Field(ge=1)]
+    layers: Patterns | None = None
+    per: Literal["all", "block", "kind"] = "all"
+
+
+class SumRule(Record):
+    """A limit on a row's sum over some layers.
+
+    Attributes:
+        name: what messages call it.
+        sum: the row.
+        layers: which layers are summed; None for the whole plan.
+        at_most: upper bound with its unit.
+        at_least: lower bound with its unit.
+    """
+
+    name: str | None = None
+    sum: str
+    layers: Patterns | None = None
+    at_most: Quantity | None = None
+    at_least: Quantity | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> "SumRule":
+        if self.at_most is None and self.at_least is None:
+            raise refusal("a sum without at_most and at_least has no effect. State one.")
+        return self
+
+
+class Term(Record):
+    """One term of a linear row.
+
+    Attributes:
+        layers: which layers add to the row.
+        formats: in which formats; None for all.
+        bits: in formats of this width; None for all.
+        add: how much each adds; terms that meet add up.
+    """
+
+    layers: Patterns
+    formats: Patterns | None = None
+    bits: Bits | None = None
+    add: Quantity
+
+    @model_validator(mode="after")
+    def _by_number(self) -> "Term":
+        check(exact_number, self.add)
+        return self
+
+
+class LinearRule(Record):
+    """A row of one's own by number.
+
+    Attributes:
+        name: of the row.
+        linear: its terms.
+        at_most: upper bound, a number.
+        at_least: lower bound, a number.
+    """
+
+    name: str | None = None
+    linear: Annotated[tuple[Term, ...], Field(min_length=1)]
+    at_most: Quantity | None = None
+    at_least: Quantity | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> "LinearRule":
+        for bound in (self.at_most, self.at_least):
+            if bound is not None:
+                check(exact_number, bound)
+        if self.at_most is None and self.at_least is None and self.name is None:
+            raise refusal("a row without bounds has no effect. State at_most or at_least, or name it to minimise it.")
+        return self
+
+
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+_BLOCKS_SCHEMA: Final = WithJsonSchema({"type": ["string", "integer"], "pattern": r"^[0-9]{1,6}(\.\.[0-9]{1,6})?$"})
+
+
+class Part(Record):
+    """One device that holds some blocks.
+
+    Attributes:
+        name: such as ``cuda:0``.
+        blocks: such as ``0..15``, or ``3``.
+        at_most: resident bytes there.
+    """
+
+    name: str | None = None
+    blocks: Annotated[str, BeforeValidator(_as_text), Field(pattern=r"^[0-9]{1,6}(\.\.[0-9]{1,6})?$"), _BLOCKS_SCHEMA]
+    at_most: Quantity
+
+    @property
+    def block_range(self) -> range:
+        """The blocks as numbers."""
+        low, _, high = self.blocks.partition("..")
+        return range(int(low), int(high or low) + 1)
+
+    @model_validator(mode="after")
+    def _in_bytes(self) -> "Part":
+        check(parse_quantity, self.at_most, BYTES)
+        if not self.block_range:
+            raise refusal(f"the blocks {self.blocks} are none. Write the smaller number first.")
+        return self
+
+
+class DevicesRule(Record):
+    """Resident bytes on each of several devices that the blocks are dealt out to.
+
+    Attributes:
+        name: what messages call it.
+        devices: each block on exactly one of them; the embedding is on the first, the head on the last.
+    """
+
+    name: str | None = None
+    devices: Annotated[tuple[Part, ...], Field(min_length=1, max_length=1000)]
+
+
+_KINDS: Final[dict[str, tuple[str, ...]]] = {
+    "same": ("same",),
+    "order": ("at_least_as_fine_as",),
+    "distinct": ("distinct_formats",),
+    "sum": ("sum",),
+    "linear": ("linear",),
+    "devices": ("devices",),
+    "allow": ("format", "formats", "min_bits", "max_bits"),
+}
+
+
+def _kind_of(rule: object) -> str | None:
+    keys = rule if isinstance(rule, Mapping) else getattr(rule, "model_fields_set", ())
+    return next((kind for kind, words in _KINDS.items() if any(word in keys for word in words)), None)
+
+
+RuleRecord = Annotated[
+    Annotated[AllowRule, Tag("allow")]
+    | Annotated[TieRule, Tag("same")]
+    | Annotated[OrderRule, Tag("order")]
+    | Annotated[DistinctRule, Tag("distinct")]
+    | Annotated[SumRule, Tag("sum")]
+    | Annotated[LinearRule, Tag("linear")]
+    | Annotated[DevicesRule, Tag("devices")],
+    Discriminator(
+        _kind_of,
+        custom_error_type="scantling",
+        custom_error_message="the rule has no effect: it has none of the keys "
+        + ", ".join(word for words in _KINDS.values() for word in words)
+        + ". Add one.",
+    ),
+]
+
+
+def _name_or_device(value: object) -> str:
+    return "name" if isinstance(value, str) else "device"
+
+
+DeviceChoice = Annotated[Annotated[str, Tag("name")] | Annotated[Device, Tag("device")], Discriminator(_name_or_device)]
+
+
+class Constraints(Record):
+    """The whole constraint file.
+
+    Attributes:
+        engine: name of an engine profile.
+        device: name of a device, a path of a device file, or the device itself.
+        workload: how the model is used.
+        limits: on the whole plan.
+        rules: on some layers.
+        minimize: ``loss_increase`` (when nothing is said), a row, or several, one after the other.
+        robust: how uncertainty enters the predicted loss.
+    """
+
+    engine: str | None = None
+    device: DeviceChoice | None = None
+    workload: Workload | None = None
+    limits: Limits = Limits()
+    rules: Annotated[tuple[RuleRecord, ...], Field(max_length=10_000)] = ()
+    minimize: Names | None = None
+    robust: Robust | None = None

@@ -1,0 +1,310 @@
+"""Shell patterns over names of layers and formats. This is the one place that says what they mean.
+
+    *            any characters, none included; dots are ordinary, so ``*.mlp.*`` reaches every depth
+    ?            one character
+    [abc] [a-z]  one character of these; ``[!abc]`` one that is not among them
+    {a,b}        either; an alternative may be empty, hold patterns, and hold braces again
+    {0..31}      the whole numbers 0 to 31; also beside others, ``{0..3,31}``
+    [*]          a star itself, and so with ?, [, { and }
+
+A pattern is for the whole name: ``mlp`` matches no layer, ``*.mlp.*`` does. Upper and lower case differ.
+
+A pattern becomes a nondeterministic automaton (Thompson 1968) that is run on sets of states, and nothing is expanded:
+time grows with pattern × name, whatever the braces.
+
+Knows nothing about models.
+"""
+
+import difflib
+import math
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from .errors import ScantlingError
+
+MAX_CHARACTERS: Final = 1000
+MAX_DEPTH: Final = 20
+MAX_NUMBERS: Final = 10_000
+_RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})")
+
+
+@dataclass(frozen=True)
+class _OneOf:
+    """A step over one character: one that is in the set, or, where ``negated``, one that is not."""
+
+    characters: frozenset[str]
+    negated: bool = False
+
+    def accepts(self, character: str) -> bool:
+        return (character in self.characters) is not self.negated
+
+
+_ANY = _OneOf(frozenset(), negated=True)
+
+
+@dataclass
+class _Automaton:
+    """States are numbers; ``steps`` go over one character, ``jumps`` over none."""
+
+    steps: list[list[tuple[_OneOf, int]]] = field(default_factory=list)
+    jumps: list[list[int]] = field(default_factory=list)
+
+    def new_state(self) -> int:
+        self.steps.append([])
+        self.jumps.append([])
+        return len(self.steps) - 1
+
+    def step(self, start: int, over: _OneOf) -> int:
+        end = self.new_state()
+        self.steps[start].append((over, end))
+        return end
+
+    def closure(self, states: Sequence[int]) -> frozenset[int]:
+        found, waiting = set(states), list(states)
+        while waiting:
+            for target in self.jumps[waiting.pop()]:
+                if target not in found:
+                    found.add(target)
+                    waiting.append(target)
+        return frozenset(found)
+
+
+class _Compiler:
+    def __init__(self, text: str) -> None:
+        self.text, self.at, self.num_numbers = text, 0, 0
+        self.automaton = _Automaton()
+
+    def refuse(self, why: str) -> ScantlingError:
+        return ScantlingError(f"the pattern {self.text[:80]!r} {why}.")
+
+    def sequence(self, state: int, depth: int) -> int:
+        """Read up to the end, or, inside braces, up to a comma or the closing brace."""
+        if depth > MAX_DEPTH:
+            raise self.refuse(f"nests braces more than {MAX_DEPTH} deep. Write it flatter")
+        while self.at < len(self.text):
+            character = self.text[self.at]
+            if depth and character in ",}":
+                return state
+            self.at += 1
+            if character == "*":
+                loop = self.automaton.new_state()
+                self.automaton.jumps[state].append(loop)
+                self.automaton.steps[loop].append((_ANY, loop))
+                state = loop
+            elif character == "?":
+                state = self.automaton.step(state, _ANY)
+            elif character == "[":
+                state = self.automaton.step(state, self.characters())
+            elif character == "{":
+                state = self.alternatives(state, depth + 1)
+            elif character == "}":
+                raise self.refuse("closes a brace that was not opened. Write [}] for the character itself")
+            else:
+                state = self.automaton.step(state, _OneOf(frozenset(character)))
+        if depth:
+            raise self.refuse("opens a brace that is not closed. Close it, or write [{] for the character itself")
+        return state
+
+    def characters(self) -> _OneOf:
+        start = self.at
+        negated = self.text.startswith("!", start)
+        first = start + negated
+        end = self.text.find("]", first + 1)  # a bracket in first place is a character
+        if end < 0:
+            raise self.refuse("opens a bracket that is not closed. Close it, or write [[] for the character itself")
+        self.at = end + 1
+        members: set[str] = set()
+        inside, at = self.text[first:end], 0
+        while at < len(inside):
+            if at + 2 < len(inside) and inside[at + 1] == "-":
+                low, high = inside[at], inside[at + 2]
+                if not 0 <= ord(high) - ord(low) < MAX_CHARACTERS:
+                    raise self.refuse(f"has the characters {low}-{high}, which is no range. Write the lower one first")
+                members.update(map(chr, range(ord(low), ord(high) + 1)))
+                at += 3
+            else:
+                members.add(inside[at])
+                at += 1
+        return _OneOf(frozenset(members), negated)
+
+    def alternatives(self, state: int, depth: int) -> int:
+        end = self.automaton.new_state()
+        while True:
+            numbers = _RANGE.match(self.text, self.at)
+            if numbers and self.text[numbers.end() : numbers.end() + 1] in {",", "}"}:
+                self.at = numbers.end()
+                self.numbers(state, end, int(numbers[1]), int(numbers[2]))
+            else:
+                start = self.automaton.new_state()
+                self.automaton.jumps[state].append(start)
+                self.automaton.jumps[self.sequence(start, depth)].append(end)
+            self.at += 1
+            if self.text[self.at - 1] == "}":
+                return end
+
+    def numbers(self, state: int, end: int, low: int, high: int) -> None:
+        if high < low:
+            raise self.refuse(f"has the range {low}..{high}, which is empty. Write the smaller number first")
+        self.num_numbers += high - low + 1
+        if self.num_numbers > MAX_NUMBERS:
+            raise self.refuse(f"ranges over more than {MAX_NUMBERS:,} numbers. Write * instead")
+        for number in range(low, high + 1):
+            at = state
+            for digit in str(number):
+                at = self.automaton.step(at, _OneOf(frozenset(digit)))
+            self.automaton.jumps[at].append(end)
+
+
+class Pattern:
+    """A compiled pattern.
+
+    >>> Pattern("model.layers.{0..2,11}.*").matches("model.layers.11.mlp.up_proj")
+    True
+    >>> Pattern("int{4,8}-*").matches("int3-g64")
+    False
+    """
+
+    def __init__(self, text: str) -> None:
+        """Compile a pattern.
+
+        Args:
+            text: the pattern.
+
+        Raises:
+            ScantlingError: it is empty, too long, or not well formed.
+        """
+        if not text or len(text) > MAX_CHARACTERS:
+            raise ScantlingError(
+                f"the pattern {text[:40]!r} has {len(text):,} characters. Write one of 1 to {MAX_CHARACTERS:,}."
+            )
+        self.text = text
+        compiler = _Compiler(text)
+        start = compiler.automaton.new_state()
+        self._accepting = compiler.sequence(start, 0)
+        self._automaton = compiler.automaton
+        self._start = compiler.automaton.closure([start])
+        self._known: dict[tuple[frozenset[int], str], frozenset[int]] = {}
+
+    def matches(self, name: str) -> bool:
+        """Tell whether the whole of a name fits.
+
+        Args:
+            name: any text.
+
+        Returns:
+            Whether it does.
+        """
+        states = self._start
+        for character in name:
+            after = self._known.get((states, character))
+            if after is None:
+                after = self._automaton.closure([
+                    target
+                    for state in states
+                    for over, target in self._automaton.steps[state]
+                    if over.accepts(character)
+                ])
+                if len(self._known) < 100_000:
+                    self._known[states, character] = after
+            states = after
+            if not states:
+                return False
+        return self._accepting in states
+
+
+def _without_numbers(name: str) -> str:
+    return re.sub(r"[0-9]+", "0", name)
+
+
+def nearest(text: str, names: Sequence[str], how_many: int = 3) -> list[str]:
+    """Find the names that a mistaken pattern may have meant.
+
+    Args:
+        text: what matched nothing.
+        names: what could have been meant.
+        how_many: at most.
+
+    Returns:
+        The nearest names, one of each kind of numbered names; the first ones where none is near.
+    """
+    kinds: dict[str, str] = {}
+    for name in names:
+        kinds.setdefault(_without_numbers(name), name)
+    wanted = _without_numbers(re.sub(r"[*?{}\[\]]", "", text[:200]))
+    found = difflib.get_close_matches(wanted, list(kinds)[:5000], how_many, 0.3)
+    return [kinds[kind] for kind in found] or list(kinds.values())[:how_many]
+
+
+def matching(patterns: Sequence[str], names: Sequence[str], what: str = "layer") -> list[int]:
+    """Find the names that fit at least one of some patterns.
+
+    Args:
+        patterns: the patterns; each must fit a name.
+        names: the names.
+        what: they are names of.
+
+    Returns:
+        Positions of names, ascending.
+
+    Raises:
+        ScantlingError: a pattern fits no name; the message gives the nearest ones.
+    """
+    found: set[int] = set()
+    for text in patterns:
+        pattern = Pattern(text)
+        fitting = [index for index, name in enumerate(names) if pattern.matches(name)]
+        if not fitting:
+            raise ScantlingError(
+                f"the pattern {text!r} matches no {what}. The nearest: {', '.join(nearest(text, names))}. "
+                "A pattern is for the whole name: * stands for any part of it."
+            )
+        found.update(fitting)
+    return sorted(found)
+
+
+def shorten(names: Sequence[str]) -> str:
+    """Write many numbered names in few, as patterns that match them.
+
+    Args:
+        names: the names.
+
+    Returns:
+        Patterns with commas between them.
+
+    >>> shorten(["layers.0.mlp", "layers.1.mlp", "layers.2.mlp", "layers.7.mlp", "head"])
+    'layers.{0..2,7}.mlp, head'
+    """
+    groups: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+    for name in names:
+        groups[re.sub(r"[0-9]+", "{}", name)].append(tuple(map(int, re.findall("[0-9]+", name))))
+    tails: dict[str, list[str]] = defaultdict(list)  # what follows the first number, by what leads up to it
+    for template, numbers in groups.items():
+        columns = [sorted(set(column)) for column in zip(*numbers, strict=True)]
+        whole = math.prod(map(len, columns)) == len(set(numbers))
+        for row in [columns] if whole else [[[n] for n in row] for row in numbers]:
+            pieces, parts = template.split("{}"), [_ranges(column) for column in row]
+            tails["".join([pieces[0], *parts[:1]])].append(
+                "".join(piece + part for piece, part in zip(pieces[1:], [*parts[1:], ""], strict=True))
+            )
+    return ", ".join(text for head, found in tails.items() for text in _joined(head, found))
+
+
+def _joined(head: str, tails: Sequence[str]) -> list[str]:
+    if len(tails) > 1 and all(tail.startswith(".") for tail in tails):
+        return [f"{head}.{{{','.join(tail[1:] for tail in tails)}}}"]
+    return [head + tail for tail in tails]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    if len(numbers) == 1:
+        return str(numbers[0])
+    return "{" + ",".join(f"{run[0]}..{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs) + "}"

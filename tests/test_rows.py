@@ -1,0 +1,288 @@
+"""Rows against the laws written again in floating point, the KV cache against real caches, and what is missing said."""
+
+import json
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from transformers import (
+    DeepseekV2Config,
+    DynamicCache,
+    FalconConfig,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from scantling import Program
+from scantling.backends.formats import parse_format
+from scantling.backends.kv_cache import config_numbers, kv_cache_bytes
+from scantling.sensitivity.rows import READ_BYTES, ROW_NAMES, SECONDS_PER_TOKEN, Rows
+from scantling.solver.constraints import Workload
+from scantling.solver.device import device_names, load_device
+from scantling.solver.errors import ScantlingError
+from scantling.solver.quantities import exact_number
+from tiny import make_model
+from tiny_profiles import FORMATS, choices, layer, make_profile, profile_of, without_config
+
+DEVICE = """
+name: card
+bandwidth: 1 GB/s
+memory: 1 GB
+efficiency:
+  - {formats: "int2*", share: {value: 0.5, origin: measured, source: here}}
+  - {formats: "*", share: 0.8}
+overhead: 10 us
+base_power: 20 W
+traffic_power: 30 W
+"""
+
+
+@pytest.fixture
+def card(tmp_path):
+    (tmp_path / "card.yaml").write_text(DEVICE)
+    return load_device(str(tmp_path / "card.yaml"))
+
+
+def laws(profile, instance, choice, workload):
+    """The laws of speed and power in floating point."""
+    read, seconds = 1000.0, 1000.0 / (0.8 * 1e9)
+    kv = sum(kv_cache_bytes(profile.record.config, workload.context, 1, 16)) if workload.context else 0
+    read, seconds = read + kv, seconds + kv / (0.8 * 1e9)
+    for unit, index, record in zip(instance.units, choice, profile.record.layers, strict=True):
+        size = parse_format(unit.formats[index]).stored_bytes(record.out_features, record.in_features)
+        size = size / record.out_features if unit.name == "model.embed_tokens" else size
+        read += size
+        seconds += size / ((0.5 if unit.formats[index].startswith("int2") else 0.8) * 1e9)
+    seconds += 10e-6
+    return read, seconds, 20 * seconds + 30 * read / 1e9
+
+
+@pytest.mark.parametrize("context", [None, 40])
+def test_rows_follow_the_laws_and_round_up(card, context):
+    profile, workload = make_profile(), Workload(context=context)
+    instance = Program(profile).device(card).workload(context=context).instance()
+    for choice in list(choices(instance))[::37]:
+        read, seconds, joules = laws(profile, instance, choice, workload)
+        for name, expected, step in (
+            ("read_bytes_per_token", read, 1),
+            ("seconds_per_token", seconds, 1e-12),
+            ("joules_per_token", joules, 1e-9),
+        ):
+            amount = instance.amount(name, choice) * step
+            assert expected * (1 - 1e-12) <= amount <= expected + (len(instance.units) + 1) * step
+
+
+def test_power_at_full_speed_and_at_a_rate_are_the_laws(card):
+    profile = make_profile()
+    limited = {
+        limit: Program(profile).device(card).limit("power", at_most=f"{limit} W").instance() for limit in (36, 38, 40)
+    }
+    rated = Program(profile).device(card).workload(rate="100 tok/s").instance()
+    agreed = set()
+    for choice in list(choices(rated))[::7]:
+        read, seconds, _ = laws(profile, rated, choice, Workload())
+        power = 20 + 30 * read / 1e9 / seconds
+        for limit, instance in limited.items():
+            rule = next(rule for rule in instance.rules if rule.name == "power")
+            assert (instance.amount(rule.row, choice) <= rule.at_most) == (power <= limit)
+            agreed.add((limit, power <= limit))
+        assert math.isclose(rated.amount("watts", choice) * 1e-6, 20 + 30 * read * 100 / 1e9, rel_tol=1e-6)
+        assert math.isclose(rated.amount("joules_per_token", choice) * 1e-9, 20 / 100 + 30 * read / 1e9, rel_tol=1e-6)
+    assert len({holds for _, holds in agreed}) == 2
+
+
+def test_a_demanded_rate_must_be_reached_and_a_device_brings_its_memory(card):
+    instance = Program(make_profile()).device(card).workload(rate="100 tok/s").instance()
+    names = {rule.name: rule for rule in instance.rules}
+    assert names["memory of card"].at_most == 10**9
+    assert names["rate of the workload"].row == SECONDS_PER_TOKEN
+    assert names["rate of the workload"].at_most == 10**10
+
+
+def test_speed_limits_are_rounded_to_the_safe_side(card):
+    instance = Program(make_profile()).device(card).limit("speed", at_least="3 tok/s", at_most="7 tok/s").instance()
+    rule = instance.rules[-1]
+    step = exact_number(instance.row(rule.row).step)
+    assert Fraction(rule.at_most) * step <= Fraction(1, 3) < Fraction(rule.at_most + 1) * step
+    assert Fraction(rule.at_least - 1) * step < Fraction(1, 7) <= Fraction(rule.at_least) * step
+
+
+def test_the_reference_case_is_met_by_the_device_fitted_to_it():
+    """61 and 18 GB read at 26 and about 70 tokens per second; 295 and 165 W at 26 tokens per second."""
+    device = load_device("a100-80gb")
+    for gigabytes, speed, watts in ((61, 26, 295), (18, 70, 165)):
+        # A whole model as one matrix of 16-bit weights.
+        num_weights = gigabytes * 10**9 // 2
+        big = layer("lm_head", "head", None, (num_weights // 1024, 1024), ["float16"])
+        profile = profile_of([big], num_samples=1)
+        instance = Program(profile).device(device).workload(rate="26 tok/s").instance()
+        seconds = instance.amount("seconds_per_token", (0,)) * 1e-12
+        assert 1 / seconds == pytest.approx(speed, rel=0.01)
+        assert instance.amount("watts", (0,)) * 1e-6 == pytest.approx(watts, abs=1)
+
+
+def test_what_is_read_for_a_token():
+    layers = [
+        layer("m.0.mlp.experts.0.up_proj", "mlp.experts.0.up_proj", 0, (64, 64), FORMATS[:2]),
+        layer("m.0.mlp.experts.1.up_proj", "mlp.experts.1.up_proj", 0, (64, 64), FORMATS[:2], read_share=0.75),
+        layer("m.0.q", "q", 0, (64, 64), FORMATS[:2]),
+        layer("embed", "embedding", None, (100, 64), ["float16"]),
+    ]
+    routed = {"num_local_experts": 8, "num_experts_per_tok": 2}
+    row = Rows(profile_of(layers, config=routed)).row(READ_BYTES)
+    full = parse_format("int2-g32").stored_bytes(64, 64)
+    assert [amounts[0] for amounts in row.amounts] == [
+        full / 4,
+        full * 3 / 4,
+        full,
+        12800,
+    ]  # the tied head is read whole
+    head = layer("head", "head", None, (100, 64), ["float16"])
+    untied = Rows(profile_of([*layers, head], config=routed)).row(READ_BYTES)
+    assert [amounts[0] for amounts in untied.amounts][3:] == [128, 12800]
+    unknown = Rows(profile_of(layers, config=None)).row(READ_BYTES)
+    assert unknown.amounts[0][0] == full  # nothing is known of the routing: as if always read
+
+
+def test_what_is_missing_is_said(card, tmp_path):
+    bare = without_config(make_profile())
+    with pytest.raises(ScantlingError, match="does not record the model's config"):
+        Program(bare).workload(context=5).memory("1 GB").instance()
+    assert set(Rows(bare, Workload(context=5)).available()) == {"stored_bytes", "bit_weights"}
+    program = Program(make_profile())
+    blunt = card.model_copy(update={"efficiency": card.efficiency[:1]})
+    with pytest.raises(ScantlingError, match="efficiency for the format int4-g32, which card lacks"):
+        program.device(blunt).limit("speed", at_least="5 tok/s").instance()
+    program = Program(make_profile(formats=("int4-g32", "float16")))
+    with pytest.raises(ScantlingError, match="needs the device's overhead, which jetson-agx-orin-64gb lacks"):
+        program.device("jetson-agx-orin-64gb").limit("speed", at_least="5 tok/s").instance()
+    with pytest.raises(ScantlingError, match="needs the device's base_power"):
+        program.device("jetson-agx-orin-64gb").limit("energy", at_most="5 J").instance()
+    with pytest.raises(ScantlingError, match="a batch of 2. State batch 1"):
+        program.device(card).workload(batch=2).limit("speed", at_least="5 tok/s").instance()
+    with pytest.raises(ScantlingError, match="rate is 0 tok/s"):
+        program.device(card).workload(rate="0 tok/s").instance()
+    with pytest.raises(ScantlingError, match="limited from above only"):
+        program.device(card).limit("power", at_least="5 W").instance()
+    with pytest.raises(ScantlingError, match="needs a rate"):
+        program.device(card).minimize("power").instance()
+    assert set(Rows(make_profile(), Workload(rate="1 tok/s"), card).available()) == set(ROW_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("name: x\nbandwidth: 3 GB", r"x\.yaml:2:1: bandwidth: 'GB' in '3 GB' is not a unit of bytes per second"),
+        ("name: x\nmemory: {value: 3 GB, origin: guess}", "origin"),
+        ("name: x\nmemory: {value: 3 GB, origin: measured}", "needs its source"),
+        ("name: x\nefficiency: 3", "is no share of the bandwidth"),
+        ("name: x\nefficiency: .nan", "nan is not a number"),
+        ("name: x\nspeed: 3", "unknown key 'speed'"),
+        ("memory: 3 GB", "the key 'name' is missing"),
+        ("- 1", "the file"),
+    ],
+)
+def test_a_device_file_that_is_wrong_is_refused_with_its_line(tmp_path, text, match):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(ScantlingError, match=match):
+        load_device(str(tmp_path / "x.yaml"))
+
+
+def test_every_number_of_a_known_device_has_a_source():
+    for name in device_names():
+        device = load_device(name)
+        assert device.name == name
+        figures = [
+            figure for figure in json.loads(device.model_dump_json(exclude_none=True)).values() if "value" in figure
+        ]
+        figures += [entry.share.model_dump() for entry in device.efficiency]
+        assert all(figure["source"] and figure["origin"] != "stated" for figure in figures)
+
+
+@pytest.mark.parametrize("family", ["llama-tied", "qwen3", "gpt2"])
+def test_the_kv_cache_is_what_transformers_keeps(family):
+    model = make_model(family)
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        model(torch.arange(2, 26).unsqueeze(0).repeat(2, 1), past_key_values=cache, use_cache=True)
+    kept = [block.keys.numel() + block.values.numel() for block in cache.layers]
+    assert list(kv_cache_bytes(config_numbers(model.config), 24, 2, 16)) == [2 * numbers for numbers in kept]
+
+
+@pytest.mark.parametrize(
+    ("config", "bytes_per_block"),
+    [
+        # Known sizes: heads · width · 2 (keys and values) · 2 bytes a token.
+        (LlamaConfig(hidden_size=4096, num_attention_heads=32, num_key_value_heads=8, num_hidden_layers=2), [4096] * 2),
+        (GPT2Config(n_embd=768, n_head=12, n_layer=2), [3072] * 2),
+        (Qwen3Config(hidden_size=1024, num_attention_heads=16, num_key_value_heads=8, head_dim=128, num_hidden_layers=1), [4096]),
+        (FalconConfig(hidden_size=128, num_attention_heads=4, num_hidden_layers=1, multi_query=True, new_decoder_architecture=False), [128]),
+        # DeepSeek-V2: the latent of 512 and the rotary key of 64.
+        (DeepseekV2Config(num_hidden_layers=1, kv_lora_rank=512, qk_rope_head_dim=64), [1152]),
+    ],
+)  # fmt: skip
+def test_the_kv_cache_of_known_models(config, bytes_per_block):
+    assert list(kv_cache_bytes(config_numbers(config), 1000, 1, 16)) == [1000 * size for size in bytes_per_block]
+
+
+def test_sliding_windows_bound_the_cache():
+    gemma = Gemma3TextConfig(
+        num_hidden_layers=6,
+        hidden_size=64,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=16,
+        sliding_window=512,
+    )
+    sizes = kv_cache_bytes(config_numbers(gemma), 4096, 1, 16)
+    assert sorted(set(sizes)) == [512 * 64, 4096 * 64]
+    assert sizes.count(4096 * 64) == gemma.layer_types.count("full_attention") == 1
+    mistral = MistralConfig(
+        num_hidden_layers=2,
+        hidden_size=64,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        sliding_window=128,
+    )
+    assert kv_cache_bytes(config_numbers(mistral), 4096, 1, 8) == (128 * 64,) * 2
+    qwen = Qwen2Config(num_hidden_layers=2, hidden_size=64, num_attention_heads=4, num_key_value_heads=2)
+    assert kv_cache_bytes(config_numbers(qwen), 4096, 1, 16) == (4096 * 128,) * 2
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({}, "num_attention_heads|num_hidden_layers"),
+        ({"num_hidden_layers": True, "num_attention_heads": 2, "hidden_size": 4}, "no usable num_hidden_layers"),
+        ({"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 4, "layer_types": ["linear_attention"] * 2}, "linear_attention"),
+        ({"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 4, "num_kv_shared_layers": 1}, "share or borrow"),
+        ({"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 4, "layer_types": ["sliding_attention"]}, "sliding_window"),
+    ],
+)  # fmt: skip
+def test_a_cache_that_is_not_known_is_not_guessed(config, match):
+    with pytest.raises(ScantlingError, match=match):
+        kv_cache_bytes(config, 10, 1, 16)
+
+
+def test_twenty_thousand_layers_are_stated_in_seconds(card):
+    layers = [
+        layer(f"m.{b}.mlp.experts.{e}.up_proj", f"mlp.experts.{e}.up_proj", b, (64, 64), FORMATS)
+        for b in range(50)
+        for e in range(400)
+    ]
+    profile = profile_of(layers, num_samples=1)
+    program = Program(profile).device(card).limit("power", at_most="45 W").min_bits("*.experts.{0..9}.*", 4)
+    program = program.tie("*.experts.*", per="block").distinct(2)
+    assert len(program.instance().units) == 20_000
+
+
+def test_rows_that_are_too_large_are_refused():
+    layers = [layer("m.0.w", "w", 0, (2**31, 2**31), FORMATS[2:])]
+    with pytest.raises(ScantlingError, match="exact in 64 bits"):
+        Rows(profile_of(layers, num_samples=1)).row("bit_weights")
