@@ -54,9 +54,9 @@ def compile_instance(instance: Instance, directions: Sequence[Direction] = ()) -
         constants=np.full(len(costs), 0.0 if name == LOSS else float(instance.row(name).fixed)),
         amounts=amounts,
         at_most=at_most,
-        bits=np.array(
-            [instance.units[units[0]].bits[pick[0]] for units, pick in zip(units_flat, picks_flat, strict=True)]
-        ),
+        bits=np.array([
+            instance.units[units[0]].bits[pick[0]] for units, pick in zip(units_flat, picks_flat, strict=True)
+        ]),
         formats=np.array([numbers[name] for name in first_format], dtype=np.int64),
         picks=picks_flat,
         units=groups,
@@ -112,9 +112,7 @@ def _open_picks(instance: Instance, allowed: dict[int, set[int]], units: tuple[i
 class _Gather:
     """Adds a table of the instance up over the units of every option."""
 
-    def __init__(
-        self, instance: Instance, units: Sequence[tuple[int, ...]], picks: Sequence[tuple[int, ...]]
-    ) -> None:
+    def __init__(self, instance: Instance, units: Sequence[tuple[int, ...]], picks: Sequence[tuple[int, ...]]) -> None:
         sizes = [len(unit.formats) for unit in instance.units]
         offsets = list(accumulate(sizes, initial=0))
         members = [offsets[u] + i for us, pick in zip(units, picks, strict=True) for u, i in zip(us, pick, strict=True)]

@@ -167,5 +167,3 @@ def _hint(search: _Search, mask: Mask) -> Integers | None:
     position = np.cumsum(mask) - 1
     hint: Integers = position[search.chosen]
     return hint
-
-

@@ -78,9 +78,7 @@ class CpSat:
         return Answer(status, chosen, min(bound, statement.objective(chosen)), costs.resolution)
 
 
-def _add_rows(
-    model: cp_model.CpModel, taken: list[cp_model.IntVar], statement: Statement
-) -> list[cp_model.IntVar]:
+def _add_rows(model: cp_model.CpModel, taken: list[cp_model.IntVar], statement: Statement) -> list[cp_model.IntVar]:
     """Σ amount x ≤ at_most, or ≤ at_most + slack."""
     slacks = []
     for amounts, at_most in zip(statement.amounts, statement.at_most.tolist(), strict=True):

@@ -74,7 +74,9 @@ def solve_here(request: Request) -> Reply:
     status = _run(problem, request.settings)
     if status not in {Status.OPTIMAL, Status.FEASIBLE} or taken.value is None:
         return Reply((Status.UNKNOWN if status is Status.FEASIBLE else status).name)
-    chosen = [int(first + part.argmax()) for first, part in zip(starts, np.split(taken.value, starts[1:-1]), strict=False)]
+    chosen = [
+        int(first + part.argmax()) for first, part in zip(starts, np.split(taken.value, starts[1:-1]), strict=False)
+    ]
     highs_info: Any = problem.solver_stats.extra_stats
     resolution = len(groups) * _DUAL_TOLERANCE / scale
     reached = float((costs[:, chosen].sum(axis=1) + np.array(request.constants)).max())
@@ -106,7 +108,9 @@ def _rules(request: Request, taken: cvxpy.Variable, groups: NDArray[np.int64]) -
         options = np.flatnonzero(np.isin(groups, members))
         column = np.unique(numbers[options], return_inverse=True)[1]
         used = cvxpy.Variable(int(column.max()) + 1, boolean=True)
-        select = sparse.csr_array((np.ones(len(options)), (np.arange(len(options)), options)), (len(options), len(groups)))
+        select = sparse.csr_array(
+            (np.ones(len(options)), (np.arange(len(options)), options)), (len(options), len(groups))
+        )
         assign = sparse.csr_array((np.ones(len(options)), (np.arange(len(options)), column)))
         constraints += [select @ taken <= assign @ used, cvxpy.sum(used) <= most]
     return constraints

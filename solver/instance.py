@@ -241,8 +241,10 @@ def _refuse_malformed(instance: Instance) -> None:
             f"the robust objective adds {instance.loss.standard_errors} standard errors. Give a number from 0 up."
         )
     known = {LOSS, *instance.row_index}
-    if not instance.minimise or not set(instance.minimise) <= known or len(set(instance.minimise)) != len(
-        instance.minimise
+    if (
+        not instance.minimise
+        or not set(instance.minimise) <= known
+        or len(set(instance.minimise)) != len(instance.minimise)
     ):
         raise ScantlingError(
             f"cannot minimise {', '.join(instance.minimise) or 'nothing'}. Name one or several, each once, "
@@ -295,7 +297,9 @@ def _refuse_stray(instance: Instance, rule: Rule) -> None:
                     f"{', '.join(instance.row_index) or 'none'}."
                 )
             if (rule.at_most is None) == (rule.at_least is None):
-                raise ScantlingError(f"the limit {rule.name!r} needs either at_most or at_least. Two bounds, two limits.")
+                raise ScantlingError(
+                    f"the limit {rule.name!r} needs either at_most or at_least. Two bounds, two limits."
+                )
             units: list[int] = list(rule.units or ())
         case LossLimit():
             if not math.isfinite(rule.at_most_nats):
@@ -304,7 +308,9 @@ def _refuse_stray(instance: Instance, rule: Rule) -> None:
         case Allow():
             units = [unit for unit, _ in rule.allowed]
             for unit, formats in rule.allowed:
-                if 0 <= unit < len(instance.units) and not set(formats) <= set(range(len(instance.units[unit].formats))):
+                if 0 <= unit < len(instance.units) and not set(formats) <= set(
+                    range(len(instance.units[unit].formats))
+                ):
                     raise ScantlingError(
                         f"the rule {rule.name!r} names formats {formats} of {instance.units[unit].name!r}, "
                         f"which has {len(instance.units[unit].formats)}."

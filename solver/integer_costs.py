@@ -59,9 +59,9 @@ def integer_costs(statement: Statement) -> IntegerCosts:
     """
     least: Floats = statement.smallest(statement.costs)  # type: ignore[assignment]
     shifted = statement.costs - least[:, statement.group_of]
-    constants = np.array(
-        [math.fsum([*row, constant]) for row, constant in zip(least, statement.constants, strict=True)]
-    )
+    constants = np.array([
+        math.fsum([*row, constant]) for row, constant in zip(least, statement.constants, strict=True)
+    ])
     offset = float(constants.min())
     spread = constants - offset
     largest = float((-statement.smallest(-shifted)).sum(axis=1).max() + spread.max())

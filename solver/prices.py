@@ -50,9 +50,7 @@ class Sensitivities:
     num_units: int
 
 
-def sensitivities(
-    instance: Instance, solution: Solution, engine: Engine, settings: SearchSettings
-) -> Sensitivities:
+def sensitivities(instance: Instance, solution: Solution, engine: Engine, settings: SearchSettings) -> Sensitivities:
     """Price every limit at an optimum.
 
     Prices are the duals of the linear relaxation, with the formats of rules of distinct formats held to those of the

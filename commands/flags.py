@@ -1,0 +1,113 @@
+"""Flags that several commands share.
+
+Knows nothing about what commands do.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..solver.engine import Engine, SearchSettings
+
+ProfileArgument = Annotated[Path, typer.Argument(metavar="PROFILE", help="Written by: scantling profile")]
+PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="Written by: scantling solve")]
+ProfileOption = Annotated[
+    Path | None, typer.Option("--profile", help="The profile, where it has moved since the plan was solved.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+_LIMITS, _USE, _RULES, _AIM = "Limits", "Device and use", "Rules", "Objective"
+
+
+def _flag(help_text: str, panel: str, *names: str) -> Any:  # noqa: ANN401 - typer's own type
+    return typer.Option(*names, help=help_text, rich_help_panel=panel)
+
+
+_PROGRAM_FLAGS: dict[str, Any] = {
+    "memory": Annotated[
+        str | None,
+        _flag("Resident bytes at most, such as 60MiB: weights, and the KV cache where --context is stated.", _LIMITS),
+    ],
+    "stored": Annotated[str | None, _flag("Bytes of the checkpoint's tensors at most.", _LIMITS)],
+    "average_bits": Annotated[
+        str | None, _flag("Σ bits · weights / Σ weights at most, scales and zero points not counted.", _LIMITS)
+    ],
+    "power": Annotated[str | None, _flag("At most, such as 165W: at --rate, else at full speed.", _LIMITS)],
+    "energy": Annotated[str | None, _flag("Per token at most, such as 2.5J.", _LIMITS)],
+    "speed": Annotated[str | None, _flag("At least, such as '60 tok/s'.", _LIMITS)],
+    "max_loss": Annotated[str | None, _flag("Predicted loss increase at most, in nats per token.", _LIMITS)],
+    "device": Annotated[str | None, _flag("A known device (scantling devices) or a device file.", _USE)],
+    "context": Annotated[int | None, _flag("Tokens in the KV cache.", _USE)],
+    "batch": Annotated[int | None, _flag("Sequences at once.", _USE)],
+    "kv_bits": Annotated[float | None, _flag("Width of a cached number.", _USE)],
+    "rate": Annotated[str | None, _flag("Demanded, such as '26 tok/s'.", _USE)],
+    "engine": Annotated[
+        str | None, _flag("What must load the checkpoint (scantling engines): brings its rules.", _RULES)
+    ],
+    "constraints": Annotated[list[Path] | None, _flag("A constraint file (docs/constraints.md); repeatable.", _RULES)],
+    "constraints_py": Annotated[
+        str | None, _flag("FILE:FUNCTION. Runs your own Python, which may add rows.", _RULES, "--constraints-py")
+    ],
+    "pin_from": Annotated[
+        list[str] | None, _flag("PLAN:PATTERN. Layers that keep the format of an earlier plan; repeatable.", _RULES)
+    ],
+    "minimize": Annotated[
+        list[str] | None, _flag("loss_increase (the default), or a row such as memory; one after the other.", _AIM)
+    ],
+    "robust": Annotated[float | None, _flag("Standard errors that are added to the predicted loss.", _AIM)],
+    "load_cases": Annotated[str | None, _flag("mean, or worst: which load case counts.", _AIM)],
+}
+_SOLVER_FLAGS: dict[str, tuple[Any, Any]] = {
+    "solver": (Annotated[str, _flag("cpsat, or highs (HiGHS through cvxpy).", "Solver")], "cpsat"),
+    "time_limit": (Annotated[float, _flag("Seconds for the solver.", "Solver")], 60.0),
+    "threads": (Annotated[int, _flag("For the solver; one repeats exactly.", "Solver")], 1),
+    "seed": (Annotated[int, _flag("Of the solver.", "Solver")], 0),
+    "gap": (
+        Annotated[float, _flag("Stop at this proven gap, as a share of the objective; 0 for the optimum.", "Solver")],
+        0.0,
+    ),
+}
+
+
+def with_program_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags of a program and of a solver.
+
+    Args:
+        command: takes ``flags``, the program's flags by name without those not given, and ``search``, the engine and
+            settings, beside its own parameters.
+
+    Returns:
+        The command with all flags in its signature, for typer.
+    """
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name not in {"flags", "search"}]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    added = [inspect.Parameter(name, keyword, default=None, annotation=kind) for name, kind in _PROGRAM_FLAGS.items()]
+    added += [
+        inspect.Parameter(name, keyword, default=default, annotation=kind)
+        for name, (kind, default) in _SOLVER_FLAGS.items()
+    ]
+
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> None:  # noqa: ANN401
+        flags = {name: values.pop(name) for name in _PROGRAM_FLAGS}
+        search = _search(**{name: values.pop(name) for name in _SOLVER_FLAGS})
+        given = {name: tuple(v) if isinstance(v, list) else v for name, v in flags.items() if v is not None}
+        command(**values, flags=given, search=search)
+
+    parameters = [parameter.replace(kind=keyword) for parameter in own] + added
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del wrapped.__wrapped__
+    return wrapped
+
+
+def _search(solver: str, time_limit: float, threads: int, seed: int, gap: float) -> "tuple[Engine, SearchSettings]":
+    from ..solver.engine import SearchSettings
+    from ..solver.engines import engine_named
+
+    return engine_named(solver), SearchSettings(time_limit, seed, threads, gap)

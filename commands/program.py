@@ -1,0 +1,192 @@
+"""Commands about the integer program: solve, verify, edit, diff, frontier."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ..solver.errors import ScantlingError
+from .flags import JsonOption, PlanArgument, ProfileArgument, ProfileOption, with_program_flags
+
+if TYPE_CHECKING:
+    from ..sensitivity.planning import Origin
+    from ..sensitivity.profile import Profile
+    from ..solver.engine import Engine, SearchSettings
+    from ..solver.instance import Instance
+    from ..solver.plan import Plan
+
+app = typer.Typer()
+Search = tuple["Engine", "SearchSettings"]
+NO_PLAN_STATUS = 3
+
+
+def _stated(profile_path: Path, flags: dict[str, Any]) -> "tuple[Profile, Origin, Instance]":
+    from ..sensitivity.planning import Origin
+    from ..sensitivity.profile import read_profile
+    from ..sensitivity.program_options import ProgramOptions, program_from_options
+    from ..solver.plan import file_sha256
+
+    profile = read_profile(profile_path)
+    origin = Origin(profile_path, file_sha256(profile_path))
+    return profile, origin, program_from_options(profile, ProgramOptions(**flags)).instance()
+
+
+def _show(plan: "Plan", *, as_json: bool) -> None:
+    from ..evaluation.terminal import print_allocation, print_certificate
+
+    if as_json:
+        typer.echo(plan.model_dump_json(exclude={"program"}))
+    else:
+        print_allocation(plan, Console(markup=False))
+        print_certificate(plan, Console(markup=False))
+
+
+@app.command()
+@with_program_flags
+def solve(
+    profile_path: ProfileArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The plan to write.")],
+    flags: dict[str, Any],
+    search: Search,
+    save_program: Annotated[
+        Path | None, typer.Option(help="Also write the program itself as JSON.", rich_help_panel="Solver")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the best plan within limits and rules, with its proof.
+
+    Exit status 3 when it is proven that there is none: then the conflict and what would mend it are printed.
+    """
+    from ..sensitivity.planning import solve as solve_program
+    from ..solver.atomic import refuse_unwritable
+    from ..solver.explanation import NoPlanError
+    from ..solver.instance import write_instance
+    from ..solver.plan import write_plan
+
+    refuse_unwritable(output, 1 << 16)
+    profile, origin, instance = _stated(profile_path, flags)
+    if save_program is not None:
+        write_instance(instance, save_program)
+    try:
+        plan = solve_program(profile, origin, instance, *search)
+    except NoPlanError as error:
+        typer.echo(error.explanation.model_dump_json() if as_json else str(error), err=not as_json)
+        raise typer.Exit(NO_PLAN_STATUS) from error
+    write_plan(plan, output)
+    _show(plan, as_json=as_json)
+
+
+@app.command()
+def verify(plan_path: PlanArgument, profile_path: ProfileOption = None, as_json: JsonOption = False) -> None:
+    """Add up every limit, rule and objective of a plan again, without any solver; exit status 1 if one does not hold.
+
+    Where the profile is at hand, bytes and losses are also held against it.
+    """
+    import json
+
+    from ..sensitivity.checking import check_plan
+    from ..solver.plan import read_plan
+
+    plan = read_plan(plan_path)
+    found = check_plan(plan, profile_path or _beside(plan_path, plan.profile_path))
+    if as_json:
+        typer.echo(json.dumps({"valid": not found.faults, "faults": found.faults, "checked": found.checked}))
+    else:
+        for line in found.checked:
+            typer.echo(f"holds: {line}")
+        for line in found.faults:
+            typer.echo(f"DOES NOT HOLD: {line}")
+    if found.faults:
+        raise typer.Exit(1)
+
+
+def _beside(plan_path: Path, recorded: str) -> Path | None:
+    for path in (Path(recorded), plan_path.parent / Path(recorded).name):
+        if path.is_file():
+            return path
+    return None
+
+
+@app.command()
+def edit(
+    plan_path: PlanArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The plan to write.")],
+    settings: Annotated[list[str], typer.Option("--set", help="PATTERN=FORMAT; repeatable, the last one counts.")],
+    force: Annotated[bool, typer.Option("--force", help="Write it even if it breaks limits or rules.")] = False,
+    profile_path: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set formats by hand: the plan is priced and checked again, and the cost of the change is said."""
+    from ..sensitivity.editing import edit_plan
+    from ..sensitivity.profile import read_profile
+    from ..solver.plan import read_plan, write_plan
+
+    plan = read_plan(plan_path)
+    path = profile_path or _beside(plan_path, plan.profile_path)
+    if path is None:
+        raise ScantlingError(f"the plan's profile {plan.profile_path} is not there. Say where it is with --profile.")
+    edited = edit_plan(plan, read_profile(path), path, settings)
+    for fault in edited.faults:
+        typer.echo(f"breaks {fault}", err=True)
+    if edited.faults and not force:
+        raise ScantlingError("the edited plan was not written: it breaks limits or rules. Write it anyway with --force.")
+    write_plan(edited.plan, output)
+    _show(edited.plan, as_json=as_json)
+
+
+@app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A plan.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another of the same model.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show where two plans differ, and what that comes to."""
+    import json
+
+    from ..evaluation.plan_tables import print_difference
+    from ..solver.difference import difference
+    from ..solver.plan import read_plan
+
+    found = difference(read_plan(first), read_plan(second))
+    if as_json:
+        typer.echo(json.dumps(found.as_dict()))
+    else:
+        print_difference(found, str(first), str(second), Console(markup=False))
+
+
+@app.command()
+@with_program_flags
+def frontier(
+    profile_path: ProfileArgument,
+    flags: dict[str, Any],
+    search: Search,
+    against: Annotated[list[str], typer.Option(help="What is limited, such as memory; give two for a grid.")],
+    lowest: Annotated[list[str] | None, typer.Option("--from", help="Tightest limit; default: the least.")] = None,
+    highest: Annotated[list[str] | None, typer.Option("--to", help="Loosest limit; default: the most.")] = None,
+    points: Annotated[str, typer.Option(help="How many (along each axis of a grid), or 'every' breakpoint.")] = "20",
+    nested: Annotated[
+        bool, typer.Option("--nested", help="A tighter plan never raises a layer's bits.")
+    ] = False,
+    picture: Annotated[Path | None, typer.Option(help="Draw it to a .png, .svg or .pdf file.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the points as JSON.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The least predicted loss at every limit: each point a proven optimum."""
+    from ..evaluation.plan_tables import print_frontier
+    from ..evaluation.terminal import TerminalProgress
+    from ..sensitivity.frontiers import Sweep, swept
+
+    profile, _, instance = _stated(profile_path, flags)
+    sweep = Sweep(tuple(against), tuple(lowest or ()), tuple(highest or ()), points, nested)
+    found = swept(profile, instance, sweep, *search, TerminalProgress(Console(stderr=True)))
+    if output is not None:
+        found.write(output)
+    if picture is not None:
+        from ..evaluation.frontier_picture import draw_frontier
+
+        draw_frontier(found, picture)
+    if as_json:
+        typer.echo(found.model_dump_json())
+    else:
+        print_frontier(found, Console(markup=False))
