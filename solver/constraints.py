@@ -432,13 +432,13 @@ class DevicesRule(Record):
 
 
 _KINDS: Final[dict[str, tuple[str, ...]]] = {
-    "same": ("same",),
-    "order": ("at_least_as_fine_as",),
-    "distinct": ("distinct_formats",),
-    "sum": ("sum",),
-    "linear": ("linear",),
-    "devices": ("devices",),
-    "allow": ("format", "formats", "min_bits", "max_bits"),
+    "TieRule": ("same",),
+    "OrderRule": ("at_least_as_fine_as",),
+    "DistinctRule": ("distinct_formats",),
+    "SumRule": ("sum",),
+    "LinearRule": ("linear",),
+    "DevicesRule": ("devices",),
+    "AllowRule": ("format", "formats", "min_bits", "max_bits"),
 }
 
 
@@ -448,13 +448,13 @@ def _kind_of(rule: object) -> str | None:
 
 
 RuleRecord = Annotated[
-    Annotated[AllowRule, Tag("allow")]
-    | Annotated[TieRule, Tag("same")]
-    | Annotated[OrderRule, Tag("order")]
-    | Annotated[DistinctRule, Tag("distinct")]
-    | Annotated[SumRule, Tag("sum")]
-    | Annotated[LinearRule, Tag("linear")]
-    | Annotated[DevicesRule, Tag("devices")],
+    Annotated[AllowRule, Tag("AllowRule")]
+    | Annotated[TieRule, Tag("TieRule")]
+    | Annotated[OrderRule, Tag("OrderRule")]
+    | Annotated[DistinctRule, Tag("DistinctRule")]
+    | Annotated[SumRule, Tag("SumRule")]
+    | Annotated[LinearRule, Tag("LinearRule")]
+    | Annotated[DevicesRule, Tag("DevicesRule")],
     Discriminator(
         _kind_of,
         custom_error_type="scantling",
@@ -466,10 +466,12 @@ RuleRecord = Annotated[
 
 
 def _name_or_device(value: object) -> str:
-    return "name" if isinstance(value, str) else "device"
+    return "NameOfDevice" if isinstance(value, str) else "Device"
 
 
-DeviceChoice = Annotated[Annotated[str, Tag("name")] | Annotated[Device, Tag("device")], Discriminator(_name_or_device)]
+DeviceChoice = Annotated[
+    Annotated[str, Tag("NameOfDevice")] | Annotated[Device, Tag("Device")], Discriminator(_name_or_device)
+]
 
 
 class Constraints(Record):
