@@ -124,12 +124,12 @@ def test_the_documentation_names_every_key():
         ("rules: [5]", r"c\.yaml:1:9: .*has none of the keys same, at_least_as_fine_as"),
         ("rules: [{layers: '*'}]", r"c\.yaml:1:9: .*the rule has no effect: it has none of the keys"),
         ("rules:\n  - {layers: '*', min_bts: 4}", "has none of the keys"),
-        ("rules:\n  - {layers: '*', min_bits: 4, same: true}", r"c\.yaml:2:19: unknown key 'min_bits' here. It belongs else"),
+        ("rules:\n  - {layers: '*', min_bits: 4, same: true}", r"c\.yaml:2:19: unknown key 'min_bits' here. It belongs"),
         ("rules: [{min_bits: 4}]", "the key 'layers' is missing"),
         ("rules: [{layers: [], min_bits: 4}]", "at least 1 item"),
         ("rules: [{layers: '', min_bits: 4}]", "has 0 characters"),
         ("rules: [{layers: 4, min_bits: 4}]", "layers: 4 is not a list"),
-        ("rules: [{layers: '{a', min_bits: 4}]", r"c\.yaml:1:10: layers: the pattern '\{a' opens a brace that is not closed"),
+        ("rules: [{layers: '{a', min_bits: 4}]", r"c\.yaml:1:10: layers: the pattern '\{a' opens a brace"),
         ("rules: [{layers: 'a', min_bits: '4'}]", "min_bits: '4' is not a number"),
         ("rules: [{layers: 'a', min_bits: .nan}]", "finite number"),
         ("rules: [{layers: 'a', min_bits: true}]", "min_bits: True is not a number"),
@@ -189,7 +189,7 @@ def test_a_large_file_is_refused_without_being_parsed(tmp_path):
     assert time.perf_counter() - start < 0.5
     path.write_bytes(b"limits: {}\n#" + b"x" * (MAX_BYTES - 12))
     assert read_constraints(path)
-    with pytest.raises(ScantlingError, match="cannot read /dev/null/x|cannot read"):
+    with pytest.raises(ScantlingError, match="cannot read"):
         read_constraints(tmp_path / "none.yaml")
     with pytest.raises(ScantlingError, match="cannot read"):
         read_constraints(tmp_path)
@@ -204,7 +204,8 @@ def test_all_faults_of_a_file_are_named_in_the_order_of_their_lines(tmp_path):
 
 
 def test_plain_values_are_what_they_look_like():
-    text = "a: yes\nb: 12:30\nc: 010\nd: 1_000\ne: 2026-01-01\nf: 1e3\ng: .5\nh: ~\ni: 'true'\nj: -3\nk: True\nl: 0x10\nm: |\n  x\n"
+    text = "a: yes\nb: 12:30\nc: 010\nd: 1_000\ne: 2026-01-01\nf: 1e3\ng: .5\nh: ~\ni: 'true'\nj: -3\nk: True\n"
+    text += "l: 0x10\nm: |\n  x\n"
     assert parse_yaml(text, Path("x")).value == {
         "a": "yes", "b": "12:30", "c": "010", "d": "1_000", "e": "2026-01-01", "f": 1000.0, "g": 0.5, "h": None,
         "i": "true", "j": -3, "k": True, "l": "0x10", "m": "x\n",

@@ -3,7 +3,7 @@
 import pytest
 
 from scantling import Program
-from scantling.backends.formats import GROUP_SIZES, INTEGER_BITS, parse_format
+from scantling.backends.formats import GROUP_SIZES, INTEGER_BITS, IntegerFormat, parse_format
 from scantling.solver.engine_profile import Shape, engine_names, fits, load_engine_profile, objections
 from scantling.solver.errors import ScantlingError
 from scantling.solver.patterns import Pattern
@@ -27,6 +27,7 @@ def legal(engine, kind, out_features, in_features, name):
         big = name not in {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "MXFP4"}
         return engine == "llama.cpp" and in_features % (256 if big else 32) == 0
     stored = parse_format(name)
+    assert isinstance(stored, IntegerFormat)
     divides = stored.group_size is None or in_features % stored.group_size == 0
     at_the_end = kind in {"embedding", "head"}
     match engine:
@@ -129,7 +130,7 @@ def test_a_layer_without_a_legal_format_is_named_with_reason_and_mend():
         Program(profile).engine("vllm-gptq").instance()
     assert "int4-g128-sym: out_features must be a multiple of 64" in str(no.value)
     assert "Profile the model with such formats: int4-g128-sym,int8-g128-sym,float16" in str(no.value)
-    with pytest.raises(ScantlingError, match="engine mlx: it loads model.layers.0.mlp.x"):
+    with pytest.raises(ScantlingError, match=r"engine mlx: it loads model.layers.0.mlp.x"):
         Program(make_profile(1, KNOWN[:2], {"mlp.x": (100, 128)}, known=KNOWN)).engine("mlx").instance()
 
 
@@ -139,7 +140,7 @@ def test_fused_layers_without_a_common_format_are_named():
         layer("m.0.a.k_proj", "a.k_proj", 0, (128, 128), KNOWN[:1] + KNOWN[3:4], KNOWN),
     ]
     with pytest.raises(
-        ScantlingError, match="engine vllm-gptq: layers that are tied have no common format: m.0.a.q_proj"
+        ScantlingError, match=r"engine vllm-gptq: layers that are tied have no common format: m\.0\.a\.q_proj"
     ):
         Program(profile_of(layers, KNOWN)).engine("vllm-gptq").instance()
 
