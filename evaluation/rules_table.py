@@ -8,8 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from ..sensitivity.asked import Statement
 from ..sensitivity.program import Program
-from ..sensitivity.statements import Statement, amount_in_words
+from ..sensitivity.statements import amount_in_words
 from ..solver.instance import Instance
 from ..solver.patterns import shorten
 from ..solver.rules import Limit, LossLimit

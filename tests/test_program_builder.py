@@ -13,6 +13,7 @@ import pytest
 
 from scantling import Program
 from scantling.backends.formats import parse_format
+from scantling.sensitivity.asked import PinWish
 from scantling.sensitivity.constraints_py import run_constraints_py
 from scantling.sensitivity.program_options import ProgramOptions, program_from_options
 from scantling.solver.errors import ScantlingError
@@ -288,6 +289,23 @@ def test_layers_that_are_tied_without_a_common_format_are_named():
         ScantlingError, match=r"no common format: a\.0\.q, a\.0\.k, a\.0\.v\. For instance a\.0\.q .*int2"
     ):
         Program(profile_of(layers)).tie("*").instance()
+
+
+def test_another_plans_formats_are_kept():
+    formats = {record.name: "int4-g32" for record in PROFILE.record.layers}
+    program = Program(PROFILE).wish(PinWish(("*.v_proj", "*.0.*"), formats, "old.json"), "--pin-from")
+    for choice in feasible(program.instance()):
+        taken = formats_of(program.instance(), choice)
+        assert set(of(taken, "v_proj")) == set(of(taken, ".0.")) == {"int4-g32"}
+    assert len(feasible(program.instance())) == 9
+    with pytest.raises(
+        ScantlingError, match=r"--pin-from: old\.json has model\.layers\.0\.\S+ in float16, .* offers int2-g32"
+    ):
+        wish = PinWish(("*",), dict.fromkeys(formats, "float16"), "old.json")
+        Program(PROFILE).wish(wish, "--pin-from").instance()
+    for spelled in ("plan.json", ":a", "plan.json:"):
+        with pytest.raises(ScantlingError, match="write PLAN:PATTERN"):
+            program_from_options(PROFILE, ProgramOptions(pin_from=(spelled,)))
 
 
 def test_a_large_order_is_refused_rather_than_built():

@@ -21,10 +21,16 @@ from transformers import (
 from scantling import Program
 from scantling.backends.formats import parse_format
 from scantling.backends.kv_cache import config_numbers, kv_cache_bytes
+from scantling.backends.model import load_model
+from scantling.backends.progress import silent
+from scantling.backends.rounding import rounding_method
+from scantling.sensitivity.profile import ProfileRecord, read_profile, write_profile
+from scantling.sensitivity.profiling import ProfileSettings, build_profile
 from scantling.sensitivity.rows import READ_BYTES, ROW_NAMES, SECONDS_PER_TOKEN, Rows
-from scantling.solver.constraints import Workload
+from scantling.sensitivity.text import load_text
 from scantling.solver.device import device_names, load_device
 from scantling.solver.errors import ScantlingError
+from scantling.solver.limits import Workload
 from scantling.solver.quantities import exact_number
 from tiny import make_model
 from tiny_profiles import FORMATS, choices, layer, limit_named, make_profile, profile_of, without_config
@@ -204,6 +210,16 @@ def test_every_number_of_a_known_device_has_a_source():
         ]
         figures += [entry.share.model_dump() for entry in device.efficiency]
         assert all(figure["source"] and figure["origin"] != "stated" for figure in figures)
+
+
+def test_a_profile_records_what_the_kv_cache_depends_on(tmp_path, llama_folder, text_file):
+    settings = ProfileSettings(("int2-g32", "float16"), (), 1, 1, 16, rounding=rounding_method({"method": "rtn"}))
+    built = build_profile(load_model(str(llama_folder)), load_text(str(text_file)), settings, tmp_path, silent)
+    write_profile(built, tmp_path / "p.safetensors")
+    read = read_profile(tmp_path / "p.safetensors")
+    assert Rows(read, Workload(context=10)).kv_cache_by_block == (10 * 2 * 2 * 8 * 2,) * 3
+    json_record = read.record.model_dump(exclude={"config"})
+    assert ProfileRecord.model_validate(json_record).config is None  # profiles written before
 
 
 @pytest.mark.parametrize("family", ["llama-tied", "qwen3", "gpt2"])
