@@ -140,9 +140,9 @@ def solve(
 ) -> None:
     """Find the plan with the smallest predicted loss increase within a budget."""
     from .evaluation.terminal import print_allocation, print_certificate
-    from .sensitivity.profile import read_profile
     from .sensitivity.planning import Budget, Origin
     from .sensitivity.planning import solve as solve_program
+    from .sensitivity.profile import read_profile
     from .solver.engine import SearchSettings
     from .solver.engines import engine_named
     from .solver.plan import file_sha256, write_plan

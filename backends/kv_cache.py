@@ -2,7 +2,8 @@
 
 For every cached token and block: keys and values of all KV heads, (d_k + d_v) · heads numbers (grouped-query attention,
 Ainslie et al. 2023); with multi-latent attention (DeepSeek-V2, 2024) the latent vector and the rotary key instead.
-A block with a sliding window caches that many tokens at most. Scales of a quantized cache are not counted: engines differ.
+A block with a sliding window caches that many tokens at most. Scales of a quantized cache are not counted: engines
+differ.
 
 Knows nothing about weights.
 """

@@ -8,8 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from ..sensitivity.asked import Statement
 from ..sensitivity.program import Program
-from ..sensitivity.statements import Statement, amount_in_words
+from ..sensitivity.statements import amount_in_words
 from ..solver.instance import Instance
 from ..solver.patterns import shorten
 from ..solver.rules import Limit, LossLimit
@@ -75,14 +76,14 @@ def print_rules(program: Program, console: Console) -> None:
     instance = program.instance()
     for statement in program.statements:
         what = statement.name if statement.name == statement.says else f"{statement.name}: {statement.says}"
-        console.print(Text(statement.origin, style="bold"), what)
+        console.print(Text(statement.origin, style="bold"), what, soft_wrap=True)
         for bound in bounds_in_words(statement, instance):
-            console.print(f"    {bound}")
+            console.print(f"    {bound}", soft_wrap=True)
         if statement.layers is None:
             console.print("    the whole plan")
         else:
             which = shorten([program.layers.names[index] for index in statement.layers])
-            console.print(f"    {_counted(len(statement.layers))}: {which}")
+            console.print(f"    {_counted(len(statement.layers))}: {which}", soft_wrap=True)
         if statement.left_out:
             console.print(f"    {_counted(statement.left_out)} more match, but with a single format there is no choice")
     num_decided = len(program.layers.decided(range(len(program.layers.records))))

@@ -8,8 +8,9 @@ from collections import defaultdict
 from ..solver.engine_profile import EngineProfile, Shape, fits, objections
 from ..solver.errors import ScantlingError
 from ..solver.rules import Allow, Tie
+from .asked import Statement
 from .layers_of import Layers
-from .statements import Statement, Stater
+from .statements import Stater
 
 
 def engine_statements(stater: Stater, engine: EngineProfile) -> list[Statement]:

@@ -8,11 +8,11 @@ from fractions import Fraction
 
 from ..solver.constraints import DevicesRule, LinearRule
 from ..solver.errors import ScantlingError
-from ..solver.instance import Row
+from ..solver.instance import LOSS, Row
 from ..solver.patterns import matching
 from ..solver.quantities import BYTES, exact_number
 from .layers_of import Layers
-from .rows import ROW_NAMES, Rows, refuse_overflow
+from .rows import ROW_OF, Rows, refuse_overflow
 
 
 def linear_row(layers: Layers, rule: LinearRule, name: str) -> tuple[Row, tuple[int, ...]]:
@@ -29,7 +29,7 @@ def linear_row(layers: Layers, rule: LinearRule, name: str) -> tuple[Row, tuple[
     Raises:
         ScantlingError: a term matches nothing, the name is taken, or the numbers span more digits than 64 bits hold.
     """
-    if name in ROW_NAMES:
+    if name == LOSS or name in ROW_OF:
         raise ScantlingError(f"the row {name!r} exists already. Give another name.")
     amounts = [[Fraction(0)] * len(formats) for formats in layers.formats]
     known = layers.profile.record.formats

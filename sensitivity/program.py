@@ -20,22 +20,20 @@ from ..solver.constraints import (
     AllowRule,
     DevicesRule,
     DistinctRule,
-    Limits,
     LinearRule,
     OrderRule,
     Per,
-    Robust,
     SumRule,
     Term,
     TieRule,
-    Workload,
 )
 from ..solver.device import Device, load_device
 from ..solver.engine_profile import load_engine_profile
 from ..solver.errors import ScantlingError
 from ..solver.instance import LossMeasure
+from ..solver.limits import Limits, Robust, Workload
 from ..solver.plan import Plan
-from .statements import LimitWish, PinWish, RuleWish, Wish
+from .asked import LimitWish, PinWish, RuleWish, Wish
 from .wishes import Wishes
 
 Names = str | Sequence[str]

@@ -25,10 +25,10 @@ from typing import Final
 
 from ..backends.formats import parse_format
 from ..backends.kv_cache import kv_cache_bytes
-from ..solver.constraints import Workload
 from ..solver.device import Device
 from ..solver.errors import ScantlingError
 from ..solver.instance import Row
+from ..solver.limits import Workload
 from ..solver.quantities import (
     BITS,
     BYTES,
@@ -52,6 +52,15 @@ POWER: Final = "watts"
 ROW_NAMES: Final = (
     STORED_BYTES, RESIDENT_BYTES, READ_BYTES, BIT_WEIGHTS, SECONDS_PER_TOKEN, JOULES_PER_TOKEN, POWER,
 )  # fmt: skip
+ROW_OF: Final = {
+    "memory": RESIDENT_BYTES,
+    "bytes": STORED_BYTES,
+    "average_bits": BIT_WEIGHTS,
+    "energy": JOULES_PER_TOKEN,
+    "power": POWER,
+    "read_bytes": READ_BYTES,
+    **{name: name for name in ROW_NAMES},
+}  # what users call rows
 LARGEST_SUM: Final = 2**62
 PICO, NANO, MICRO = Fraction(1, 10**12), Fraction(1, 10**9), Fraction(1, 10**6)
 

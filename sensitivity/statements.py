@@ -10,7 +10,6 @@ from fractions import Fraction
 
 from ..solver.constraints import (
     AllowRule,
-    Bound,
     DevicesRule,
     DistinctRule,
     LinearRule,
@@ -23,99 +22,17 @@ from ..solver.errors import ScantlingError
 from ..solver.instance import LOSS, Row
 from ..solver.patterns import matching
 from ..solver.quantities import exact_number, parse_quantity, show_quantity
-from ..solver.rules import Allow, Distinct, Limit, LossLimit, Order, Rule, Tie
+from ..solver.rules import Allow, Distinct, Limit, LossLimit, Order, Tie
+from .asked import LimitWish, PinWish, Statement, Wish
 from .layers_of import Layers
 from .linear_rows import linear_row, part_rows
 from .rows import (
-    BIT_WEIGHTS,
-    JOULES_PER_TOKEN,
-    POWER,
-    READ_BYTES,
-    RESIDENT_BYTES,
-    ROW_NAMES,
+    ROW_OF,
     SECONDS_PER_TOKEN,
-    STORED_BYTES,
     Rows,
 )
 
 MAX_PAIRS = 200_000
-ROW_OF = {
-    "memory": RESIDENT_BYTES,
-    "bytes": STORED_BYTES,
-    "average_bits": BIT_WEIGHTS,
-    "energy": JOULES_PER_TOKEN,
-    "power": POWER,
-    "read_bytes": READ_BYTES,
-    **{name: name for name in ROW_NAMES},
-}
-
-
-@dataclass(frozen=True)
-class LimitWish:
-    """A limit on the whole plan.
-
-    Attributes:
-        key: of ``Limits``.
-        bound: the bound.
-    """
-
-    key: str
-    bound: Bound
-
-
-@dataclass(frozen=True)
-class PinWish:
-    """Layers that keep the formats of another plan.
-
-    Attributes:
-        layers: patterns.
-        formats: the plan's, by layer.
-        plan: what messages call it.
-    """
-
-    layers: tuple[str, ...]
-    formats: Mapping[str, str]
-    plan: str
-
-
-RuleWish = AllowRule | TieRule | OrderRule | DistinctRule | SumRule | LinearRule | DevicesRule
-Asked = RuleWish | LimitWish | PinWish
-
-
-@dataclass(frozen=True)
-class Wish:
-    """Something asked for.
-
-    Attributes:
-        asked: what.
-        origin: where: a flag, a file with line and column, or a call.
-    """
-
-    asked: Asked
-    origin: str
-
-
-@dataclass(frozen=True)
-class Statement:
-    """What a wish stands for.
-
-    Attributes:
-        name: as the user calls it, or the wish in words.
-        origin: where it was stated.
-        says: the wish in words, with values and units.
-        layers: the layers concerned; None for all and what lies outside them.
-        rules: of the integer program.
-        rows: that it brings.
-        left_out: layers that matched but have a single format, which rules about choices do not concern.
-    """
-
-    name: str
-    origin: str
-    says: str
-    layers: tuple[int, ...] | None
-    rules: tuple[Rule, ...]
-    rows: tuple[Row, ...] = ()
-    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -197,7 +114,7 @@ class Stater:
     def _full_speed(self, name: str, origin: str, says: str, high: Fraction | None, low: Fraction | None) -> Statement:
         if low is not None or high is None:
             raise ScantlingError("power at full speed can be limited from above only. State at_most, or a rate.")
-        row = self.rows.full_speed_power(f"power_at_full_speed_over_{float(high):g}_W", high)
+        row = self.rows.full_speed_power(f"power at full speed over {high} W", high)
         return Statement(
             name, origin, f"{says} at full speed", None, (Limit(name, row.name, 0, origin=origin),), (row,)
         )

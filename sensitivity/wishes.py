@@ -7,16 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ..solver.constraints import DevicesRule, Limits, LinearRule, Workload
+from ..solver.constraints import DevicesRule, LinearRule
 from ..solver.device import Device
 from ..solver.engine_profile import EngineProfile
 from ..solver.errors import ScantlingError
 from ..solver.instance import LOSS, Instance, LoadCase, LossMeasure, Row, Unit
+from ..solver.limits import Limits, Workload
+from .asked import LimitWish, Statement, Wish
 from .engine_rules import engine_statements
 from .layers_of import Layers
 from .profile import Profile
-from .rows import Rows
-from .statements import ROW_OF, LimitWish, Statement, Stater, Wish
+from .rows import ROW_OF, Rows
+from .statements import Stater
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ Knows nothing about models.
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic_core import CoreSchema
 
 from .errors import ScantlingError
-from .patterns import Pattern
+from .patterns import Pattern, compiled
 from .plan import Record
 from .positioned_yaml import Positioned, parse_yaml, read_yaml
 from .quantities import BYTES, BYTES_PER_SECOND, SECONDS, WATTS, exact_number, parse_quantity
@@ -44,6 +45,20 @@ class Figure(Record):
     @classmethod
     def _from_quantity(cls, value: object) -> object:
         return {"value": value} if isinstance(value, str | int | float) and not isinstance(value, bool) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Say in the JSON Schema that a quantity alone stands for a figure.
+
+        Args:
+            core_schema: of the record.
+            handler: makes the record's own schema.
+
+        Returns:
+            Either of both.
+        """
+        record = handler.resolve_ref_schema(handler(core_schema))
+        return {"anyOf": [{"type": ["string", "number"]}, record]}
 
     @model_validator(mode="after")
     def _with_its_source(self) -> "Figure":
@@ -109,7 +124,9 @@ class Device(Record):
     note: str = ""
     memory: Annotated[Figure, _of(BYTES)] | None = None
     bandwidth: Annotated[Figure, _of(BYTES_PER_SECOND)] | None = None
-    efficiency: Annotated[tuple[Efficiency, ...], BeforeValidator(_one_for_all)] = ()
+    efficiency: Annotated[
+        tuple[Efficiency, ...], BeforeValidator(_one_for_all, json_schema_input_type=tuple[Efficiency, ...] | Figure)
+    ] = ()
     overhead: Annotated[Figure, _of(SECONDS)] | None = None
     base_power: Annotated[Figure, _of(WATTS)] | None = None
     traffic_power: Annotated[Figure, _of(WATTS)] | None = None
@@ -153,7 +170,7 @@ class Device(Record):
             ScantlingError: none fits.
         """
         for entry in self.efficiency:
-            if Pattern(entry.formats).matches(format_name):
+            if compiled(entry.formats).matches(format_name):
                 return exact_number(entry.share.value)
         raise ScantlingError(
             f"{what_for} needs the device's efficiency for the format {format_name}, which {self.name} lacks. "

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from .constraints import Patterns
 from .errors import ScantlingError
-from .patterns import Pattern
+from .patterns import compiled
 from .plan import Record
 from .positioned_yaml import parse_yaml
 from .validation import in_words, validated
@@ -120,7 +120,7 @@ def fits(patterns: Sequence[str] | None, name: str) -> bool:
     Returns:
         Whether it does.
     """
-    return patterns is None or any(Pattern(text).matches(name) for text in patterns)
+    return patterns is None or any(compiled(text).matches(name) for text in patterns)
 
 
 def objections(profile: EngineProfile, shape: Shape, format_name: str) -> list[str]:

@@ -21,6 +21,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from .errors import ScantlingError
@@ -215,6 +216,19 @@ class Pattern:
         return self._accepting in states
 
 
+@lru_cache(maxsize=1000)
+def compiled(text: str) -> Pattern:
+    """Compile a pattern, or give it again where it was compiled before.
+
+    Args:
+        text: the pattern.
+
+    Returns:
+        The pattern.
+    """
+    return Pattern(text)
+
+
 def _without_numbers(name: str) -> str:
     return re.sub(r"[0-9]+", "0", name)
 
@@ -254,7 +268,7 @@ def matching(patterns: Sequence[str], names: Sequence[str], what: str = "layer")
     """
     found: set[int] = set()
     for text in patterns:
-        pattern = Pattern(text)
+        pattern = compiled(text)
         fitting = [index for index, name in enumerate(names) if pattern.matches(name)]
         if not fitting:
             raise ScantlingError(

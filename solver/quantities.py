@@ -123,7 +123,7 @@ def parse_quantity(text: str | float, measure: str) -> Fraction:
         kind = "a number" if measure in _BARE else "a positive number and a unit"
         raise ScantlingError(f"{_excerpt(text)} is not a number of {measure}. Write {kind}, such as {example}.")
     number, unit = match.groups()
-    unit = unit.replace("μ", "µ")
+    unit = unit.replace("\u00b5", "\u03bc")  # micro sign and mu look alike
     if not unit and measure not in _BARE:
         suffix = re.sub(r"^[0-9. ]+", "", example)
         raise ScantlingError(

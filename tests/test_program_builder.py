@@ -1,8 +1,10 @@
-"""What a constraint file or a chain of calls means: every choice of a tiny profile is judged twice, by the program's rules
-and by a reading of the words that shares no code with them."""
+"""What a constraint file or a chain of calls means.
+
+Every choice of a tiny profile is judged twice: by the program's rules, and by a reading of the words that shares no
+code with them.
+"""
 
 import math
-import re
 from dataclasses import replace
 from fractions import Fraction
 
@@ -11,6 +13,7 @@ import pytest
 
 from scantling import Program
 from scantling.backends.formats import parse_format
+from scantling.sensitivity.asked import PinWish
 from scantling.sensitivity.constraints_py import run_constraints_py
 from scantling.sensitivity.program_options import ProgramOptions, program_from_options
 from scantling.solver.errors import ScantlingError
@@ -22,7 +25,7 @@ PROFILE = make_profile()
 
 
 def bits(format_name):
-    return int(re.match(r"int(\d+)|float(\d+)", format_name)[1] or 16)
+    return int(format_name[3]) if format_name.startswith("int") else 16
 
 
 def stored(formats, keep=lambda name: True):
@@ -78,7 +81,8 @@ READINGS = {
     'rules: [{layers: "*.v_proj", at_least_as_fine_as: ["*.q_proj", "*.up_proj"]}]': lambda a: (
         min(map(bits, of(a, "v_proj"))) >= max(map(bits, [*of(a, "q_proj"), *of(a, "up_proj")]))
     ),
-    'rules: [{layers: "*.0.*v*", at_least_as_fine_as: "*.1.*v*"}, {layers: "*.1.*v*", at_least_as_fine_as: "*.0.*v*"}]': (
+    'rules: [{layers: "*.0.*v*", at_least_as_fine_as: "*.1.*v*"},'
+    '{layers: "*.1.*v*", at_least_as_fine_as: "*.0.*v*"}]': (
         lambda a: len({bits(f) for f in of(a, "v_proj")}) == 1  # a cycle means equal bits
     ),
     "rules: [{distinct_formats: 2}]": lambda a: len(set(decided(a).values())) <= 2,
@@ -287,9 +291,26 @@ def test_layers_that_are_tied_without_a_common_format_are_named():
         Program(profile_of(layers)).tie("*").instance()
 
 
+def test_another_plans_formats_are_kept():
+    formats = {record.name: "int4-g32" for record in PROFILE.record.layers}
+    program = Program(PROFILE).wish(PinWish(("*.v_proj", "*.0.*"), formats, "old.json"), "--pin-from")
+    for choice in feasible(program.instance()):
+        taken = formats_of(program.instance(), choice)
+        assert set(of(taken, "v_proj")) == set(of(taken, ".0.")) == {"int4-g32"}
+    assert len(feasible(program.instance())) == 9
+    with pytest.raises(
+        ScantlingError, match=r"--pin-from: old\.json has model\.layers\.0\.\S+ in float16, .* offers int2-g32"
+    ):
+        wish = PinWish(("*",), dict.fromkeys(formats, "float16"), "old.json")
+        Program(PROFILE).wish(wish, "--pin-from").instance()
+    for spelled in ("plan.json", ":a", "plan.json:"):
+        with pytest.raises(ScantlingError, match="write PLAN:PATTERN"):
+            program_from_options(PROFILE, ProgramOptions(pin_from=(spelled,)))
+
+
 def test_a_large_order_is_refused_rather_than_built():
     layers = [layer(f"m.{i}.w", "w", i, (32, 32), FORMATS[:2]) for i in range(700)]
-    with pytest.raises(ScantlingError, match="489,300 pairs|490,000 pairs"):
+    with pytest.raises(ScantlingError, match="490,000 pairs"):
         Program(profile_of(layers, num_samples=1)).order("*", "*").instance()
 
 

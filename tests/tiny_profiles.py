@@ -1,4 +1,4 @@
-"""Profiles of models that do not exist, made directly, and a judge of choices that knows rules only by their formulas."""
+"""Profiles of models that do not exist, made directly, and a judge of choices that knows their formulas."""
 
 import itertools
 from dataclasses import replace
@@ -102,6 +102,11 @@ def holds(instance: Instance, rule, choice) -> bool:
         case Distinct():
             return len({names[u] for u in rule.units}) <= rule.at_most_formats
     raise AssertionError(rule)
+
+
+def limit_named(instance: Instance, name: str) -> Limit:
+    """The limit of a name."""
+    return next(rule for rule in instance.rules if isinstance(rule, Limit) and rule.name == name)
 
 
 def feasible(instance: Instance):
