@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.text import Text
 
 from . import __version__
+from .commands import program, reference
+from .commands.flags import JsonOption, ProfileOption
 from .solver.errors import ScantlingError
 
 if TYPE_CHECKING:
@@ -29,14 +31,13 @@ app = typer.Typer(
     help="Decides how many bits each layer of a language model gets.",
 )
 
+app.add_typer(program.app)
+app.add_typer(reference.app)
+
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="The model, where it has moved since it was profiled.")
 ]
-ProfileOption = Annotated[
-    Path | None, typer.Option("--profile", help="The profile, where it has moved since the plan was solved.")
-]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def _progress() -> "TerminalProgress":
@@ -125,42 +126,6 @@ def profile(
 
 
 @app.command()
-def solve(
-    profile_path: Annotated[Path, typer.Argument(metavar="PROFILE", help="Written by: scantling profile")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The plan to write.")],
-    memory: Annotated[str | None, typer.Option(help="Bytes of all stored tensors at most, such as 60MiB.")] = None,
-    average_bits: Annotated[
-        float | None, typer.Option(help="Σ bits · weights / Σ weights at most, scales and zero points not counted.")
-    ] = None,
-    engine: Annotated[str, typer.Option(help="cpsat, or highs (HiGHS through cvxpy).")] = "cpsat",
-    time_limit: Annotated[float, typer.Option(help="Seconds for the solver.")] = 60.0,
-    threads: Annotated[int, typer.Option(help="For the solver; one repeats exactly.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of the solver.")] = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Find the plan with the smallest predicted loss increase within a budget."""
-    from .evaluation.terminal import print_allocation, print_certificate
-    from .sensitivity.planning import Budget, Origin
-    from .sensitivity.planning import solve as solve_program
-    from .sensitivity.profile import read_profile
-    from .solver.engine import SearchSettings
-    from .solver.engines import engine_named
-    from .solver.plan import file_sha256, write_plan
-    from .solver.quantities import parse_bytes
-
-    budget = Budget(None if memory is None else parse_bytes(memory), average_bits)
-    origin = Origin(profile_path, file_sha256(profile_path) if profile_path.is_file() else "")
-    search = SearchSettings(time_limit, seed, threads)
-    plan = solve_program(read_profile(profile_path), origin, budget, engine_named(engine), search)
-    write_plan(plan, output)
-    if as_json:
-        typer.echo(plan.model_dump_json())
-    else:
-        print_allocation(plan, Console(markup=False))
-        print_certificate(plan, Console(markup=False))
-
-
-@app.command()
 def compare(
     plan_path: Annotated[Path, typer.Argument(metavar="PLAN", help="Written by: scantling solve")],
     uniform: Annotated[list[str] | None, typer.Option(help="A width or a format, to compare with; repeatable.")] = None,
@@ -225,72 +190,6 @@ def apply(
     rounded = round_assignments(loaded, read, {"plan": plan.formats()}, _progress())["plan"]
     write_fake(loaded, rounded, plan.model_dump_json(indent=1), output)
     typer.echo(f"Wrote {output}.")
-
-
-@app.command()
-def rules(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="A constraint file.")],
-    profile_path: Annotated[Path, typer.Argument(metavar="PROFILE", help="Written by: scantling profile")],
-    as_json: JsonOption = False,
-) -> None:
-    """Show what every limit and rule of a constraint file matches."""
-    import json
-
-    from .evaluation.rules_table import print_rules, statement_records
-    from .sensitivity.profile import read_profile
-    from .sensitivity.program import Program
-
-    program = Program(read_profile(profile_path)).read(path)
-    if as_json:
-        typer.echo(json.dumps(statement_records(program), ensure_ascii=False))
-    else:
-        print_rules(program, Console(markup=False))
-
-
-@app.command()
-def schema() -> None:
-    """Print the JSON Schema of the constraint file."""
-    from .solver.constraint_file import schema_text
-
-    typer.echo(schema_text(), nl=False)
-
-
-@app.command()
-def engines(as_json: JsonOption = False) -> None:
-    """List the inference engines whose rules are known, with the versions that they were checked against."""
-    import json
-
-    from .solver.engine_profile import engine_names, load_engine_profile
-
-    profiles = [load_engine_profile(name) for name in engine_names()]
-    if as_json:
-        typer.echo(json.dumps([found.model_dump() for found in profiles], ensure_ascii=False))
-        return
-    for found in profiles:
-        typer.echo(f"{found.name}: {found.title}\n  {found.version}, checked {found.checked}. {found.how}")
-        for why in [rule.why for rule in found.formats] + [tie.why for tie in found.ties]:
-            typer.echo(f"  - {why}")
-        typer.echo(f"  profile with --formats {found.suggest}")
-
-
-@app.command()
-def devices(as_json: JsonOption = False) -> None:
-    """List the devices that are known, with the origin of every number."""
-    import json
-
-    from .solver.device import FIGURES, device_names, load_device
-
-    known = [load_device(name) for name in device_names()]
-    if as_json:
-        typer.echo(json.dumps([found.model_dump() for found in known], ensure_ascii=False))
-        return
-    for found in known:
-        typer.echo(f"{found.name}: {found.note}")
-        stated = [(key, getattr(found, key)) for key in FIGURES]
-        stated += [(f"efficiency of {entry.formats}", entry.share) for entry in found.efficiency]
-        for key, figure in stated:
-            words = "not known" if figure is None else f"{figure.value} ({figure.origin}: {figure.source})"
-            typer.echo(f"  {key}: {words}")
 
 
 def _version(wanted: bool) -> None:

@@ -84,7 +84,9 @@ def with_program_flags(command: Callable[..., None]) -> Callable[..., None]:
     Returns:
         The command with all flags in its signature, for typer.
     """
-    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name not in {"flags", "search"}]
+    own = [
+        p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name not in {"flags", "search"}
+    ]
     keyword = inspect.Parameter.KEYWORD_ONLY
     added = [inspect.Parameter(name, keyword, default=None, annotation=kind) for name, kind in _PROGRAM_FLAGS.items()]
     added += [

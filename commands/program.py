@@ -57,7 +57,7 @@ def solve(
     """Find the best plan within limits and rules, with its proof.
 
     Exit status 3 when it is proven that there is none: then the conflict and what would mend it are printed.
-    """
+    """  # noqa: DOC501
     from ..sensitivity.planning import solve as solve_program
     from ..solver.atomic import refuse_unwritable
     from ..solver.explanation import NoPlanError
@@ -82,7 +82,7 @@ def verify(plan_path: PlanArgument, profile_path: ProfileOption = None, as_json:
     """Add up every limit, rule and objective of a plan again, without any solver; exit status 1 if one does not hold.
 
     Where the profile is at hand, bytes and losses are also held against it.
-    """
+    """  # noqa: DOC501
     import json
 
     from ..sensitivity.checking import check_plan
@@ -130,7 +130,9 @@ def edit(
     for fault in edited.faults:
         typer.echo(f"breaks {fault}", err=True)
     if edited.faults and not force:
-        raise ScantlingError("the edited plan was not written: it breaks limits or rules. Write it anyway with --force.")
+        raise ScantlingError(
+            "the edited plan was not written: it breaks limits or rules. Write it anyway with --force."
+        )
     write_plan(edited.plan, output)
     _show(edited.plan, as_json=as_json)
 
@@ -165,9 +167,7 @@ def frontier(
     lowest: Annotated[list[str] | None, typer.Option("--from", help="Tightest limit; default: the least.")] = None,
     highest: Annotated[list[str] | None, typer.Option("--to", help="Loosest limit; default: the most.")] = None,
     points: Annotated[str, typer.Option(help="How many (along each axis of a grid), or 'every' breakpoint.")] = "20",
-    nested: Annotated[
-        bool, typer.Option("--nested", help="A tighter plan never raises a layer's bits.")
-    ] = False,
+    nested: Annotated[bool, typer.Option("--nested", help="A tighter plan never raises a layer's bits.")] = False,
     picture: Annotated[Path | None, typer.Option(help="Draw it to a .png, .svg or .pdf file.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the points as JSON.")] = None,
     as_json: JsonOption = False,

@@ -9,9 +9,10 @@ from pathlib import Path
 from rich.console import Console
 
 from ..backends.model import load_model
+from ..sensitivity.planning import Origin, solve, uniform_formats
 from ..sensitivity.profile import write_or_rescue_profile
 from ..sensitivity.profiling import ProfileSettings, build_profile
-from ..sensitivity.program import Budget, Origin, solve, uniform_formats
+from ..sensitivity.program import Program
 from ..sensitivity.text import PYDOC, load_text
 from ..solver.cpsat import CpSat
 from ..solver.engine import SearchSettings
@@ -69,8 +70,11 @@ def run_demo(folder: Path, console: Console, progress: TerminalProgress) -> None
     print_profile(profile, console)
 
     console.rule(f"2 of 3: the best plan within the size of uniform {UNIFORM}")
-    budget = Budget(stored_bytes=profile.stored_bytes(uniform_formats(profile, UNIFORM)))
-    plan = solve(profile, Origin(profile_path, file_sha256(profile_path)), budget, CpSat(), SearchSettings())
+    budget_bytes = profile.stored_bytes(uniform_formats(profile, UNIFORM))
+    instance = (
+        Program(profile).limit("memory", at_most=f"{budget_bytes}B", origin=f"the size of uniform {UNIFORM}").instance()
+    )
+    plan = solve(profile, Origin(profile_path, file_sha256(profile_path)), instance, CpSat(), SearchSettings())
     write_plan(plan, plan_path)
     print_allocation(plan, console)
     print_certificate(plan, console)

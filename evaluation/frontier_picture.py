@@ -35,7 +35,7 @@ def draw_frontier(found: Frontier, path: Path) -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     labels, scales = zip(*(_axis(row) for row in found.rows), strict=True)
-    bounds = [[(point.bounds[k] - row.offset) * scales[k] for point in solved] for k, row in enumerate(found.rows)]
+    bounds = [[point.bounds[k] * scales[k] for point in solved] for k in range(len(found.rows))]
     losses = [point.predicted_loss_nats or 0.0 for point in solved]
     if len(found.rows) == 1:
         errors = [point.predicted_loss_standard_error_nats or 0.0 for point in solved]

@@ -16,7 +16,9 @@ from rich.text import Text
 
 from ..sensitivity.planning import decided_layers, uniform_formats
 from ..sensitivity.profile import Profile
-from ..solver.plan import Assignment, Plan, average_bits
+from ..solver.explanation import Measure, amount_in_words, freedom_in_words, limit_in_words
+from ..solver.instance import LOSS
+from ..solver.plan import Assignment, Certificate, Objective, Plan, average_bits
 from ..solver.quantities import show_bytes
 from .comparison import Comparison
 
@@ -32,7 +34,11 @@ _BITS_STYLE = {
     16: "white on #440154",
 }  # the viridis colours, dark for wide: readable by colour-blind people, and every cell has its digit
 _DIGIT = {16: "f"}
-_LIMIT_NAMES = {"stored_bytes": "memory (stored bytes)", "bit_weights": "average bits × weights"}
+_STATUS_WORDS = {
+    "OPTIMAL": "optimal: no plan within the limits and rules is better",
+    "FEASIBLE": "feasible: the search ended before the proof, a better plan may exist, by at most the gap",
+    "EDITED": "edited by hand: nothing is proven",
+}
 
 
 @dataclass(frozen=True)
@@ -159,25 +165,20 @@ def print_certificate(plan: Plan, console: Console) -> None:
         console: where.
     """
     proven = plan.certificate
-    status = {
-        "OPTIMAL": "optimal: no plan within the limits has a smaller predicted loss increase",
-        "FEASIBLE": "feasible: the time limit ended the search, a better plan may exist, by at most the gap",
-    }[proven.status]
-    relative = proven.gap_nats / proven.objective_nats if proven.objective_nats else 0.0
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("status", status)
+    table.add_row("status", _STATUS_WORDS[proven.status])
     table.add_row(
         "predicted loss", f"{show_nats(plan.loss_increase_nats, plan.loss_increase_standard_error_nats)} nats"
     )
-    table.add_row("bound", f"{proven.bound_nats:.9f} nats")
-    table.add_row("gap", f"{proven.gap_nats:.1e} nats ({relative:.1e}; {proven.resolution_nats:.0e} is the resolution)")
-    table.add_row(
-        "solver",
-        f"{proven.engine}, {proven.solve_seconds:.2f} s, {proven.num_units} decisions, {proven.num_options} options",
-    )
-    for limit in plan.limits:
-        name = _LIMIT_NAMES[limit.name]
-        table.add_row(name, f"{limit.used:,} of {limit.at_most:,} ({limit.at_most - limit.used:,} left)")
+    for objective in proven.objectives:
+        table.add_row(f"minimised {objective.name}", _proof_in_words(objective))
+    table.add_row("solver", f"{proven.engine}, {proven.solve_seconds:.2f} s; {_search_in_words(proven)}")
+    for use in plan.limits:
+        words = limit_in_words(use, proven.objectives[0]) if proven.objectives else amount_in_words(use)
+        table.add_row(f"{use.name} ({use.origin})" if use.origin else use.name, words)
+    freedom = freedom_in_words(plan)
+    if freedom:
+        table.add_row("freedom", freedom)
     table.add_row("average bits", f"{plan.average_bits:.4f} (scales and zero points not counted)")
     table.add_row("bytes", f"{show_bytes(plan.stored_bytes)} in all tensors")
     for kind in dict.fromkeys(a.kind for a in plan.assignments if not a.decided):
@@ -185,6 +186,23 @@ def print_certificate(plan: Plan, console: Console) -> None:
         table.add_row("", f"{show_bytes(kept)} of them {kind}, kept in 16 bits")
     table.add_row("", f"{show_bytes(plan.other_bytes)} of them norms, biases and the like, in 16 bits")
     console.print(table)
+
+
+def _proof_in_words(objective: Objective) -> str:
+    shown = Measure(objective.measure, objective.step)
+    if objective.name != LOSS:
+        return f"{shown.show(objective.value)}, bound {shown.show(objective.bound)}"
+    relative = objective.gap / objective.value if objective.value else 0.0
+    return (
+        f"{objective.value:.9f} nats, bound {objective.bound:.9f}, gap {objective.gap:.1e} "
+        f"({relative:.1e} of it; {objective.resolution:.0e} is the resolution)"
+    )
+
+
+def _search_in_words(proven: Certificate) -> str:
+    core = f"{proven.num_core_options} left after presolve" if proven.num_core_options else "presolve proved it alone"
+    size = f"{proven.num_units} decisions, {proven.num_options} options"
+    return size if proven.status == "EDITED" else f"{size}, {core}"
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:

@@ -64,7 +64,7 @@ def check_plan(plan: Plan, profile_path: Path | None) -> Checked:
             "Say where it is with --profile"
         )
     else:
-        _check_against_profile(plan, choice, profile_path, found)
+        _check_against_profile(plan, profile_path, found)
     return found
 
 
@@ -90,15 +90,14 @@ def _check_numbers(plan: Plan, choice: tuple[int, ...], found: Checked) -> None:
     )
     limits = [rule for rule in plan.program.rules if isinstance(rule, Limit | LossLimit)]
     for use, rule in zip(plan.limits, limits, strict=False):
-        is_row = isinstance(rule, Limit)
-        used = plan.program.amount(rule.row, choice, rule.units) if is_row else plan.program.loss_increase_nats(choice)
+        used = plan.program.used(rule, choice)
         if used != use.used or use.name != rule.name:
             found.faults.append(f"{rule.name} comes to {used:,}; stated: {use.used:,} of {use.name}")
     if len(limits) != len(plan.limits):
         found.faults.append(f"the program has {len(limits)} limits, the plan states {len(plan.limits)}")
 
 
-def _check_against_profile(plan: Plan, choice: tuple[int, ...], path: Path, found: Checked) -> None:
+def _check_against_profile(plan: Plan, path: Path, found: Checked) -> None:
     if file_sha256(path) != plan.profile_sha256:
         found.faults.append(f"{path} is not the profile that the plan was solved from: its hash differs")
         return
@@ -118,11 +117,14 @@ def _check_against_profile(plan: Plan, choice: tuple[int, ...], path: Path, foun
     for index, (unit, layer) in enumerate(zip(plan.program.units, profile.record.layers, strict=False)):
         offered = tuple(profile.record.formats[target] for target in layer.formats)
         costs = tuple(profile.loss_increase_nats(index, target) for target in layer.formats)
-        if unit.name != layer.name or unit.formats != offered or plan.program.load_cases[0].loss_increase_nats[index] != costs:
+        if (
+            unit.name != layer.name
+            or unit.formats != offered
+            or plan.program.load_cases[0].loss_increase_nats[index] != costs
+        ):
             found.faults.append(f"the program's formats or costs of {unit.name} are not those of the profile")
             return
     found.note(
         holds=len(plan.program.units) == len(profile.record.layers),
         what="the program's layers, formats and costs are those of the profile",
     )
-

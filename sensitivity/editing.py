@@ -36,8 +36,8 @@ def edit_plan(plan: Plan, profile: Profile, profile_path: Path, settings: Sequen
         plan: the plan.
         profile: that it was solved from.
         profile_path: where that lies.
-        settings: ``PATTERN=FORMAT`` each, a format by its name or its width; later ones overrule earlier ones. A pattern speaks
-            of the layers that the program decides.
+        settings: ``PATTERN=FORMAT`` each, a format by its name or its width; later ones overrule earlier ones. A
+            pattern speaks of the layers that the program decides.
 
     Returns:
         The new plan and what it breaks.
@@ -57,7 +57,9 @@ def edit_plan(plan: Plan, profile: Profile, profile_path: Path, settings: Sequen
             raise ScantlingError(f"--set {setting!r} is not PATTERN=FORMAT. Write for instance '*.v_proj=int8-g64'.")
         matched = [unit for unit in matching([pattern], names) if len(program.units[unit].formats) > 1]
         if not matched:
-            raise ScantlingError(f"--set {setting!r} matches only layers that have a single format. Profile them with --include.")
+            raise ScantlingError(
+                f"--set {setting!r} matches only layers that have a single format. Profile them with --include."
+            )
         for unit in matched:
             choice[unit] = _format_index(program.units[unit].formats, wanted, names[unit])
     edited = tuple(choice)
@@ -79,7 +81,9 @@ def edit_plan(plan: Plan, profile: Profile, profile_path: Path, settings: Sequen
 def _format_index(formats: tuple[str, ...], wanted: str, layer: str) -> int:
     if wanted in formats:
         return formats.index(wanted)
-    of_width = [index for index, name in enumerate(formats) if wanted.isdigit() and parse_format(name).bits == int(wanted)]
+    of_width = [
+        index for index, name in enumerate(formats) if wanted.isdigit() and parse_format(name).bits == int(wanted)
+    ]
     if len(of_width) == 1:
         return of_width[0]
     several = "has several formats of that width" if of_width else f"has no format {wanted!r}"

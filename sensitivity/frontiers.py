@@ -19,8 +19,7 @@ from ..solver.plan import Finite, Record, average_bits
 from ..solver.quantities import exact_number, parse_quantity
 from .planning import decided_layers
 from .profile import Profile
-from .rows import BIT_WEIGHTS
-from .statements import ROW_OF
+from .rows import BIT_WEIGHTS, ROW_OF
 
 EVERY = "every"
 
@@ -79,13 +78,11 @@ class SweptRow(Record):
         name: as the user called it.
         measure: what it is counted in.
         step: one step in that measure.
-        offset: steps that belong to layers outside the program and are not shown.
     """
 
     name: str
     measure: str
     step: Finite
-    offset: int = 0
 
     def show(self, steps: int) -> str:
         """Write an amount.
@@ -96,7 +93,7 @@ class SweptRow(Record):
         Returns:
             The amount with its unit.
         """
-        return Measure(self.measure, self.step).show(steps - self.offset)
+        return Measure(self.measure, self.step).show(steps)
 
 
 class Frontier(Record):
@@ -157,7 +154,9 @@ def swept(
         raise ScantlingError(f"--against was given {len(sweep.against)} times. Give one limit, or two for a grid.")
     for flag, values in (("--from", sweep.lowest), ("--to", sweep.highest)):
         if values and len(values) != len(sweep.against):
-            raise ScantlingError(f"{flag} was given {len(values)} times for {len(sweep.against)} limits. Give one for each.")
+            raise ScantlingError(
+                f"{flag} was given {len(values)} times for {len(sweep.against)} limits. Give one for each."
+            )
     rows = [_swept_row(profile, instance, name) for name in sweep.against]
     names = [_row_name(instance, name) for name in sweep.against]
     ranges = [
@@ -174,7 +173,9 @@ def swept(
             if sweep.nested:
                 raise ScantlingError("--nested goes with one limit: over a grid, tighter in which of the two?")
             pairs = [(first, second) for first in spaced[0] for second in spaced[1]]
-            points = _watched(grid(instance, (names[0], names[1]), (spaced[0], spaced[1]), engine, settings), pairs, progress)
+            points = _watched(
+                grid(instance, (names[0], names[1]), (spaced[0], spaced[1]), engine, settings), pairs, progress
+            )
         else:
             points = _watched(
                 frontier(instance, names[0], spaced[0], engine, settings, nested=sweep.nested), spaced[0], progress
@@ -203,7 +204,8 @@ def _row_name(instance: Instance, name: str) -> str:
     if row not in instance.row_index:
         known = sorted({*instance.row_index, *(key for key, value in ROW_OF.items() if value in instance.row_index)})
         raise ScantlingError(
-            f"cannot sweep {name!r}. What this program has: {', '.join(known)}. Others need --device, --context or --rate."
+            f"cannot sweep {name!r}. What this program has: {', '.join(known)}. Others need --device, --context "
+            "or --rate."
         )
     return row
 
@@ -213,8 +215,7 @@ def _swept_row(profile: Profile, instance: Instance, name: str) -> SweptRow:
     if row.name != BIT_WEIGHTS:
         return SweptRow(name=name, measure=row.measure, step=row.step)
     num_weights = sum(layer.num_weights for layer in decided_layers(profile))
-    kept = sum(amounts[0] for amounts in row.amounts if len(amounts) == 1)
-    return SweptRow(name=name, measure="bits per weight", step=1.0 / max(num_weights, 1), offset=kept + row.fixed)
+    return SweptRow(name=name, measure="bits per weight", step=1.0 / max(num_weights, 1))
 
 
 def _range(
@@ -227,14 +228,15 @@ def _range(
     high = _steps(swept_row, highest[0]) if highest else high
     if low > high:
         raise ScantlingError(
-            f"the range of {swept_row.name} from {swept_row.show(low)} to {swept_row.show(high)} is empty. Swap --from and --to."
+            f"the range of {swept_row.name} from {swept_row.show(low)} to {swept_row.show(high)} is empty. Swap "
+            "--from and --to."
         )
     return low, high
 
 
 def _steps(row: SweptRow, text: str) -> int:
     amount = exact_number(text) if row.measure in {"bits per weight", ""} else parse_quantity(text, row.measure)
-    return row.offset + int(amount / Fraction(row.step).limit_denominator(10**18))
+    return int(amount / Fraction(row.step).limit_denominator(10**18))
 
 
 def _spaced(low: int, high: int, points: str) -> list[int]:

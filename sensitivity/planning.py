@@ -177,16 +177,15 @@ def measure(profile: Profile, instance: Instance, rule: Rule) -> Measure:
 def _limit_use(
     profile: Profile, instance: Instance, choice: tuple[int, ...], rule: Limit | LossLimit, price: LimitPrice | None
 ) -> LimitUse:
-    is_row = isinstance(rule, Limit)
     counted = measure(profile, instance, rule)
     return LimitUse(
         name=rule.name,
         origin=rule.origin,
         measure=counted.name,
         step=counted.step,
-        at_most=rule.at_most if is_row else rule.at_most_nats,
-        at_least=rule.at_least if is_row else None,
-        used=instance.amount(rule.row, choice, rule.units) if is_row else instance.loss_increase_nats(choice),
+        at_most=rule.at_most_nats if isinstance(rule, LossLimit) else rule.at_most,
+        at_least=None if isinstance(rule, LossLimit) else rule.at_least,
+        used=instance.used(rule, choice),
         price_per_step=None if price is None else price.price,
         has_effect=None if price is None else price.has_effect,
     )
@@ -226,7 +225,8 @@ def _refuse_idle_limit(profile: Profile, instance: Instance) -> None:
         smallest = fixed + sum(min(row.amounts[unit]) for unit in units)
         counted = measure(profile, instance, limit)
         raise ScantlingError(
-            f"{limit.name} of {counted.show(limit.at_most)} is above the largest plan, and there is no other limit. Plans of "
+            f"{limit.name} of {counted.show(limit.at_most)} is above the largest plan, and there is no other "
+            "limit. Plans of "
             f"this profile have {counted.show(smallest)} to {counted.show(largest)}."
         )
 

@@ -21,7 +21,7 @@ from .engine import Engine, SearchSettings, Status
 from .errors import ScantlingError
 from .lagrangian import largest_objective, relax
 from .presolve import tighten_rows
-from .statement import Floats, Mask, Statement
+from .statement import Floats, Integers, Mask, Statement
 
 _MOST_CASES = 20_000
 
@@ -113,7 +113,8 @@ def _open(statement: Statement, bound: float, numbers: Iterator[int]) -> list[_C
     num_cases = math.comb(len(formats), num_chosen)
     if num_cases > _MOST_CASES:
         raise ScantlingError(
-            f"{most} distinct formats out of {len(formats)} are {num_cases:,} cases, more than the {_MOST_CASES:,} that "
+            f"{most} distinct formats out of {len(formats)} are {num_cases:,} cases, more than the "
+            f"{_MOST_CASES:,} that "
             "are searched. Offer fewer formats, or allow fewer or more distinct ones."
         )
     table = _reduced_cost_table(small, formats, relaxation.reduced_costs)[list(groups)]
@@ -127,7 +128,7 @@ def _open(statement: Statement, bound: float, numbers: Iterator[int]) -> list[_C
     return cases
 
 
-def _reduced_cost_table(statement: Statement, formats: Floats, reduced_costs: Floats) -> Floats:
+def _reduced_cost_table(statement: Statement, formats: Integers, reduced_costs: Floats) -> Floats:
     """Lay reduced costs out as [groups, formats], infinite where a group does not have the format."""
     table = np.full((statement.num_groups, len(formats)), np.inf)
     column = np.searchsorted(formats, statement.formats)

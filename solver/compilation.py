@@ -175,9 +175,9 @@ class _Gather:
 def loss_vectors(instance: Instance, directions: Sequence[Direction], gather: _Gather) -> Floats:
     """Give the cost vectors whose largest sum is the predicted loss increase, or bounds it from below.
 
-    ‖D x‖ ≥ v·D x for every unit vector v, so that mean + k · standard error is the largest of c + k Dᵀv over all v. With
-    the mean over load cases a direction runs over the samples of all of them; in the worst case it is tried on each case
-    in turn, cut into the cases' own parts.
+    ‖D x‖ ≥ v·D x for every unit vector v, so that mean + k · standard error is the largest of c + k Dᵀv over all v.
+    With the mean over load cases a direction runs over the samples of all of them; in the worst case it is tried on
+    each case in turn, cut into the cases' own parts.
 
     Args:
         instance: the program.

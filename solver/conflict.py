@@ -1,8 +1,8 @@
 """Why there is no plan: the smallest set of limits and rules that cannot hold together, and what would mend it.
 
-A set of rules is a smallest conflict when no plan keeps to all of them and no smaller set has this property. It is found by
-implicit hitting sets (Ignatiev et al. 2015): every conflict must hit every correction set, that is every set of
-rules without which there is a plan; the smallest set that hits all correction sets known so far either is a conflict,
+A set of rules is a smallest conflict when no plan keeps to all of them and no smaller set has this property. It is
+found by implicit hitting sets (Ignatiev et al. 2015): every conflict must hit every correction set, that is every set
+of rules without which there is a plan; the smallest set that hits all correction sets known so far either is a conflict,
 and then a smallest one, or shows a new correction set.
 
 Knows nothing about layers or files.
@@ -50,9 +50,9 @@ class Conflict:
         rules: positions of the limits and rules that conflict, in the instance's order.
         smallest: whether it is proven that no smaller set conflicts.
         relaxations: one for every bound in it.
-        together: where no single change helps, new bounds of several limits, by position, whose changes, each as a share of
-            the range of its row, add up to the least; empty where a single change helps or no change of bounds does, and
-            where a limit is on the loss.
+        together: where no single change helps, new bounds of several limits, by position, whose changes, each as a
+            share of the range of its row, add up to the least; empty where a single change helps or no change of
+            bounds does, and where a limit is on the loss.
     """
 
     rules: tuple[int, ...]
@@ -165,7 +165,7 @@ def _bounded_part(instance: Instance, limit: Limit) -> Row:
 def _least_total_relaxation(
     instance: Instance, engine: Engine, settings: SearchSettings
 ) -> tuple[tuple[int, float], ...]:
-    """Minimise Σ_k excess_k / range_k over the limits on rows, all other rules staying; not tried with limits on the loss."""
+    """Minimise Σ_k excess_k / range_k over the limits on rows, all other rules staying; not with limits on the loss."""
     statement = compile_instance(instance)
     limits = [index for index, rule in enumerate(instance.rules) if isinstance(rule, Limit)]
     if statement is None or not limits or any(isinstance(rule, LossLimit) for rule in instance.rules):

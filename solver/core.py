@@ -1,8 +1,8 @@
 """Exact search on a small core: the options that the relaxation cannot rule out.
 
-Let LB be the Lagrangian bound and r(i) the reduced cost of option i. A plan that takes an option with r(i) > δ costs more than
-LB + δ. So the best plan among the options with r(i) ≤ δ is the best of all as soon as it costs at most LB + δ (Pisinger
-1995 calls these options the core). δ starts small and grows until this holds.
+Let LB be the Lagrangian bound and r(i) the reduced cost of option i. A plan that takes an option with r(i) > δ costs
+more than LB + δ. So the best plan among the options with r(i) ≤ δ is the best of all as soon as it costs at most LB +
+δ (Pisinger 1995 calls these options the core). δ starts small and grows until this holds.
 
 Knows nothing about layers or files.
 """
@@ -139,7 +139,8 @@ def _grow_core(search: _Search, engine: Engine) -> CoreAnswer:
         if found.status is Status.INFEASIBLE:
             if search.chosen is not None and mask[search.chosen].all():
                 raise ScantlingError(
-                    f"{engine.name} calls a program infeasible for which a plan is known. This is a fault of the engine: "
+                    f"{engine.name} calls a program infeasible for which a plan is known. This is a fault of the "
+                    "engine: "
                     "use the other one (--solver), and please report the program (--save-program)."
                 )
             if mask.all():

@@ -182,6 +182,22 @@ def _needed_in_words(rule: Rule, steps: float, counted: Measure) -> str:
     return f"{side} {counted.show(steps)}"
 
 
+def amount_in_words(use: LimitUse) -> str:
+    """Say how much of a limit a plan uses.
+
+    Args:
+        use: the limit.
+
+    Returns:
+        Used and bound, in the limit's measure.
+    """
+    counted = Measure(use.measure, use.step)
+    if use.at_most is not None:
+        return f"{counted.show(use.used)} of at most {counted.show(use.at_most)}"
+    assert use.at_least is not None
+    return f"{counted.show(use.used)} of at least {counted.show(use.at_least)}"
+
+
 def limit_in_words(use: LimitUse, objective: Objective) -> str:
     """Say how much of a limit a plan uses and what it is worth.
 
@@ -192,11 +208,7 @@ def limit_in_words(use: LimitUse, objective: Objective) -> str:
     Returns:
         One line.
     """
-    counted = Measure(use.measure, use.step)
-    bound = use.at_most if use.at_most is not None else use.at_least
-    assert bound is not None
-    word = "of at most" if use.at_most is not None else "of at least"
-    line = f"{counted.show(use.used)} {word} {counted.show(bound)}"
+    line = amount_in_words(use)
     if use.has_effect is False:
         return f"{line}; has no effect (proven: the optimum is the same without it)"
     if use.price_per_step:

@@ -76,8 +76,8 @@ def frontier(
         bounds: in steps of the row.
         engine: solves.
         settings: limits of each search.
-        nested: whether a tighter plan may not give any unit more bits than the looser plan before it has. The points are then
-            proven best among such plans.
+        nested: whether a tighter plan may not give any unit more bits than the looser plan before it has. The points
+            are then proven best among such plans.
 
     Yields:
         The points, loosest bound first.

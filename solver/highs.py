@@ -1,8 +1,8 @@
 """The program on HiGHS through cvxpy, in a process of its own.
 
 OR-Tools and highspy each bring a library of the same name and cannot be loaded into one process (an ImportError on
-whichever comes second), so this engine sends its statements to ``python -m scantling.solver.highs_worker``, one a line, and
-keeps that process for the next.
+whichever comes second), so this engine sends its statements to ``python -m scantling.solver.highs_worker``, one a
+line, and keeps that process for the next.
 
 Knows nothing about layers or files.
 """

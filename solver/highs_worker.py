@@ -88,6 +88,12 @@ def _scaled_rows(request: Request) -> list[tuple[NDArray[np.float64], float]]:
     """Divide each row by the common divisor of its amounts, and put the bound half a step higher.
 
     Sums are integers, so the half step changes no answer and keeps rounding errors away from the bound.
+
+    Args:
+        request: the program.
+
+    Returns:
+        Each row and its bound.
     """
     rows = []
     for amounts, bound in zip(request.amounts, request.at_most, strict=True):
@@ -112,7 +118,7 @@ def _rules(request: Request, taken: cvxpy.Variable, groups: NDArray[np.int64]) -
             (np.ones(len(options)), (np.arange(len(options)), options)), (len(options), len(groups))
         )
         assign = sparse.csr_array((np.ones(len(options)), (np.arange(len(options)), column)))
-        constraints += [select @ taken <= assign @ used, cvxpy.sum(used) <= most]
+        constraints += [select @ taken <= assign @ used, np.ones(used.size) @ used <= most]
     return constraints
 
 

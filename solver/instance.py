@@ -17,16 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from .atomic import whole_file
 from .errors import ScantlingError
-from .rules import Allow, Distinct, Limit, LossLimit, Order, Rule, Tie
-
-LOSS: Final = "loss_increase"
+from .rules import Limit, LossLimit, Rule
+from .wellformed import LOSS, refuse_malformed
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,8 @@ class LoadCase:
     Attributes:
         name: for instance ``prose``.
         loss_increase_nats: c(u, f), one tuple a unit, in nats per token.
-        deviations_nats: d(u, f, s), such that the standard error of Σ c(u, f) x(u, f) is √(Σ_s (Σ d(u, f, s) x(u, f))²);
-            empty where it is not known.
+        deviations_nats: d(u, f, s), such that the standard error of Σ c(u, f) x(u, f) is √(Σ_s (Σ d(u, f, s) x(u,
+            f))²); empty where it is not known.
     """
 
     name: str
@@ -120,7 +118,7 @@ class Instance:
     minimise: tuple[str, ...] = (LOSS,)
 
     def __post_init__(self) -> None:
-        _refuse_malformed(self)
+        refuse_malformed(self)
 
     @cached_property
     def row_index(self) -> dict[str, int]:
@@ -152,6 +150,20 @@ class Instance:
         row = self.row(name)
         chosen = range(len(self.units)) if units is None else units
         return (row.fixed if units is None else 0) + sum(row.amounts[u][choice[u]] for u in chosen)
+
+    def used(self, limit: Limit | LossLimit, choice: Sequence[int]) -> int | float:
+        """Add up what a limit bounds.
+
+        Args:
+            limit: the limit.
+            choice: the index of the format that each unit takes.
+
+        Returns:
+            Steps of its row, or nats per token.
+        """
+        if isinstance(limit, LossLimit):
+            return self.loss_increase_nats(choice)
+        return self.amount(limit.row, choice, limit.units)
 
     def case_loss_nats(self, case: LoadCase, choice: Sequence[int]) -> tuple[float, float]:
         """Add up one load case for a choice, exactly rounded.
@@ -209,125 +221,8 @@ class Instance:
         return replace(self, rules=tuple(rules))
 
 
+__all__ = ["INSTANCE", "LOSS", "Instance", "LoadCase", "LossMeasure", "Row", "Unit", "read_instance", "write_instance"]
 INSTANCE = TypeAdapter(Instance)
-
-
-def _refuse_malformed(instance: Instance) -> None:
-    for what, names in (
-        ("units", [unit.name for unit in instance.units]),
-        ("rows", [row.name for row in instance.rows]),
-        ("load cases", [case.name for case in instance.load_cases]),
-    ):
-        if len(set(names)) != len(names):
-            repeated = next(name for name in names if names.count(name) > 1)
-            raise ScantlingError(f"two {what} are called {repeated!r}. Each needs a name of its own.")
-    if not instance.load_cases:
-        raise ScantlingError("the program has no load case. State what formats cost on at least one kind of text.")
-    for unit in instance.units:
-        if not unit.formats or len(unit.bits) != len(unit.formats):
-            raise ScantlingError(
-                f"the unit {unit.name!r} has {len(unit.formats)} formats and {len(unit.bits)} widths. "
-                "Offer at least one format, each with its width."
-            )
-        if len(set(unit.formats)) != len(unit.formats):
-            raise ScantlingError(f"the unit {unit.name!r} offers a format twice: {', '.join(unit.formats)}.")
-    for row in instance.rows:
-        _refuse_misshapen(instance, row.amounts, f"the row {row.name!r}")
-    for case in instance.load_cases:
-        _refuse_misshapen(instance, case.loss_increase_nats, f"the load case {case.name!r}")
-        _refuse_unusable_costs(instance, case)
-    if not (math.isfinite(instance.loss.standard_errors) and instance.loss.standard_errors >= 0):
-        raise ScantlingError(
-            f"the robust objective adds {instance.loss.standard_errors} standard errors. Give a number from 0 up."
-        )
-    known = {LOSS, *instance.row_index}
-    if (
-        not instance.minimise
-        or not set(instance.minimise) <= known
-        or len(set(instance.minimise)) != len(instance.minimise)
-    ):
-        raise ScantlingError(
-            f"cannot minimise {', '.join(instance.minimise) or 'nothing'}. Name one or several, each once, "
-            f"of: {', '.join(sorted(known))}."
-        )
-    for rule in instance.rules:
-        _refuse_stray(instance, rule)
-
-
-def _refuse_misshapen(instance: Instance, table: Sequence[Sequence[object]], name: str) -> None:
-    if len(table) != len(instance.units):
-        raise ScantlingError(f"{name} states {len(table)} units of {len(instance.units)}. State each.")
-    for unit, entries in zip(instance.units, table, strict=True):
-        if len(entries) != len(unit.formats):
-            raise ScantlingError(
-                f"{name} states {len(entries)} amounts for the {len(unit.formats)} formats of {unit.name!r}. "
-                "State one for each."
-            )
-
-
-def _refuse_unusable_costs(instance: Instance, case: LoadCase) -> None:
-    for unit, costs in zip(instance.units, case.loss_increase_nats, strict=True):
-        for format_name, cost in zip(unit.formats, costs, strict=True):
-            if not math.isfinite(cost):
-                raise ScantlingError(
-                    f"the loss increase of {unit.name!r} in {format_name!r} is {cost} in the load case {case.name!r}. "
-                    "Every cost must be a finite number: profile the model again."
-                )
-    if not case.deviations_nats:
-        if instance.loss.standard_errors:
-            raise ScantlingError(
-                f"the load case {case.name!r} states no standard errors, which the robust objective needs. "
-                "Profile with at least two sequences, or leave the standard errors out."
-            )
-        return
-    _refuse_misshapen(instance, case.deviations_nats, f"the deviations of the load case {case.name!r}")
-    samples = [deviations for unit in case.deviations_nats for deviations in unit]
-    if len({len(deviations) for deviations in samples}) > 1 or not np.isfinite(np.array(samples)).all():
-        raise ScantlingError(
-            f"the deviations of the load case {case.name!r} are not finite numbers of equally many samples."
-        )
-
-
-def _refuse_stray(instance: Instance, rule: Rule) -> None:
-    match rule:
-        case Limit():
-            if rule.row not in instance.row_index:
-                raise ScantlingError(
-                    f"the limit {rule.name!r} is on {rule.row!r}, which is no row. Rows: "
-                    f"{', '.join(instance.row_index) or 'none'}."
-                )
-            if (rule.at_most is None) == (rule.at_least is None):
-                raise ScantlingError(
-                    f"the limit {rule.name!r} needs either at_most or at_least. Two bounds, two limits."
-                )
-            units: list[int] = list(rule.units or ())
-        case LossLimit():
-            if not math.isfinite(rule.at_most_nats):
-                raise ScantlingError(f"the limit {rule.name!r} on the loss is {rule.at_most_nats}. Give a number.")
-            units = []
-        case Allow():
-            units = [unit for unit, _ in rule.allowed]
-            for unit, formats in rule.allowed:
-                if 0 <= unit < len(instance.units) and not set(formats) <= set(
-                    range(len(instance.units[unit].formats))
-                ):
-                    raise ScantlingError(
-                        f"the rule {rule.name!r} names formats {formats} of {instance.units[unit].name!r}, "
-                        f"which has {len(instance.units[unit].formats)}."
-                    )
-        case Tie():
-            units = [unit for group in rule.groups for unit in group]
-        case Order():
-            units = [unit for pair in rule.pairs for unit in pair]
-        case Distinct():
-            units = list(rule.units)
-            if rule.at_most_formats < 1:
-                raise ScantlingError(
-                    f"the rule {rule.name!r} allows {rule.at_most_formats} distinct formats. Allow at least 1."
-                )
-    strays = [unit for unit in units if not 0 <= unit < len(instance.units)]
-    if strays:
-        raise ScantlingError(f"the rule {rule.name!r} names the unit {strays[0]}, of {len(instance.units)} in all.")
 
 
 def write_instance(instance: Instance, path: Path) -> None:

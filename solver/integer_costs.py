@@ -47,9 +47,9 @@ class IntegerCosts:
 def integer_costs(statement: Statement) -> IntegerCosts:
     """Scale costs to integers whose sum over a plan stays below 2^43, or 2^30 where there are several vectors.
 
-    Costs that are integers already, such as bytes, stay exact, since the scale is a power of two. Several vectors need an
-    integer variable for their maximum; OR-Tools 9.15's presolve has called such models infeasible, which they cannot be, when
-    the product of a coefficient and that variable's range left 64 bits.
+    Costs that are integers already, such as bytes, stay exact, since the scale is a power of two. Several vectors
+    need an integer variable for their maximum; OR-Tools 9.15's presolve has called such models infeasible, which they
+    cannot be, when the product of a coefficient and that variable's range left 64 bits.
 
     Args:
         statement: the program.

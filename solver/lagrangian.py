@@ -1,17 +1,19 @@
 """The Lagrangian relaxation: a bound, prices of the limits, and reduced costs.
 
-With prices λ ≥ 0 on the rows and weights μ ≥ 0, Σ μ = 1, on the cost vectors, every plan within the limits costs at least
+With prices λ ≥ 0 on the rows and weights μ ≥ 0, Σ μ = 1, on the cost vectors, every plan within the limits costs at
+least
 
     D(μ, λ) = Σ_g min_{i ∈ g} (Σ_v μ_v cost(v, i) + Σ_k λ_k amount(k, i)) + Σ_v μ_v constant(v) − Σ_k λ_k at_most(k).
 
-D is concave and piecewise linear; its maximum equals the optimum of the linear relaxation (Geoffrion 1974), and the λ there
-are the shadow prices. It is found by cutting planes (Kelley 1960): each evaluation gives a linear upper bound on D, and
-a small linear program over all bounds so far says where to evaluate next. Orders and rules of distinct formats are left
-out, which can only lower D.
+D is concave and piecewise linear; its maximum equals the optimum of the linear relaxation (Geoffrion 1974), and the λ
+there are the shadow prices. It is found by cutting planes (Kelley 1960): each evaluation gives a linear upper bound
+on D, and a small linear program over all bounds so far says where to evaluate next. Orders and rules of distinct
+formats are left out, which can only lower D.
 
 Knows nothing about engines.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,4 +157,4 @@ def _rounding_margin(statement: Statement, magnitudes: Floats) -> float:
     """Bound the rounding errors of D: a few units in the last place of the sum of all magnitudes."""
     terms = len(statement.costs) + len(statement.amounts) + 4
     largest = -statement.smallest(-magnitudes)
-    return 2.0**-52 * terms * (float(largest.sum()) * (1 + np.log2(statement.num_groups + 1)))
+    return 2.0**-52 * terms * float(largest.sum()) * (1 + math.log2(statement.num_groups + 1))

@@ -62,7 +62,8 @@ class LimitUse(Record):
         at_least: the lower bound, likewise.
         used: what the plan comes to.
         price_per_step: by how much the linear relaxation of the objective falls for one step more; None where unknown.
-        has_effect: False where the optimum is proven to be the same without this limit; None where that was not settled.
+        has_effect: False where the optimum is proven to be the same without this limit; None where that was not
+            settled.
     """
 
     name: str
@@ -105,7 +106,8 @@ class Certificate(Record):
     """What is proven about the plan.
 
     Attributes:
-        status: ``OPTIMAL``; ``FEASIBLE`` where the search ended before the proof; ``EDITED`` where formats were set by hand.
+        status: ``OPTIMAL``; ``FEASIBLE`` where the search ended before the proof; ``EDITED`` where formats were set
+            by hand.
         objectives: in the order in which they were minimised; empty for an edited plan.
         solve_seconds: wall time from the program to the answer.
         engine: its name and version.
@@ -183,7 +185,8 @@ class Plan(Record):
             found.append(unit.formats.index(assignment.format))
         if len(self.program.units) != len(self.assignments):
             raise ScantlingError(
-                f"the plan has {len(self.assignments)} layers, its program {len(self.program.units)}. The file was edited."
+                f"the plan has {len(self.assignments)} layers, its program {len(self.program.units)}. The file "
+                "was edited."
             )
         return tuple(found)
 
@@ -196,7 +199,7 @@ class Plan(Record):
         return {assignment.layer: assignment.format for assignment in self.assignments}
 
 
-def average_bits(bits_and_weights: Sequence[tuple[int, int]]) -> float:
+def average_bits(bits_and_weights: Sequence[tuple[float, int]]) -> float:
     """Average a width over weights: Σ bits · weights / Σ weights.
 
     Args:

@@ -69,8 +69,8 @@ def dominated(statement: Statement) -> Mask:
     """Find options that need not be considered.
 
     Option i is dominated by j of its group when j costs no more by any cost vector and takes no more of any row: in any
-    plan with i, j may stand instead. Among equals the first stays. Not used on groups under a rule that looks at the format
-    itself (orders, distinct formats), where the exchange could break the rule.
+    plan with i, j may stand instead. Among equals the first stays. Not used on groups under a rule that looks at the
+    format itself (orders, distinct formats), where the exchange could break the rule.
 
     Args:
         statement: the program.

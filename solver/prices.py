@@ -24,8 +24,8 @@ class LimitPrice:
 
     Attributes:
         rule: the position of the limit among the instance's rules.
-        price: by how much the first objective's relaxation falls for one step more; in nats per step of the row, or per nat
-            for a limit on the loss. 0 where the limit does not press.
+        price: by how much the first objective's relaxation falls for one step more; in nats per step of the row, or
+            per nat for a limit on the loss. 0 where the limit does not press.
         has_effect: False where it is proven that the optimum is the same without this limit; None where that was not
             settled in the time given.
     """

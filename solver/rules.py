@@ -1,7 +1,7 @@
 """Limits and rules as records, each with its formula; units are named by their position in the instance.
 
-Every limit and rule carries the name that its user gave it and its origin (a flag, or a file and line), so that whatever
-is said about it can be found again. x(u, f) is 1 where unit u has format f.
+Every limit and rule carries the name that its user gave it and its origin (a flag, or a file and line), so that
+whatever is said about it can be found again. x(u, f) is 1 where unit u has format f.
 
 Knows nothing about engines, nor about how rules are written in files.
 """

@@ -69,8 +69,8 @@ def solve(
 ) -> Solution:
     """Find the best choice of an instance, prove it, and check it without the engine.
 
-    With several objectives, each next one is minimised among the choices that are as good in the earlier ones: exactly for
-    rows, within 1e-9 of the loss increase and the engine's resolution.
+    With several objectives, each next one is minimised among the choices that are as good in the earlier ones:
+    exactly for rows, within 1e-9 of the loss increase and the engine's resolution.
 
     Args:
         instance: the program.
@@ -129,8 +129,17 @@ def _solve_stage(
     """Solve for one objective, adding directions until the robust loss is met exactly.
 
     The loss with k standard errors is the largest of infinitely many linear functions, one a direction. Each answer to
-    finitely many of them bounds the optimum from below and proposes a choice; the direction of that choice's own standard
-    error is then added (Kelley 1960), until the choice costs what its bound says.
+    finitely many of them bounds the optimum from below and proposes a choice; the direction of that choice's own
+    standard error is then added (Kelley 1960), until the choice costs what its bound says.
+
+    Args:
+        instance: the program; its first objective counts.
+        engine: searches the cores.
+        settings: limits of the search.
+        start: a choice that is likely to be good.
+
+    Returns:
+        The answer.
     """
     began = time.perf_counter()
     directions: list[Direction] = []

@@ -44,7 +44,8 @@ def _broken(instance: Instance, choice: Sequence[int], rule: Rule) -> list[str]:
             return [f"{_named(rule)}: the loss increase is {loss:.9g} nats, the limit is {rule.at_most_nats:.9g}"]
         case Allow():
             return [
-                f"{_named(rule)}: {instance.units[unit].name} has {_format(instance, choice, unit)}, which is not allowed"
+                f"{_named(rule)}: {instance.units[unit].name} has {_format(instance, choice, unit)}, which is not "
+                "allowed"
                 for unit, formats in rule.allowed
                 if choice[unit] not in formats
             ]
