@@ -144,7 +144,7 @@ def _solve_stage(
     began = time.perf_counter()
     directions: list[Direction] = []
     best: CoreAnswer | None = None
-    bound = -math.inf
+    bound, resolution = -math.inf, 0.0
     while True:
         left = settings.time_limit_seconds - (time.perf_counter() - began)
         statement = compile_instance(instance, directions)
@@ -155,10 +155,12 @@ def _solve_stage(
             return answer if best is None or answer.status is Status.INFEASIBLE else replace(best, bound=bound)
         start, bound = answer.choice, max(bound, answer.bound)
         objective = instance.objective(instance.minimise[0], answer.choice)
+        resolution = max(resolution, answer.resolution)
         if not violations(instance, answer.choice) and (best is None or objective < best.objective):
             best = replace(answer, objective=objective)
         if best is not None:
-            slack = settings.relative_gap * abs(best.objective) + 2 * answer.resolution + _TIE_SHARE * abs(bound)
+            best = replace(best, resolution=resolution)
+            slack = settings.relative_gap * abs(best.objective) + 2 * resolution + _TIE_SHARE * abs(bound)
             proven = best.objective - bound <= slack
             if proven or left <= 0 or len(directions) >= _MAX_DIRECTIONS or answer.status is not Status.OPTIMAL:
                 status = Status.OPTIMAL if proven and answer.status is Status.OPTIMAL else Status.FEASIBLE
