@@ -75,7 +75,9 @@ def print_rules(program: Program, console: Console) -> None:
     """
     instance = program.instance()
     for statement in program.statements:
-        what = statement.name if statement.name == statement.says else f"{statement.name}: {statement.says}"
+        name = statement.name.removeprefix(f"{statement.origin}: ")
+        said = statement.says.startswith(name) or not statement.says
+        what = (statement.says or name) if said else f"{name}: {statement.says}"
         console.print(Text(statement.origin, style="bold"), what, soft_wrap=True)
         for bound in bounds_in_words(statement, instance):
             console.print(f"    {bound}", soft_wrap=True)

@@ -51,6 +51,7 @@ def _closed(layers: Layers, engine: EngineProfile, origin: str) -> list[Statemen
                 f"it loads {layer.name} [{layer.out_features}, {layer.in_features}] in none of its formats ({reasons})."
                 f" Profile the model with such formats: {engine.suggest}."
             )
+    _refuse_without_choice(layers, engine, closed)
     statements = []
     for reason, refused_by_layer in closed.items():
         name = f"{origin}: {reason}"
@@ -58,9 +59,23 @@ def _closed(layers: Layers, engine: EngineProfile, origin: str) -> list[Statemen
             (index, tuple(p for p, offer in enumerate(layers.formats[index]) if offer not in refused))
             for index, refused in refused_by_layer.items()
         )
-        says = f"{reason}; closed: " + ", ".join(sorted(set.union(*refused_by_layer.values())))
+        says = "closes " + ", ".join(sorted(set.union(*refused_by_layer.values())))
         statements.append(Statement(name, origin, says, tuple(refused_by_layer), (Allow(name, allowed, origin),)))
     return statements
+
+
+def _refuse_without_choice(layers: Layers, engine: EngineProfile, closed: dict[str, dict[int, set[str]]]) -> None:
+    left = [set(formats) for formats in layers.formats]
+    for refused_by_layer in closed.values():
+        for index, refused in refused_by_layer.items():
+            left[index] -= refused
+    decided = layers.decided(range(len(left)))
+    if decided and all(len(left[index]) == 1 for index in decided):
+        rest = sorted(set.union(*(left[index] for index in decided)))
+        raise ScantlingError(
+            f"it leaves nothing to decide: of the profile's formats it loads only {', '.join(rest)} in these layers "
+            f"({'; '.join(closed)}). Profile the model with such formats: {engine.suggest}."
+        )
 
 
 def _ties(stater: Stater, engine: EngineProfile, origin: str) -> list[Statement]:
@@ -77,5 +92,5 @@ def _ties(stater: Stater, engine: EngineProfile, origin: str) -> list[Statement]
         if units:
             name = f"{origin}: {tie.why}"
             groups = stater.tied_groups(units, tie.per)
-            statements.append(Statement(name, origin, tie.why, units, (Tie(name, groups, origin),)))
+            statements.append(Statement(name, origin, "", units, (Tie(name, groups, origin),)))
     return statements

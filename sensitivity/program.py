@@ -344,7 +344,7 @@ class Program(Wishes):
             )
         if not objectives or len(set(objectives)) < len(objectives):
             raise ScantlingError(f"{origin}: minimise {', '.join(objectives) or 'nothing'}? Name each objective once.")
-        return replace(self, objectives=objectives)
+        return replace(self, objectives=objectives, objectives_origin=origin)
 
     def robust(
         self, standard_errors: float = 0.0, load_cases: Literal["mean", "worst"] = "mean", origin: str = CALL

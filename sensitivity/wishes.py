@@ -33,6 +33,7 @@ class Wishes:
         for_engine: what must load the checkpoint; None where nothing was said.
         objectives: what is minimised, one after the other; empty where nothing was said.
         loss: how load cases and uncertainty become one loss; None where nothing was said.
+        objectives_origin: where the objectives were stated.
     """
 
     profile: Profile
@@ -42,6 +43,7 @@ class Wishes:
     for_engine: EngineProfile | None = None
     objectives: tuple[str, ...] = ()
     loss: LossMeasure | None = None
+    objectives_origin: str = ""
 
     @cached_property
     def layers(self) -> Layers:
@@ -124,9 +126,13 @@ class Wishes:
         row_name = ROW_OF.get(name, name)
         if row_name not in rows:
             known = sorted({LOSS, *rows, *(key for key, row in ROW_OF.items() if row in rows)})
+            why = f"cannot minimise {name!r}. What can be: {', '.join(known)}."
             if name in ROW_OF:
-                self.rows.row(row_name)  # says what it lacks
-            raise ScantlingError(f"cannot minimise {name!r}. What can be: {', '.join(known)}.")
+                try:
+                    self.rows.row(row_name)
+                except ScantlingError as error:  # says what it lacks
+                    why = f"cannot minimise {name}: {error}"
+            raise ScantlingError(f"{self.objectives_origin}: {why}")
         return row_name
 
 

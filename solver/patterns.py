@@ -300,9 +300,8 @@ def shorten(names: Sequence[str]) -> str:
         whole = math.prod(map(len, columns)) == len(set(numbers))
         for row in [columns] if whole else [[[n] for n in row] for row in numbers]:
             pieces, parts = template.split("{}"), [_ranges(column) for column in row]
-            tails["".join([pieces[0], *parts[:1]])].append(
-                "".join(piece + part for piece, part in zip(pieces[1:], [*parts[1:], ""], strict=True))
-            )
+            rest = [*pieces[1:2], *(text for pair in zip(parts[1:], pieces[2:], strict=True) for text in pair)]
+            tails["".join([pieces[0], *parts[:1]])].append("".join(rest))
     return ", ".join(text for head, found in tails.items() for text in _joined(head, found))
 
 

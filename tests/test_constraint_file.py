@@ -47,6 +47,27 @@ def test_the_published_schema_is_that_of_the_records():
     assert CliRunner().invoke(app, ["schema"]).output == schema_text()
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"limit": {}},
+        {"limits": {"memroy": "1 GB"}},
+        {"limits": {"memory": ["1 GB"]}},
+        {"limits": {"memory": {"at_most": True}}},
+        {"workload": {"context": "8192"}},
+        {"rules": [{"layers": "*"}, {"layers": "*", "min_bts": 4}]},
+        {"rules": [{"layers": "*", "same": False}]},
+        {"rules": [{"layers": [], "min_bits": 4}]},
+        {"device": {"memory": "1 GB"}},
+        {"minimize": []},
+        {"robust": {"load_cases": "best"}},
+    ],
+)
+def test_the_schema_refuses_what_the_reader_refuses(tmp_path, value):
+    assert list(jsonschema.Draft202012Validator(json_schema()).iter_errors(value))
+    refused(wrote(tmp_path, json.dumps(value)), "c.yaml:1:")
+
+
 @pytest.mark.parametrize("number", range(len(examples())))
 def test_every_example_of_the_documentation_is_read_and_fits_the_schema(tmp_path, number):
     path = wrote(tmp_path, examples()[number])

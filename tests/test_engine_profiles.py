@@ -134,6 +134,16 @@ def test_a_layer_without_a_legal_format_is_named_with_reason_and_mend():
         Program(make_profile(1, KNOWN[:2], {"mlp.x": (100, 128)}, known=KNOWN)).engine("mlx").instance()
 
 
+def test_an_engine_that_leaves_nothing_to_decide_says_so():
+    profile = make_profile(
+        2, ("int2-g64", "int4-g64", "float16"), {"a": (64, 64)}, known=("int2-g64", "int4-g64", "float16")
+    )
+    with pytest.raises(
+        ScantlingError, match=r"it leaves nothing to decide: .* loads only float16 .*Profile the model with"
+    ):
+        Program(profile).engine("vllm-gptq").instance()
+
+
 def test_fused_layers_without_a_common_format_are_named():
     layers = [
         layer("m.0.a.q_proj", "a.q_proj", 0, (128, 128), KNOWN[1:2] + KNOWN[4:], KNOWN),

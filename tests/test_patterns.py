@@ -117,7 +117,8 @@ def test_a_pattern_that_matches_nothing_names_the_nearest():
 @given(st.sets(st.tuples(st.integers(0, 12), st.sampled_from(["a", "b.c", ""]), st.integers(0, 3)), min_size=1))
 def test_shortened_names_match_exactly_what_they_stand_for(chosen):
     universe = [f"m.{x}.{k}.{y}" for x in range(14) for k in ("a", "b.c", "") for y in range(5)]
-    names = sorted(f"m.{x}.{k}.{y}" for x, k, y in chosen)
+    universe += ["head", "m.7", "embed_tokens"]
+    names = sorted(["head", "m.7", *(f"m.{x}.{k}.{y}" for x, k, y in chosen)])
     written = shorten(names)
     patterns = re.split(r", ", written)
     assert [universe[i] for i in matching(patterns, universe)] == sorted(names, key=universe.index)

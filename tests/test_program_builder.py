@@ -126,6 +126,21 @@ def test_the_program_means_what_the_file_says(tmp_path, text):
     assert all(rule.origin.startswith(f"{path}:1:") for rule in instance.rules)
 
 
+RULES = [text for text in READINGS if text.startswith("rules: [") and text.endswith("]")]
+
+
+@pytest.mark.parametrize("first", range(len(RULES)))
+def test_rules_together_mean_all_of_them(tmp_path, first):
+    texts = [RULES[(first + step) % len(RULES)] for step in (0, 1, 5)]
+    path = tmp_path / "c.yaml"
+    path.write_text("rules: [" + ",\n".join(text.removeprefix("rules: [").removesuffix("]") for text in texts) + "]")
+    instance = Program(PROFILE).read(path).instance()
+    meant = {
+        choice for choice in choices(instance) if all(READINGS[text](formats_of(instance, choice)) for text in texts)
+    }
+    assert feasible(instance) == meant
+
+
 def test_calls_and_file_say_the_same(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("""
