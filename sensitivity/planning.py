@@ -217,12 +217,8 @@ def _refuse_idle_limit(profile: Profile, instance: Instance) -> None:
     limit = limits[0]
     if limit.at_most is None:
         return
-    row = instance.row(limit.row)
-    units = range(len(instance.units)) if limit.units is None else limit.units
-    fixed = row.fixed if limit.units is None else 0
-    largest = fixed + sum(max(row.amounts[unit]) for unit in units)
+    smallest, largest = instance.span(limit)
     if limit.at_most > largest:
-        smallest = fixed + sum(min(row.amounts[unit]) for unit in units)
         counted = measure(profile, instance, limit)
         raise ScantlingError(
             f"{limit.name} of {counted.show(limit.at_most)} is above the largest plan, and there is no other "

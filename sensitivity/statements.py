@@ -109,7 +109,7 @@ class Stater:
             row = self.rows.row(ROW_OF[wish.key])
         if wish.key == "average_bits":
             high, low = self._times_weights(high, low, self.layers.matched_decided(None))
-        return Statement(name, origin, says, None, (self._bounded(name, row, high, low, None, origin),))
+        return Statement(name, origin, says, None, self._bounded(name, row, high, low, None, origin))
 
     def _full_speed(self, name: str, origin: str, says: str, high: Fraction | None, low: Fraction | None) -> Statement:
         if low is not None or high is None:
@@ -133,16 +133,14 @@ class Stater:
         low: Fraction | None,
         units: tuple[int, ...] | None,
         origin: str,
-    ) -> Limit:
+    ) -> tuple[Limit, ...]:
         step = exact_number(row.step)
-        return Limit(
-            name,
-            row.name,
-            None if high is None else math.floor(high / step),
-            None if low is None else math.ceil(low / step),
-            units,
-            origin,
-        )
+        bounds = []
+        if high is not None:
+            bounds.append(Limit(name, row.name, at_most=math.floor(high / step), units=units, origin=origin))
+        if low is not None:
+            bounds.append(Limit(name, row.name, at_least=math.ceil(low / step), units=units, origin=origin))
+        return tuple(bounds)
 
     def _sum(self, rule: SumRule, origin: str) -> Statement:
         row = self.row(rule.sum)
@@ -157,7 +155,7 @@ class Stater:
             units = self.layers.matched_decided(rule.layers)
             high, low = self._times_weights(high, low, units)
         name = rule.name or says
-        return Statement(name, origin, says, units, (self._bounded(name, row, high, low, units, origin),))
+        return Statement(name, origin, says, units, self._bounded(name, row, high, low, units, origin))
 
     def row(self, name: str) -> Row:
         """Find a row that a user names.
@@ -182,7 +180,7 @@ class Stater:
         high, low = (None if b is None else exact_number(b) for b in (rule.at_most, rule.at_least))
         bounded = high is not None or low is not None
         says = "linear row " + (_bounds_in_words(rule.at_most, rule.at_least) if bounded else "without bounds")
-        rules = (self._bounded(row.name, row, high, low, None, origin),) if bounded else ()
+        rules = self._bounded(row.name, row, high, low, None, origin) if bounded else ()
         return Statement(rule.name or says, origin, says, units, rules, (row,))
 
     def _devices(self, rule: DevicesRule, origin: str) -> Statement:

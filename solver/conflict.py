@@ -2,8 +2,8 @@
 
 A set of rules is a smallest conflict when no plan keeps to all of them and no smaller set has this property. It is
 found by implicit hitting sets (Ignatiev et al. 2015): every conflict must hit every correction set, that is every set
-of rules without which there is a plan; the smallest set that hits all correction sets known so far either is a conflict,
-and then a smallest one, or shows a new correction set.
+of rules without which there is a plan; the smallest set that hits all correction sets known so far either is a
+conflict, and then a smallest one, or shows a new correction set.
 
 Knows nothing about layers or files.
 """

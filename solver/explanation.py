@@ -57,6 +57,7 @@ class ConflictingRule(Record):
         needed: the bound that alone would give a plan, in words; None where no bound of it does.
         needed_steps: the same in steps of its row, or nats.
         needed_is_proven: whether it is the least change.
+        span: the least and the most that any plan takes, in words; empty for a rule without a bound.
     """
 
     name: str
@@ -65,6 +66,7 @@ class ConflictingRule(Record):
     needed: str | None = None
     needed_steps: Finite | None = None
     needed_is_proven: bool | None = None
+    span: str = ""
 
 
 class Explanation(Record):
@@ -97,7 +99,8 @@ class Explanation(Record):
         for rule in self.conflict:
             if rule.needed is not None:
                 proven = "the least change, proven" if rule.needed_is_proven else "enough; less may do"
-                lines.append(f"  {rule.name}: {rule.needed} ({proven})")
+                span = f"; {rule.span}" if rule.span else ""
+                lines.append(f"  {rule.name}: {rule.needed} ({proven}){span}")
             elif rule.says:
                 lines.append(f"  {rule.name}: no other bound helps alone")
         if self.together:
@@ -143,6 +146,7 @@ def explained(conflict: Conflict, instance: Instance, measures: Sequence[Measure
                 needed=None if steps is None else _needed_in_words(rule, steps, measures[index]),
                 needed_steps=steps,
                 needed_is_proven=None if relaxation is None else relaxation.proven,
+                span=_span_in_words(rule, instance, measures[index]),
             )
         )
     together = tuple(
@@ -170,6 +174,13 @@ def _bound_in_words(rule: Rule, counted: Measure) -> str:
             f"at most {counted.show(rule.at_most)}" if rule.at_most is not None else f"at least {_least(rule, counted)}"
         )
     return ""
+
+
+def _span_in_words(rule: Rule, instance: Instance, counted: Measure) -> str:
+    if not isinstance(rule, Limit):
+        return ""
+    low, high = instance.span(rule)
+    return f"plans have {counted.show(low)} to {counted.show(high)}, other rules apart"
 
 
 def _least(rule: Limit, counted: Measure) -> str:

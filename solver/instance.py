@@ -151,6 +151,20 @@ class Instance:
         chosen = range(len(self.units)) if units is None else units
         return (row.fixed if units is None else 0) + sum(row.amounts[u][choice[u]] for u in chosen)
 
+    def span(self, limit: Limit) -> tuple[int, int]:
+        """Give the least and the most that a limit's sum can come to, rules apart.
+
+        Args:
+            limit: the limit.
+
+        Returns:
+            Steps of its row.
+        """
+        row = self.row(limit.row)
+        units = range(len(self.units)) if limit.units is None else limit.units
+        fixed = row.fixed if limit.units is None else 0
+        return fixed + sum(min(row.amounts[u]) for u in units), fixed + sum(max(row.amounts[u]) for u in units)
+
     def used(self, limit: Limit | LossLimit, choice: Sequence[int]) -> int | float:
         """Add up what a limit bounds.
 

@@ -1,6 +1,7 @@
 """The commands as a user types them, on tiny models in folders; and what a clumsy user does to them."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -139,11 +140,11 @@ def test_both_limits_hold_together(tmp_path, profile_path):
 def test_both_engines_find_the_same_plan(tmp_path, profile_path):
     plans = []
     for engine in ("cpsat", "highs"):
-        run("solve", profile_path, "--average-bits", "3.3", "--engine", engine, "-o", tmp_path / engine)
+        run("solve", profile_path, "--average-bits", "3.3", "--solver", engine, "-o", tmp_path / engine)
         plans.append(read_plan(tmp_path / engine))
     assert plans[0].formats() == plans[1].formats()
     assert plans[0].certificate.engine != plans[1].certificate.engine
-    refused("Known: cpsat, highs", "solve", profile_path, "--average-bits", "3", "--engine", "x", "-o", tmp_path / "p")
+    refused("Known: cpsat, highs", "solve", profile_path, "--average-bits", "3", "--solver", "x", "-o", tmp_path / "p")
 
 
 def test_solving_needs_no_torch(tmp_path, profile_path):
@@ -168,11 +169,9 @@ def refused(match, *words):
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        (["--memory", "1 KiB"], r"below the smallest plan\. Plans of this profile take .* to .*"),
-        (["--memory", "1 TiB"], r"above the largest plan\. Plans of this profile take .* to .*"),
-        (["--average-bits", "1.9"], r"1\.9 bits is below the smallest plan.*have 2 to 16 bits"),
+        (["--memory", "1 TiB"], r"above the largest plan.* Plans of this profile have 15.38 KiB .* to 60.19 KiB"),
         (["--average-bits", "17"], "above the largest plan"),
-        (["--average-bits", "nan"], "nan cannot be met"),
+        (["--average-bits", "nan"], "nan' is not a number of bits"),
         (["--memory", "60"], "has no unit"),
         (["--memory", "60 W"], "'W' in '60 W' is not a unit of bytes"),
         ([], "no budget was given"),
@@ -183,9 +182,30 @@ def test_a_budget_that_cannot_be_met_is_refused_in_words(tmp_path, profile_path,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_time_limit_of_nothing_writes_no_plan(tmp_path, profile_path):
-    refused("Allow more time", "solve", profile_path, "--average-bits", "3", "--time-limit", "0", "-o", tmp_path / "p")
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [
+        (["--memory", "1 KiB"], r"memory: at most 15.38 KiB \(15,744 bytes\) \(the least change, proven\)"),
+        (
+            ["--average-bits", "1.9"],
+            r"average_bits: at most 2 bits per weight .*; plans have 2 .* to 16 bits per weight",
+        ),
+    ],
+)
+def test_where_there_is_no_plan_the_least_change_is_said(tmp_path, profile_path, words, needed):
+    failed = run("solve", profile_path, "-o", tmp_path / "p", *words)
+    assert failed.exit_code == 3
+    assert re.search(needed, failed.output)
+    told = run("solve", profile_path, "-o", tmp_path / "p", *words, "--json")
+    assert json.loads(told.output)["conflict"][0]["needed_is_proven"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_time_limit_of_nothing_gives_the_best_plan_so_far_with_its_gap(tmp_path, profile_path):
+    run("solve", profile_path, "--average-bits", "3.3", "--time-limit", "0", "-o", tmp_path / "p")
+    plan = read_plan(tmp_path / "p")
+    assert plan.certificate.status == "FEASIBLE"
+    assert plan.certificate.objectives[0].gap > 0
 
 
 def test_a_folder_without_weights_is_refused(tmp_path, llama_folder, text_file):

@@ -6,8 +6,10 @@ import pytest
 
 from scantling.solver.atomic import refuse_unwritable, whole_file, whole_folder
 from scantling.solver.errors import ScantlingError
-from scantling.solver.plan import Assignment, Certificate, LimitUse, Plan, read_plan, write_plan
+from scantling.solver.instance import Instance, LoadCase, Row, Unit
+from scantling.solver.plan import Assignment, Certificate, LimitUse, Objective, Plan, read_plan, write_plan
 from scantling.solver.quantities import parse_bytes, show_bytes
+from scantling.solver.rules import Limit
 
 
 def a_plan() -> Plan:
@@ -22,17 +24,20 @@ def a_plan() -> Plan:
         stored_bytes=10,
         other_bytes=1,
         average_bits=3.0,
-        limits=(LimitUse(name="stored_bytes", at_most=11, used=10),),
+        limits=(
+            LimitUse(name="memory", origin="--memory", measure="bytes", step=1, at_most=11, at_least=None, used=10),
+        ),
         certificate=Certificate(
             status="OPTIMAL",
-            objective_nats=0.1,
-            bound_nats=0.1,
-            resolution_nats=1e-12,
+            objectives=(
+                Objective(name="loss_increase", measure="nats per token", value=0.1, bound=0.1, resolution=1e-12),
+            ),
             solve_seconds=0.1,
             engine="e",
             seed=0,
             num_units=1,
             num_options=2,
+            num_core_options=0,
         ),
         assignments=(
             Assignment(
@@ -46,6 +51,12 @@ def a_plan() -> Plan:
                 loss_increase_nats=0.1,
                 decided=True,
             ),
+        ),
+        program=Instance(
+            (Unit("l", ("int3-g64", "int4-g64"), (3.0, 4.0)),),
+            (Row("stored_bytes", "bytes", ((9, 12),), 1),),
+            (LoadCase("text", ((0.1, 0.01),)),),
+            (Limit("memory", "stored_bytes", at_most=11, origin="--memory"),),
         ),
     )
 
@@ -124,7 +135,7 @@ def test_bytes_are_read_with_their_unit(text, num_bytes):
     assert parse_bytes(text) == num_bytes
 
 
-@pytest.mark.parametrize("text", ["60", "60 W", "sixty MiB", "-3 MiB", "", "60 mib", "1e3 MiB", "60 MiB/s", "nan GiB"])
+@pytest.mark.parametrize("text", ["60", "60 W", "sixty MiB", "-3 MiB", "", "60 mib", "60 MiB/s", "nan GiB"])
 def test_bytes_without_a_known_unit_are_refused(text):
     with pytest.raises(ScantlingError):
         parse_bytes(text)
