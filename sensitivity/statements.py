@@ -103,13 +103,15 @@ class Stater:
         if wish.key == "speed":
             if high == 0 or low == 0:
                 raise ScantlingError("a speed of 0 is no limit. State tokens per second above 0.")
-            high, low = (None if b is None else 1 / b for b in (low, high))
-            row = self.rows.row(SECONDS_PER_TOKEN)
-        else:
-            row = self.rows.row(ROW_OF[wish.key])
+            seconds = (None if low is None else 1 / low, None if high is None else 1 / high)
+            limits = self._bounded(
+                name, self.rows.row(SECONDS_PER_TOKEN), seconds, None, origin, sides=("at least", "at most")
+            )
+            return Statement(name, origin, says, None, limits)
+        row = self.rows.row(ROW_OF[wish.key])
         if wish.key == "average_bits":
             high, low = self._times_weights(high, low, self.layers.matched_decided(None))
-        return Statement(name, origin, says, None, self._bounded(name, row, high, low, None, origin))
+        return Statement(name, origin, says, None, self._bounded(name, row, (high, low), None, origin))
 
     def _full_speed(self, name: str, origin: str, says: str, high: Fraction | None, low: Fraction | None) -> Statement:
         if low is not None or high is None:
@@ -129,18 +131,22 @@ class Stater:
         self,
         name: str,
         row: Row,
-        high: Fraction | None,
-        low: Fraction | None,
+        bounds: tuple[Fraction | None, Fraction | None],
         units: tuple[int, ...] | None,
         origin: str,
+        sides: tuple[str, str] = ("at most", "at least"),
     ) -> tuple[Limit, ...]:
-        step = exact_number(row.step)
-        bounds = []
+        """Bound a row from above and from below, each by a limit of its own."""
+        step, (high, low) = exact_number(row.step), bounds
+        both = high is not None and low is not None
+        limits = []
         if high is not None:
-            bounds.append(Limit(name, row.name, at_most=math.floor(high / step), units=units, origin=origin))
+            named = f"{name} ({sides[0]})" if both else name
+            limits.append(Limit(named, row.name, at_most=math.floor(high / step), units=units, origin=origin))
         if low is not None:
-            bounds.append(Limit(name, row.name, at_least=math.ceil(low / step), units=units, origin=origin))
-        return tuple(bounds)
+            named = f"{name} ({sides[1]})" if both else name
+            limits.append(Limit(named, row.name, at_least=math.ceil(low / step), units=units, origin=origin))
+        return tuple(limits)
 
     def _sum(self, rule: SumRule, origin: str) -> Statement:
         row = self.row(rule.sum)
@@ -155,7 +161,7 @@ class Stater:
             units = self.layers.matched_decided(rule.layers)
             high, low = self._times_weights(high, low, units)
         name = rule.name or says
-        return Statement(name, origin, says, units, self._bounded(name, row, high, low, units, origin))
+        return Statement(name, origin, says, units, self._bounded(name, row, (high, low), units, origin))
 
     def row(self, name: str) -> Row:
         """Find a row that a user names.
@@ -178,9 +184,8 @@ class Stater:
     def _linear(self, rule: LinearRule, origin: str) -> Statement:
         row, units = linear_row(self.layers, rule, rule.name or f"linear row ({origin})")
         high, low = (None if b is None else exact_number(b) for b in (rule.at_most, rule.at_least))
-        bounded = high is not None or low is not None
-        says = "linear row " + (_bounds_in_words(rule.at_most, rule.at_least) if bounded else "without bounds")
-        rules = self._bounded(row.name, row, high, low, None, origin) if bounded else ()
+        rules = self._bounded(row.name, row, (high, low), None, origin)
+        says = "linear row " + (_bounds_in_words(rule.at_most, rule.at_least) if rules else "without bounds")
         return Statement(rule.name or says, origin, says, units, rules, (row,))
 
     def _devices(self, rule: DevicesRule, origin: str) -> Statement:

@@ -112,10 +112,13 @@ def test_a_demanded_rate_must_be_reached_and_a_device_brings_its_memory(card):
 
 def test_speed_limits_are_rounded_to_the_safe_side(card):
     instance = Program(make_profile()).device(card).limit("speed", at_least="3 tok/s", at_most="7 tok/s").instance()
-    high, low = [rule for rule in instance.rules if rule.name == "speed"]
-    step = exact_number(instance.row(high.row).step)
-    assert Fraction(high.at_most) * step <= Fraction(1, 3) < Fraction(high.at_most + 1) * step
-    assert Fraction(low.at_least - 1) * step < Fraction(1, 7) <= Fraction(low.at_least) * step
+    at_most = limit_named(instance, "speed (at least)").at_most  # of the seconds
+    at_least = limit_named(instance, "speed (at most)").at_least
+    assert at_most is not None
+    assert at_least is not None
+    step = exact_number(instance.row("seconds_per_token").step)
+    assert Fraction(at_most) * step <= Fraction(1, 3) < Fraction(at_most + 1) * step
+    assert Fraction(at_least - 1) * step < Fraction(1, 7) <= Fraction(at_least) * step
 
 
 def test_the_reference_case_is_met_by_the_device_fitted_to_it():
