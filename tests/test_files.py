@@ -70,7 +70,7 @@ def test_a_plan_survives_the_trip_through_its_file(tmp_path):
     "damage",
     [
         lambda raw: raw[: len(raw) // 2],
-        lambda raw: raw.replace('"plan_version": 2', '"plan_version": 2'),
+        lambda raw: raw.replace('"plan_version": 2', '"plan_version": 1'),
         lambda raw: raw.replace('"average_bits": 3.0', '"average_bits": "three"'),
         lambda raw: raw.replace('"average_bits"', '"avg_bits"'),
         lambda raw: json.dumps([1]),

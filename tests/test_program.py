@@ -92,6 +92,8 @@ def test_an_engine_alone_states_every_rule(name):
         assert (answer.status is Status.OPTIMAL) == bool(lawful)
         assert answer.status in {Status.OPTIMAL, Status.INFEASIBLE}
         if lawful:
+            assert answer.chosen is not None
+            assert answer.bound is not None
             choice = statement.choice(answer.chosen)
             assert violations(instance, choice) == []
             least = min(instance.objective(instance.minimise[0], c) for c in lawful)
@@ -227,6 +229,7 @@ def test_costs_twelve_orders_apart():
     for engine in ENGINES.values():
         solution = solve(instance, engine, SETTINGS)
         best = min(instance.loss_increase_nats(c) for c in lawful_choices(instance))
+        assert solution.choice is not None
         assert solution.proofs[0].bound <= best
         assert instance.loss_increase_nats(solution.choice) <= best + 2 * solution.proofs[0].resolution
         assert solution.proofs[0].resolution < 1e-8
@@ -236,6 +239,7 @@ def test_integer_costs_stay_within_the_stated_resolution():
     for seed in range(200):
         instance = replace(random_program(seed), loss=LossMeasure(random_program(seed).loss.over_cases), rules=())
         statement = compile_instance(replace(instance, minimise=("loss_increase",)))
+        assert statement is not None
         costs = integer_costs(statement)
         for choice in all_choices(instance)[:50]:
             chosen = statement.chosen(choice)
@@ -273,6 +277,8 @@ def test_robust_plans_pay_for_uncertainty():
     careless = solve(replace(plain, load_cases=(case,), rules=rules), CpSat(), SETTINGS)
     robust = replace(plain, load_cases=(case,), rules=rules, loss=LossMeasure("mean", 2.0))
     careful = solve(robust, CpSat(), SETTINGS)
+    assert careful.choice is not None
+    assert careless.choice is not None
     assert careful.choice != careless.choice
     assert robust.loss_increase_nats(careful.choice) < robust.loss_increase_nats(careless.choice)
     mean = plain.with_rules(rules).loss_increase_nats
@@ -316,6 +322,7 @@ def test_the_judge_finds_every_kind_of_fault(rule, fault):
 
 
 def test_programs_survive_a_file(tmp_path):
+    instance = random_program(100)
     for seed in range(100):
         instance = random_program(seed)
         assert INSTANCE.validate_json(INSTANCE.dump_json(instance)) == instance
@@ -380,6 +387,7 @@ def test_orders_over_a_chain_too_long_to_list():
         Limit("memory", "bytes", at_most=70),
     )
     solution = solve(instance, CpSat(), SETTINGS)
+    assert solution.choice is not None
     bits = [instance.units[u].bits[i] for u, i in enumerate(solution.choice)]
     assert bits == sorted(bits, reverse=True)
     assert solution.status is Status.OPTIMAL
