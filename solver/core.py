@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .dynamic import is_tabulable, tabulate
 from .engine import Engine, SearchSettings, Status
 from .errors import ScantlingError
 from .lagrangian import Relaxation, largest_objective, relax
-from .presolve import presolve
+from .presolve import presolve, tighten_rows
 from .start import best_start
 from .statement import Floats, Integers, Mask, Statement
 
@@ -113,7 +114,33 @@ def solve_statement(
     candidates = list(relaxation.starts)
     begun = None if start is None else small.chosen(start)
     search.take(best_start(small, candidates if begun is None else [begun, *candidates], relaxation.reduced_costs))
-    return _grow_core(search, engine)
+    tabulated = None if search.close_enough() else _tabulated(search)
+    return tabulated or _grow_core(search, engine)
+
+
+def _tabulated(search: _Search) -> CoreAnswer | None:
+    """Answer by dynamic programming where a single row presses and its sums are few.
+
+    Rows without a price are left out, and so are options beyond the gap. The best choice of what is left bounds the
+    program from below, and is its answer where it happens to keep to the other rows too.
+    """
+    pressing = search.relaxation.prices > 0
+    if int(pressing.sum()) != 1:
+        return None
+    relaxed = replace(
+        search.statement, amounts=search.statement.amounts[pressing], at_most=search.statement.at_most[pressing]
+    )
+    within = relaxed.keep(search.relaxation.reduced_costs <= search.objective - search.relaxation.bound)
+    small = None if within is None else tighten_rows(within)
+    if small is None or not is_tabulable(small):
+        return None
+    chosen = search.statement.chosen(small.choice(tabulate(small)))
+    assert chosen is not None
+    search.bound = max(search.bound, search.statement.objective(chosen) - search.relaxation.rounding)
+    if not search.statement.meets_limits(chosen):
+        return None
+    search.take(chosen)
+    return search.answer(Status.OPTIMAL)
 
 
 def _grow_core(search: _Search, engine: Engine) -> CoreAnswer:
