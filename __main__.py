@@ -87,20 +87,31 @@ def demo(
 def profile(
     model: Annotated[str, typer.Argument(help="A model folder, a GGUF file, or a name on the hub.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The profile to write.")],
-    text: Annotated[str, typer.Option(help="pydoc, wikipedia, or a UTF-8 text file.")] = "pydoc",
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="pydoc (the default), wikipedia, sampled (from the model), hub:NAME, a UTF-8 file, a .jsonl file of "
+            "conversations, or a folder. Several load cases: NAME=SOURCE, repeatable."
+        ),
+    ] = None,
     formats: Annotated[str, typer.Option(help="With commas; by default int2-g64 to int8-g64 and 16 bits.")] = "",
     include: Annotated[list[str] | None, typer.Option(help="embedding or head: decide them too.")] = None,
     sequences: Annotated[int, typer.Option(help="Calibration sequences that formats are fitted to.")] = 16,
-    pricing_sequences: Annotated[int, typer.Option(help="Others, on which the loss increase is measured.")] = 16,
+    pricing_sequences: Annotated[int, typer.Option(help="Others, on which the loss increase is measured.")] = 24,
     length: Annotated[int, typer.Option(help="Tokens in each.")] = 512,
     rounding: Annotated[str, typer.Option(help="gptq or rtn.")] = "gptq",
-    estimator: Annotated[str, typer.Option(help="fisher, hessian-trace or hessian-diagonal.")] = "fisher",
+    estimator: Annotated[
+        str, typer.Option(help="fisher, or another one: sensitivity/estimators.py has the list.")
+    ] = "fisher",
+    label_draws: Annotated[int, typer.Option(help="Of labels, on every pricing sequence; for fisher.")] = 2,
     seed: Annotated[int, typer.Option(help="Of sampled labels and probes.")] = 0,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Measure what every format of every layer costs."""
     from .backends.rounding import rounding_method
     from .evaluation.terminal import print_profile
+    from .sensitivity.load_cases import LoadCase, named_sources
+    from .sensitivity.parts import discard_parts
     from .sensitivity.profile import write_or_rescue_profile
     from .sensitivity.profiling import ProfileSettings, build_profile
     from .sensitivity.text import load_text
@@ -115,12 +126,15 @@ def profile(
         estimator=estimator,
         rounding=rounding_method({"method": rounding}),
         seed=seed,
+        num_label_draws=label_draws,
     )
     refuse_unwritable(output, 1 << 20)
-    loaded_text = load_text(text)
+    sources = named_sources(text or ["pydoc"])
     loaded = _load(model, trust_remote_code=trust_remote_code)
-    built = build_profile(loaded, loaded_text, settings, output.absolute().parent, _progress())
+    cases = [LoadCase(name, load_text(source, loaded)) for name, source in sources]
+    built = build_profile(loaded, cases, settings, output.absolute(), _progress())
     write_or_rescue_profile(built, output)
+    discard_parts(output.absolute())
     print_profile(built, Console(markup=False))
 
 

@@ -9,10 +9,13 @@ from pathlib import Path
 from rich.console import Console
 
 from ..backends.model import load_model
+from ..sensitivity.load_cases import DEFAULT_NAME, LoadCase
+from ..sensitivity.parts import discard_parts
 from ..sensitivity.profile import write_or_rescue_profile
 from ..sensitivity.profiling import ProfileSettings, build_profile
 from ..sensitivity.program import Budget, Origin, solve, uniform_formats
-from ..sensitivity.text import PYDOC, load_text
+from ..sensitivity.text import load_text
+from ..sensitivity.text_sources import PYDOC
 from ..solver.cpsat import CpSat
 from ..solver.engine import SearchSettings
 from ..solver.errors import ScantlingError
@@ -63,9 +66,10 @@ def run_demo(folder: Path, console: Console, progress: TerminalProgress) -> None
     with waiting(progress, "loading SmolLM2-135M-Instruct"):
         loaded = load_model(str(demo_model_path()))
     console.rule("1 of 3: what every format of every layer costs")
-    text = load_text(PYDOC)
-    profile = build_profile(loaded, text, ProfileSettings(), folder, progress)
+    case = LoadCase(DEFAULT_NAME, load_text(PYDOC))
+    profile = build_profile(loaded, [case], ProfileSettings(), profile_path, progress)
     write_or_rescue_profile(profile, profile_path)
+    discard_parts(profile_path)
     print_profile(profile, console)
 
     console.rule(f"2 of 3: the best plan within the size of uniform {UNIFORM}")

@@ -85,10 +85,10 @@ def test_a_useless_file_is_refused(tmp_path, content, word):
         load_text(str(path))
 
 
-def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+def test_a_missing_file_and_a_folder_without_text_are_refused(tmp_path):
     with pytest.raises(ScantlingError, match="Built-in texts are called pydoc and wikipedia"):
         load_text(str(tmp_path / "none.txt"))
-    with pytest.raises(ScantlingError, match="Give one UTF-8 file"):
+    with pytest.raises(ScantlingError, match="has no text files"):
         load_text(str(tmp_path))
 
 
