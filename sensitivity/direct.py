@@ -11,7 +11,7 @@ Knows nothing about rounding.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -33,7 +33,7 @@ class DirectPricer:
 
     runs: PartialRuns
     needs_gradients = False
-    first_token_share = None
+    first_token_squares: list[float] = field(default_factory=list)
 
     def price_block(self, visit: BlockVisit, changes: Changes) -> Samples:
         """Measure the changes of the layers of a block.

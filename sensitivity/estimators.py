@@ -124,7 +124,7 @@ def _xtraces(on: Measurement, layer: Layer) -> dict[str, Tensor]:
         xtrace(SequenceHessian(on.loaded.model, [weight], sequence), _XTRACE_PRODUCTS, on.draws.generator(number, 0))
         for number, sequence in enumerate(on.token_ids)
     ]
-    return {layer.name: torch.tensor([sample.trace for sample in samples], dtype=torch.float64)}
+    return {layer.name: torch.tensor(samples, dtype=torch.float64)}
 
 
 @contextmanager

@@ -4,7 +4,7 @@ Knows nothing about formats or rounding.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,25 +20,20 @@ from .walk import BlockVisit, Tape
 Form = Callable[[Tensor, Sequence[int], int], Tensor]
 
 
-@dataclass
+@dataclass(frozen=True)
 class FisherPricer:
     """See the module fisher.
 
     Attributes:
         on: what is measured on.
         form: of the sum.
+        first_token_squares: Σ aₜ² over first tokens and over all, for what was priced so far.
     """
 
     on: Measurement
     form: Form
+    first_token_squares: list[float] = field(default_factory=lambda: [0.0, 0.0])
     needs_gradients = True
-    _first: float = 0.0
-    _all: float = 0.0
-
-    @property
-    def first_token_share(self) -> float | None:
-        """The share of Σ aₜ² that belongs to the first tokens, over all layers, formats and sequences priced so far."""
-        return self._first / self._all if self._all else None
 
     def price_block(self, visit: BlockVisit, changes: Changes) -> Samples:
         """Price the changes of the layers of a block.
@@ -61,8 +56,8 @@ class FisherPricer:
     def _count_first_tokens(self, changed: Tensor, tape: Tape) -> None:
         """Add to the sums of squares; layers that do not see every token say nothing about the first."""
         if all(rows == tape.sequence_length for rows in tape.rows_per_sequence):
-            self._first += float(changed[:, :: tape.sequence_length].square().sum())
-            self._all += float(changed.square().sum())
+            self.first_token_squares[0] += float(changed[:, :: tape.sequence_length].square().sum())
+            self.first_token_squares[1] += float(changed.square().sum())
 
     def price_end(self, layer: Layer, changes: Changes, captured: Capture | None) -> dict[Format, Tensor]:
         """Price changes of the embedding, the head, or both where they are tied.

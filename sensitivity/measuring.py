@@ -33,6 +33,7 @@ from .rounding_pass import FormatsOfLayer, RoundingTask, round_ends, round_group
 from .walk import BlockVisit, walk_blocks
 
 _SEPARATOR = "|"
+_FIRST_TOKENS = "first token squares"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class Request:
         loaded: the model.
         rounding_ids: what formats are fitted to, int64 [sequences, tokens].
         pricing_ids: what their loss increase is measured on, likewise.
-        offered: the formats of every layer, by its name; a layer with a single one is not priced.
+        offered: the formats of every layer, by its name.
+        decided: names of the layers that are priced.
         estimator: its name.
         rounding: the method that will ship.
         draws: of labels.
@@ -94,6 +96,7 @@ class Request:
     rounding_ids: Tensor
     pricing_ids: Tensor
     offered: FormatsOfLayer
+    decided: tuple[str, ...]
     estimator: str
     rounding: RoundingMethod
     draws: LabelDraws
@@ -143,7 +146,7 @@ def measure(request: Request, folder: Path, progress: Progress) -> Measured:
     """
     anatomy = take_apart(request.loaded.model)
     task = RoundingTask(request.loaded, anatomy, request.rounding_ids, request.offered, request.rounding)
-    decided = [layer for layer in anatomy.layers if len(request.offered[layer.name]) > 1]
+    decided = [layer for layer in anatomy.layers if layer.name in request.decided]
     parts = open_parts(folder, request.purpose())
     on = Measurement(request.loaded, anatomy, request.pricing_ids, decided, request.draws, progress, parts)
     with ESTIMATORS[request.estimator](on) as pricer:
@@ -151,13 +154,19 @@ def measure(request: Request, folder: Path, progress: Progress) -> Measured:
         pricing, num_done = _captured_pricing(task, on, pricer)
         samples: Samples = {}
         for index in range(anatomy.num_blocks - num_done, anatomy.num_blocks):
-            samples |= _unpacked(parts.load(_block(index)))
+            piece = parts.load(_block(index))
+            so_far = piece.pop(_FIRST_TOKENS).tolist()
+            if index == anatomy.num_blocks - num_done:  # the one that was finished last
+                pricer.first_token_squares[:] = so_far
+            samples |= _unpacked(piece)
         for visit in walk_blocks(task.loaded.model, anatomy, rounding, pricing, progress, num_done):
             priced = pricer.price_block(visit, _rounded(task, visit))
-            _keep(parts, visit.index, priced, pricing)
+            squares = torch.tensor(pricer.first_token_squares, dtype=torch.float64)
+            _keep(parts, visit.index, _packed(priced) | {_FIRST_TOKENS: squares}, pricing)
             samples |= priced
         samples |= _priced_ends(task, on, pricer, pricing)
-        share = pricer.first_token_share
+        first_tokens = pricer.first_token_squares
+    share = first_tokens[0] / first_tokens[1] if first_tokens and first_tokens[1] else None
     regime = look_into_regime(request.loaded, request.pricing_ids, share)
     return Measured(samples, math.exp(rounding.negative_log_likelihood_nats), regime)
 
@@ -193,11 +202,11 @@ def _captured_pricing(task: RoundingTask, on: Measurement, pricer: Pricer) -> tu
     return captured, num_done
 
 
-def _keep(parts: Parts, index: int, priced: Samples, pricing: Capture | None) -> None:
+def _keep(parts: Parts, index: int, piece: Mapping[str, Tensor], pricing: Capture | None) -> None:
     """Write a finished block; the gradients where it begins come first, since the samples say that it is finished."""
     if pricing is not None:
         parts.save(_gradients(index), {"gradients": torch.stack([torch.stack(drawn) for drawn in pricing.gradients])})
-    parts.save(_block(index), _packed(priced))
+    parts.save(_block(index), piece)
     parts.remove(_gradients(index + 1))
 
 

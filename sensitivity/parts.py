@@ -170,7 +170,7 @@ def open_parts(folder: Path, purpose: Purpose) -> Parts:
             )
         return Parts(folder)
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ScantlingError(f"cannot make the folder {folder}: {error.strerror}.") from error
     with whole_file(file) as partial:

@@ -8,7 +8,7 @@ Knows nothing about particular estimators.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -88,8 +88,8 @@ class Pricer(Protocol):
         ...
 
     @property
-    def first_token_share(self) -> float | None:
-        """The share of what was priced that came through the first token of a sequence; None where it is not known."""
+    def first_token_squares(self) -> list[float]:
+        """Σ aₜ² over first tokens and over all, for what was priced so far; empty where the estimator cannot tell."""
         ...
 
     def price_block(self, visit: BlockVisit, changes: Changes) -> Samples:
@@ -128,7 +128,7 @@ class WeightPricer:
 
     price: Callable[[Layer, Tensor], Tensor]
     needs_gradients = False
-    first_token_share = None
+    first_token_squares: list[float] = field(default_factory=list)
 
     def price_block(self, visit: BlockVisit, changes: Changes) -> Samples:
         """Price the changes of the layers of a block.

@@ -255,7 +255,7 @@ def write_profile(profile: Profile, path: Path) -> None:
     try:
         with whole_file(path) as partial:
             record = profile.record.model_dump_json()
-            stored = json.dumps({"digest": _digest(record, profile), "record": record})  # one key: their order is random
+            stored = json.dumps({"digest": _digest(record, profile), "record": record})  # one key, as order is random
             save_file(tensors, partial, metadata={"scantling_profile": stored})
     except SafetensorError as error:
         raise ScantlingError(f"cannot write {path}: {error}. No half-written file was left.") from error

@@ -134,6 +134,7 @@ def build_profile(
         rounding_ids=sequences.rounding,
         pricing_ids=sequences.pricing,
         offered=offered,
+        decided=tuple(name for name, targets in offered.items() if len(targets) > 1),
         estimator=settings.estimator,
         rounding=settings.rounding,
         draws=LabelDraws(settings.seed, settings.num_label_draws),

@@ -17,8 +17,6 @@ from .profile import RegimeRecord
 from .text import opening_tokens
 
 _NUM_SEQUENCES = 4
-_MUCH_BETTER = 1.25
-_NEARLY_ALL = 0.5
 
 
 def look_into_regime(loaded: LoadedModel, token_ids: Tensor, first_token_share: float | None) -> RegimeRecord:
@@ -43,37 +41,6 @@ def look_into_regime(loaded: LoadedModel, token_ids: Tensor, first_token_share: 
         perplexity_with_bos=with_bos,
         first_token_share=first_token_share,
     )
-
-
-def regime_warnings(regime: RegimeRecord, vocabulary: int) -> list[str]:
-    """Say what is wrong with a regime.
-
-    Args:
-        regime: as measured.
-        vocabulary: number of words that the model knows.
-
-    Returns:
-        One sentence for every trouble; none where there is none.
-    """
-    found = []
-    if regime.perplexity > vocabulary:
-        found.append(
-            f"the model's perplexity on the calibration text is {regime.perplexity:,.0f}, worse than a guess among its "
-            f"{vocabulary:,} words: weights, tokenizer and text do not belong together, and no prediction will hold."
-        )
-    if regime.perplexity_with_bos is not None and regime.perplexity > _MUCH_BETTER * regime.perplexity_with_bos:
-        found.append(
-            f"the model's perplexity on the calibration text is {regime.perplexity:.2f}, and "
-            f"{regime.perplexity_with_bos:.2f} with its BOS token in front, which its tokenizer does not put there: it "
-            "is measured outside its normal regime, and predictions will not hold. Set add_bos_token in the "
-            "tokenizer's configuration."
-        )
-    if regime.first_token_share is not None and regime.first_token_share > _NEARLY_ALL:
-        found.append(
-            f"{regime.first_token_share:.0%} of the predicted loss increase comes through the first token of a "
-            "sequence: look at how sequences begin, the model may be outside its normal regime."
-        )
-    return found
 
 
 def _perplexity(model: nn.Module, token_ids: Tensor, skipped: int) -> float:

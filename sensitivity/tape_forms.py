@@ -13,7 +13,7 @@ Knows nothing about formats or rounding.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -97,7 +97,7 @@ class TapePricer:
     name: str
     price: TapePrice
     needs_gradients = True
-    first_token_share = None
+    first_token_squares: list[float] = field(default_factory=list)
 
     def price_block(self, visit: BlockVisit, changes: Changes) -> Samples:
         """Price the changes of the layers of a block.

@@ -7,14 +7,15 @@ each column ω_i has its own projection P_i, onto the range of the *other* colum
     trace_i = tr(P_i A P_i) + ω_iᵀ (I − P_i) A (I − P_i) ω_i
 
 Given P_i the second term has the mean tr((I − P_i) A (I − P_i)), so that E trace_i = tr A. The estimate is the mean of
-the k values, its standard error their standard deviation over √k. With Y = Q R all of it lives in k × k matrices. For a
-spectrum that falls off quickly the error falls with k as the spectrum does, Hutchinson's only with 1 / √k.
+the k values. They share their products, so their spread understates the error (in a test on a flat spectrum a 95 %
+interval from it covered 75 %): errors are taken over independent estimates, one a sequence. With Y = Q R all of it
+lives in k × k matrices. For a spectrum that falls off quickly the error falls with k as the spectrum does, Hutchinson's
+only with 1 / √k.
 
 Knows nothing about models or losses: it sees operators that multiply.
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,22 +26,7 @@ from .hutchinson import BlockOperator
 _RANK_TOLERANCE = 1e-10
 
 
-@dataclass(frozen=True)
-class TraceEstimate:
-    """A trace and how far it may be off.
-
-    Attributes:
-        trace: the estimate.
-        standard_error: over the leave-one-out values. They share their products, so it is approximate.
-        num_products: operator-vector products that were spent.
-    """
-
-    trace: float
-    standard_error: float
-    num_products: int
-
-
-def xtrace(operator: BlockOperator, num_products: int, generator: torch.Generator) -> TraceEstimate:
+def xtrace(operator: BlockOperator, num_products: int, generator: torch.Generator) -> float:
     """Estimate the trace of a symmetric operator.
 
     Args:
@@ -57,8 +43,8 @@ def xtrace(operator: BlockOperator, num_products: int, generator: torch.Generato
     >>> class Diagonal:
     ...     shapes = [torch.Size([3])]
     ...     def __matmul__(self, blocks):
-    ...         return [torch.tensor([1.0, 2.0, 3.0]) * blocks[0]]
-    >>> round(xtrace(Diagonal(), 8, torch.Generator().manual_seed(0)).trace, 6)  # enough products to see all of A
+    ...         return [torch.tensor([0.0, 0.0, 6.0]) * blocks[0]]
+    >>> round(xtrace(Diagonal(), 4, torch.Generator().manual_seed(3)), 6)  # any other column sees all of a rank of one
     6.0
     """
     if num_products < 4 or num_products % 2:
@@ -78,9 +64,7 @@ def xtrace(operator: BlockOperator, num_products: int, generator: torch.Generato
         inside = left @ (left.t() @ of_signs[:, column])
         outside = signs[:, column] @ sketch[:, column] - 2 * inside @ coordinates[:, column] + inside @ core @ inside
         values.append(float((left * (core @ left)).sum() + outside))
-    mean = math.fsum(values) / num_columns
-    spread = math.fsum((value - mean) ** 2 for value in values) / max(num_columns - 1, 1)
-    return TraceEstimate(mean, math.sqrt(spread / num_columns), 2 * num_columns)
+    return math.fsum(values) / num_columns
 
 
 def _multiply(operator: BlockOperator, columns: Tensor) -> Tensor:

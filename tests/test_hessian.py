@@ -14,6 +14,7 @@ from scantling.sensitivity.estimators import ESTIMATORS, Measurement
 from scantling.sensitivity.hessian import SequenceHessian
 from scantling.sensitivity.hutchinson import diagonal_samples
 from scantling.sensitivity.parts import Parts
+from scantling.sensitivity.pricing import WeightPricer
 from tiny import make_model, make_tokenizer
 
 TOKENS = torch.randint(0, 92, (16,), generator=torch.Generator().manual_seed(3))
@@ -117,4 +118,5 @@ def test_the_priced_estimators_are_half_the_quadratic_forms_of_their_probes(tmp_
     on = Measurement(loaded, anatomy, TOKENS.repeat(3, 1), [layer], LabelDraws(9), silent, Parts(tmp_path))
     for name, samples in expected.items():
         with ESTIMATORS[name](on) as pricer:
+            assert isinstance(pricer, WeightPricer)
             assert torch.allclose(pricer.price(layer, delta), samples.double(), rtol=1e-4)

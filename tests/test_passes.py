@@ -172,7 +172,7 @@ def kl_and_changes():
     model = make_model("llama-tied").double()
     anatomy = take_apart(model)
     layer = next(layer for layer in anatomy.layers if layer.kind == "self_attn.v_proj" and layer.block == 0)
-    weight = model.get_submodule(layer.name).weight
+    weight = model.get_parameter(f"{layer.name}.weight")
     delta = 1e-3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)).double()
     with torch.no_grad():
         original = model(TOKENS[:1], use_cache=False).logits[0].log_softmax(-1)

@@ -1,0 +1,109 @@
+"""What a person is told about how far predictions can be trusted.
+
+Knows nothing about how anything was measured.
+"""
+
+from collections.abc import Callable
+
+from rich.console import Console
+
+from ..sensitivity.cross_fit import CrossFit, cross_fit
+from ..sensitivity.profile import Profile, RegimeRecord
+from ..solver.plan import Plan
+
+NUM_FOLDS = 4
+_MARKED = 1.05
+_MUCH_BETTER = 1.25
+_MOST = 0.5
+
+
+def print_cross_fit(
+    profile: Profile, plan: Plan, solve: Callable[[Profile], Plan], console: Console | None = None
+) -> None:
+    """Price a plan as its solve saw it and as other text sees it; say why not where there are too few sequences.
+
+    Args:
+        profile: that the plan was solved from.
+        plan: the plan.
+        solve: solves the same program from a part of the profile.
+        console: where; standard output by default.
+    """
+    where = console or Console(markup=False)
+    num_sequences = profile.samples.shape[2]
+    if num_sequences < 2 * NUM_FOLDS:
+        where.print(
+            f"{num_sequences} pricing sequences are too few to price a plan on sequences that its solve did not see: "
+            f"profile with --pricing-sequences {2 * NUM_FOLDS} or more."
+        )
+        return
+    priced = cross_fit(profile, lambda part: solve(part).formats(), NUM_FOLDS)
+    where.print(cross_fit_sentence(plan.loss_increase_nats, priced), soft_wrap=True)
+
+
+def cross_fit_sentence(predicted_nats: float, priced: CrossFit) -> str:
+    """Put a cross-fit into words.
+
+    Args:
+        predicted_nats: of the plan, on the sequences that it was solved from.
+        priced: the cross-fit.
+
+    Returns:
+        A sentence or two.
+    """
+    sentence = (
+        f"Such plans, solved from {priced.num_folds - 1} of {priced.num_folds} parts of the sequences, cost "
+        f"{priced.unseen_nats:.4f}±{priced.unseen_standard_error_nats:.4f} nats on the part that their solve did not "
+        f"see and {priced.seen_nats:.4f} on those that it did: {priced.optimism:.2f} ×."
+    )
+    if priced.optimism > _MARKED:
+        sentence += (
+            f" So expect about {predicted_nats * priced.optimism:.4f} nats of this plan; more --pricing-sequences "
+            "bring the two together."
+        )
+    return sentence
+
+
+def print_regime(profile: Profile, console: Console) -> None:
+    """Warn where the model was measured outside its normal regime.
+
+    Args:
+        profile: the profile.
+        console: where.
+    """
+    regime = profile.record.regime
+    if regime is None:
+        return
+    vocabulary = next(layer.out_features for layer in profile.record.layers if layer.kind in {"embedding", "head"})
+    for warning in regime_warnings(regime, vocabulary):
+        console.print(f"Warning: {warning}", style="bold red", soft_wrap=True)
+
+
+def regime_warnings(regime: RegimeRecord, vocabulary: int) -> list[str]:
+    """Say what is wrong with a regime.
+
+    Args:
+        regime: as measured.
+        vocabulary: number of words that the model knows.
+
+    Returns:
+        One sentence for every trouble; none where there is none.
+    """
+    found = []
+    if regime.perplexity > vocabulary:
+        found.append(
+            f"the model's perplexity on the calibration text is {regime.perplexity:,.0f}, worse than a guess among its "
+            f"{vocabulary:,} words: weights, tokenizer and text do not belong together, and no prediction will hold."
+        )
+    if regime.perplexity_with_bos is not None and regime.perplexity > _MUCH_BETTER * regime.perplexity_with_bos:
+        found.append(
+            f"the model's perplexity on the calibration text is {regime.perplexity:.2f}, and "
+            f"{regime.perplexity_with_bos:.2f} with its BOS token in front, which its tokenizer does not put there: it "
+            "is measured outside its normal regime, and predictions will not hold. Set add_bos_token in the "
+            "tokenizer's configuration."
+        )
+    if regime.first_token_share is not None and regime.first_token_share > _MOST:
+        found.append(
+            f"{regime.first_token_share:.0%} of the predicted loss increase comes through the first token of a "
+            "sequence: look at how sequences begin, the model may be outside its normal regime."
+        )
+    return found
