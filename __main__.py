@@ -110,6 +110,9 @@ def profile(
     extend: Annotated[
         bool, typer.Option("--extend", help="Add formats, sequences and load cases to the profile that stands there.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Measure a ladder of plans and say how far predictions hold.")
+    ] = False,
     label_draws: Annotated[int, typer.Option(help="Of labels, on every pricing sequence; for fisher.")] = 2,
     seed: Annotated[int, typer.Option(help="Of sampled labels and probes.")] = 0,
     trust_remote_code: TrustOption = False,
@@ -155,6 +158,27 @@ def profile(
     discard_parts(output.absolute())
     print_profile(built, Console(markup=False))
     print_regime(built, Console(markup=False))
+    if check:
+        _check(loaded, built, output)
+
+
+def _check(loaded: "LoadedModel", built: "Profile", output: Path) -> None:
+    from .evaluation.compare import EvaluationSettings
+    from .evaluation.honesty import print_map_of_truth
+    from .evaluation.ladder import map_of_truth
+    from .sensitivity.program import Budget, Origin
+    from .sensitivity.program import solve as solve_program
+    from .solver.engine import SearchSettings
+    from .solver.engines import engine_named
+    from .solver.plan import file_sha256
+
+    origin = Origin(output, file_sha256(output))
+    settings = EvaluationSettings(sequence_length=built.record.sequence_length)
+
+    def solve_at(bits: float) -> "Plan":
+        return solve_program(built, origin, Budget(None, bits), engine_named("cpsat"), SearchSettings())
+
+    print_map_of_truth(map_of_truth(loaded, built, solve_at, settings, _progress()), Console(markup=False))
 
 
 @app.command()

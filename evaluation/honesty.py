@@ -6,10 +6,12 @@ Knows nothing about how anything was measured.
 from collections.abc import Callable
 
 from rich.console import Console
+from rich.table import Table
 
 from ..sensitivity.cross_fit import CrossFit, cross_fit
 from ..sensitivity.profile import Profile, RegimeRecord
 from ..solver.plan import Plan
+from .truth import MapOfTruth
 
 NUM_FOLDS = 4
 _MARKED = 1.05
@@ -61,6 +63,38 @@ def cross_fit_sentence(predicted_nats: float, priced: CrossFit) -> str:
             "bring the two together."
         )
     return sentence
+
+
+def print_map_of_truth(found: MapOfTruth, console: Console) -> None:
+    """Show a map of truth.
+
+    Args:
+        found: the map.
+        console: where.
+    """
+    table = Table("", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("bits", "predicted KL", "measured KL", "measured / predicted", "holds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in found.rungs:
+        error = "" if one.ratio_standard_error is None else f"±{one.ratio_standard_error:.2f}"
+        table.add_row(
+            one.name,
+            f"{one.average_bits:.2f}",
+            f"{one.predicted_kl_nats:.5f}",
+            f"{one.measured_kl_nats:.5f}",
+            f"{one.ratio:.2f}{error}",
+            "yes" if one.holds else "no",
+        )
+    console.print(table)
+    if found.elastic_limit_nats is None or found.correction is None:
+        console.print("The elastic range is empty: not even the lightest prediction holds.", soft_wrap=True)
+        return
+    error = "" if found.correction_error is None else f" ± {found.correction_error:.0%} from plan to plan"
+    console.print(
+        f"The elastic range ends at a predicted loss increase of {found.elastic_limit_nats:.4f} nats. Within it "
+        f"measured is {found.correction:.3f} × predicted{error}; predictions are printed without this correction.",
+        soft_wrap=True,
+    )
 
 
 def print_regime(profile: Profile, console: Console) -> None:
