@@ -104,12 +104,34 @@ def print_regime(profile: Profile, console: Console) -> None:
         profile: the profile.
         console: where.
     """
+    for warning in silent_layer_warnings(profile):
+        console.print(f"Warning: {warning}", style="bold red", soft_wrap=True)
     regime = profile.record.regime
     if regime is None:
         return
     vocabulary = next(layer.out_features for layer in profile.record.layers if layer.kind in {"embedding", "head"})
     for warning in regime_warnings(regime, vocabulary):
         console.print(f"Warning: {warning}", style="bold red", soft_wrap=True)
+
+
+def silent_layer_warnings(profile: Profile) -> list[str]:
+    """Say which layers calibration says nothing about: every format costs nothing, since nothing passes through them.
+
+    Args:
+        profile: the profile.
+
+    Returns:
+        One sentence, or none.
+    """
+    decided = [(index, layer) for index, layer in enumerate(profile.record.layers) if len(layer.formats) > 1]
+    silent = [layer.name for index, layer in decided if not profile.samples[index, list(layer.formats)].any()]
+    if not silent:
+        return []
+    return [
+        f"{len(silent)} layers cost nothing in any format, because their inputs, or all gradients behind them, are zero "
+        f"on the calibration text (first: {silent[0]}). The program will give them the smallest format: check that the "
+        "text is like what the model will read."
+    ]
 
 
 def regime_warnings(regime: RegimeRecord, vocabulary: int) -> list[str]:

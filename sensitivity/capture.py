@@ -9,7 +9,7 @@ Knows nothing about layers, formats or estimators.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -157,7 +157,8 @@ def capture(
             hooks.enter_context(removing(blocks[-1].register_forward_hook(start_graph)))
         for index, sequence in enumerate(progress(list(token_ids), label)):
             logits = model(sequence.unsqueeze(0), use_cache=False).logits
-            _refuse_broken_activations(logits, [of_block[-1] for of_block in calls])
+            if not bool(torch.isfinite(logits).all()):
+                _refuse_broken_activations(blocks, [of_block[-1] for of_block in calls], anatomy)
             if draws is not None:
                 gradients.append(gradients_of_draws(logits, ends.pop(), draws, index))
             with torch.no_grad():
@@ -216,13 +217,29 @@ def run_block(block: nn.Module, call: BlockCall, hidden: Tensor) -> Tensor:
     return first_tensor(block(hidden, *call.arguments, **call.keywords))
 
 
-def _refuse_broken_activations(logits: Tensor, calls: Sequence[BlockCall]) -> None:
-    """Name the first block that is given something that is not a number."""
-    if bool(torch.isfinite(logits).all()):
-        return
+def _refuse_broken_activations(blocks: Sequence[nn.Module], calls: Sequence[BlockCall], anatomy: Anatomy) -> NoReturn:
+    """Name the layer after which the activations are not numbers; else the block, else what comes after them."""
     broken = [index for index, call in enumerate(calls) if not bool(torch.isfinite(call.hidden).all())]
-    where = f"enter block {broken[0]}" if broken else f"leave block {len(calls) - 1}"
-    raise ScantlingError(f"the activations that {where} are NaN or infinite: the model cannot run in float32.")
+    block = (broken[0] if broken else len(calls)) - 1
+    where = "enter the first block" if block < 0 else f"leave block {block}"
+    found: list[str] = []
+
+    def look(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def hook(_module: nn.Module, _arguments: tuple[Any, ...], output: Tensor) -> None:
+            if not bool(torch.isfinite(output).all()):
+                found.append(name)
+
+        return hook
+
+    if block >= 0:
+        with ExitStack() as hooks, torch.no_grad():
+            for layer in anatomy.layers:
+                if layer.block == block:
+                    module = blocks[block].get_submodule(layer.kind)
+                    hooks.enter_context(removing(module.register_forward_hook(look(layer.name))))
+            run_block(blocks[block], calls[block], calls[block].hidden)
+    after = f" (first behind the layer {found[0]})" if found else ""
+    raise ScantlingError(f"the activations that {where} are NaN or infinite{after}: the model cannot run in float32.")
 
 
 def _refuse_interdependent_blocks(blocks: Sequence[nn.Module], calls: Sequence[Sequence[BlockCall]]) -> None:

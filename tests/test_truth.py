@@ -7,7 +7,9 @@ from typer.testing import CliRunner
 
 from scantling.__main__ import app
 from scantling.evaluation.comparison import Contender
+from scantling.evaluation.honesty import silent_layer_warnings
 from scantling.evaluation.truth import judge, rung
+from scantling.sensitivity.profile import read_profile
 
 
 def row(predicted: float, measured: float, error: float | None = 0.01) -> Contender:
@@ -44,6 +46,20 @@ def test_a_difference_within_its_error_is_none():
 def test_where_nothing_holds_there_is_no_range():
     found = judge([rung(row(1.0, 2.0))])
     assert found.elastic_limit_nats is found.correction is found.correction_error is None
+
+
+def test_layers_that_nothing_passes_through_are_named(tmp_path, llama_folder, text_file):
+    words = ["profile", llama_folder, "--text", text_file, "-o", tmp_path / "p", "--length", "32", "--sequences", "3"]
+    result = CliRunner().invoke(
+        app, [str(w) for w in [*words, "--pricing-sequences", "3", "--formats", "int2-g32,int8-row"]]
+    )
+    assert result.exit_code == 0
+    profile = read_profile(tmp_path / "p")
+    assert silent_layer_warnings(profile) == []
+    profile.samples[4] = 0.0
+    (warning,) = silent_layer_warnings(profile)
+    assert "1 layers cost nothing" in warning
+    assert profile.record.layers[4].name in warning
 
 
 def test_a_profile_can_be_checked_by_measurement(tmp_path, llama_folder, text_file):
