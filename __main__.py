@@ -88,21 +88,44 @@ def demo(
 def profile(
     model: Annotated[str, typer.Argument(help="A model folder, a GGUF file, or a name on the hub.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The profile to write.")],
-    text: Annotated[str, typer.Option(help="pydoc, wikipedia, or a UTF-8 text file.")] = "pydoc",
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="pydoc (the default), wikipedia, sampled (from the model), hub:NAME, a UTF-8 file, a .jsonl file of "
+            "conversations, or a folder. Several load cases: NAME=SOURCE, repeatable."
+        ),
+    ] = None,
     formats: Annotated[str, typer.Option(help="With commas; by default int2-g64 to int8-g64 and 16 bits.")] = "",
     include: Annotated[list[str] | None, typer.Option(help="embedding or head: decide them too.")] = None,
     sequences: Annotated[int, typer.Option(help="Calibration sequences that formats are fitted to.")] = 16,
-    pricing_sequences: Annotated[int, typer.Option(help="Others, on which the loss increase is measured.")] = 16,
+    pricing_sequences: Annotated[int, typer.Option(help="Others, on which the loss increase is measured.")] = 24,
     length: Annotated[int, typer.Option(help="Tokens in each.")] = 512,
     rounding: Annotated[str, typer.Option(help="gptq or rtn.")] = "gptq",
-    estimator: Annotated[str, typer.Option(help="fisher, hessian-trace or hessian-diagonal.")] = "fisher",
+    estimator: Annotated[
+        str, typer.Option(help="fisher, or another one: sensitivity/estimators.py has the list.")
+    ] = "fisher",
+    until: Annotated[
+        str | None,
+        typer.Option(help="Price sequences until uniform plans are predicted this well, such as 5%."),
+    ] = None,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Add formats, sequences and load cases to the profile that stands there.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Measure a ladder of plans and say how far predictions hold.")
+    ] = False,
+    label_draws: Annotated[int, typer.Option(help="Of labels, on every pricing sequence; for fisher.")] = 2,
     seed: Annotated[int, typer.Option(help="Of sampled labels and probes.")] = 0,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Measure what every format of every layer costs."""
     from .backends.rounding import rounding_method
+    from .evaluation.honesty import print_regime
     from .evaluation.terminal import print_profile
-    from .sensitivity.profile import write_or_rescue_profile
+    from .sensitivity.extending import Extension, parse_share
+    from .sensitivity.load_cases import LoadCase, named_sources
+    from .sensitivity.parts import discard_parts
+    from .sensitivity.profile import read_profile, write_or_rescue_profile
     from .sensitivity.profiling import ProfileSettings, build_profile
     from .sensitivity.text import load_text
     from .solver.atomic import refuse_unwritable
@@ -116,13 +139,49 @@ def profile(
         estimator=estimator,
         rounding=rounding_method({"method": rounding}),
         seed=seed,
+        num_label_draws=label_draws,
     )
+    target = None if until is None else parse_share(until)
     refuse_unwritable(output, 1 << 20)
-    loaded_text = load_text(text)
+    sources = named_sources(text or ["pydoc"])
     loaded = _load(model, trust_remote_code=trust_remote_code)
-    built = build_profile(loaded, loaded_text, settings, output.absolute().parent, _progress())
+    cases = [LoadCase(name, load_text(source, loaded)) for name, source in sources]
+    extension = Extension(loaded, output.absolute(), _progress())
+    if extend:
+        extension.refuse_other_settings(read_profile(output), settings)
+        built = extension.by_sequences(read_profile(output), cases, pricing_sequences)
+        built = extension.by_formats(built, settings.formats or built.record.formats)
+    else:
+        built = build_profile(loaded, cases, settings, output.absolute(), _progress())
+    if target is not None:
+        built = extension.until(built, cases, target, Console(stderr=True, markup=False).print)
     write_or_rescue_profile(built, output)
+    discard_parts(output.absolute())
     print_profile(built, Console(markup=False))
+    print_regime(built, Console(markup=False))
+    if check:
+        _check(loaded, built, output)
+
+
+def _check(loaded: "LoadedModel", built: "Profile", output: Path) -> None:
+    from .evaluation.compare import EvaluationSettings
+    from .evaluation.honesty import print_map_of_truth
+    from .evaluation.ladder import map_of_truth
+    from .sensitivity.planning import Origin
+    from .sensitivity.planning import solve as solve_program
+    from .sensitivity.program import Program
+    from .solver.engine import SearchSettings
+    from .solver.engines import engine_named
+    from .solver.plan import file_sha256
+
+    origin = Origin(output, file_sha256(output))
+    settings = EvaluationSettings(sequence_length=built.record.sequence_length)
+
+    def solve_at(bits: float) -> "Plan":
+        instance = Program(built).limit("average_bits", at_most=bits).instance()
+        return solve_program(built, origin, instance, engine_named("cpsat"), SearchSettings())
+
+    print_map_of_truth(map_of_truth(loaded, built, solve_at, settings, _progress()), Console(markup=False))
 
 
 @app.command()

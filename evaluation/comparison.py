@@ -19,6 +19,7 @@ class Contender(Record):
         measured_kl_nats: mean KL divergence per token from the original.
         measured_kl_standard_error_nats: over the evaluation sequences; None where there is only one.
         measured_perplexity: on the evaluation sequences.
+        measured_kl_nats_by_sequence: the measured KL divergence per token of every evaluation sequence.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Contender(Record):
     measured_kl_nats: float
     measured_kl_standard_error_nats: float | None
     measured_perplexity: float
+    measured_kl_nats_by_sequence: tuple[float, ...]
 
 
 class Comparison(Record):

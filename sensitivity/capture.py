@@ -9,8 +9,9 @@ Knows nothing about layers, formats or estimators.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -20,6 +21,34 @@ from ..backends.progress import Progress
 from ..solver.errors import ScantlingError
 
 _HIDDEN = "hidden_states"
+
+
+@dataclass(frozen=True)
+class LabelDraws:
+    """How labels are sampled from the model's prediction.
+
+    Attributes:
+        seed: of all draws.
+        number: of draws for every sequence. One draw of a layer's price is noisier than the sequences differ.
+        first_sequence: the number of the first sequence, where others were priced before.
+    """
+
+    seed: int
+    number: int = 1
+    first_sequence: int = 0
+
+    def generator(self, sequence: int, draw: int) -> torch.Generator:
+        """Make the generator of one draw.
+
+        Args:
+            sequence: position among the sequences at hand.
+            draw: number of the draw.
+
+        Returns:
+            A generator that depends on the seed, on which sequence it is among all, and on the draw.
+        """
+        state = np.random.SeedSequence((self.seed, self.first_sequence + sequence, draw)).generate_state(1)
+        return torch.Generator().manual_seed(int(state[0]))
 
 
 @dataclass
@@ -43,12 +72,13 @@ class Capture:
 
     Attributes:
         calls: [block][sequence].
-        gradients: of the summed log-probability at the last block's output, one [1, tokens, hidden] a sequence.
+        gradients: of the summed log-probability of sampled labels, at the last block's output: [sequence][draw], each
+            [1, tokens, hidden].
         negative_log_likelihood_nats: mean over all predicted tokens.
     """
 
     calls: list[list[BlockCall]]
-    gradients: list[Tensor]
+    gradients: list[list[Tensor]]
     negative_log_likelihood_nats: float
 
 
@@ -64,27 +94,30 @@ def first_tensor(output: Tensor | tuple[Any, ...]) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
-def sampled_log_likelihood(logits: Tensor, seed: int) -> Tensor:
-    """Draw a label for every token from the model's own prediction and add up their log-probabilities.
+def label_draws(logits: Tensor, draws: LabelDraws, sequence: int) -> Iterator[Tensor]:
+    """Draw labels for every token from the model's own prediction and add up their log-probabilities.
 
-    Its gradient is a draw of the score whose covariance is the true Fisher matrix (Kunstner et al. 2019,
+    The gradient is a draw of the score whose covariance is the true Fisher matrix (Kunstner et al. 2019,
     arXiv 1905.12558), as opposed to the empirical one, which takes the labels from the text.
 
     Args:
         logits: [1, tokens, vocabulary].
-        seed: of the draw.
+        draws: how many, from which seed.
+        sequence: number of the sequence, which has labels of its own.
 
-    Returns:
-        Σ_t log p(ŷ_t), a scalar with gradient.
+    Yields:
+        For each draw Σ_t log p(ŷ_t), a scalar with gradient. All share one graph.
     """
     log_probability = logits[0].float().log_softmax(-1)
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.multinomial(log_probability.detach().exp().cpu(), 1, generator=generator).to(logits.device)
-    return log_probability.gather(1, labels).sum()
+    cumulative = log_probability.detach().double().exp().cumsum(1)
+    for draw in range(draws.number):
+        uniform = torch.rand(len(cumulative), 1, generator=draws.generator(sequence, draw), dtype=torch.float64)
+        labels = torch.searchsorted(cumulative, uniform * cumulative[:, -1:])
+        yield log_probability.gather(1, labels.clamp_max(cumulative.shape[1] - 1)).sum()
 
 
 def capture(
-    model: nn.Module, anatomy: Anatomy, token_ids: Tensor, seed: int, progress: Progress, *, with_gradients: bool
+    model: nn.Module, anatomy: Anatomy, token_ids: Tensor, draws: LabelDraws | None, progress: Progress, label: str
 ) -> Capture:
     """Run the model once over every sequence.
 
@@ -92,15 +125,14 @@ def capture(
         model: parameters without gradients.
         anatomy: of the model.
         token_ids: int64 [sequences, tokens].
-        seed: of the sampled labels; sequence s uses seed + s.
+        draws: of labels, where gradients are wanted; None for a forward pass alone.
         progress: shows how far the pass is.
-        with_gradients: whether gradients are wanted.
+        label: says what is being read, for a person.
 
     Returns:
         What entered every block, and the gradient where the last one ends.
     """
     blocks = blocks_of(model, anatomy)
-    label = "reading pricing text" if with_gradients else "reading rounding text"
     calls: list[list[BlockCall]] = [[] for _ in blocks]
     ends: list[Tensor] = []
 
@@ -121,22 +153,38 @@ def capture(
     with ExitStack() as hooks:
         for index, block in enumerate(blocks):
             hooks.enter_context(removing(block.register_forward_pre_hook(keep_call(index), with_kwargs=True)))
-        if with_gradients:
+        if draws is not None:
             hooks.enter_context(removing(blocks[-1].register_forward_hook(start_graph)))
         for index, sequence in enumerate(progress(list(token_ids), label)):
             logits = model(sequence.unsqueeze(0), use_cache=False).logits
-            _refuse_broken_activations(logits, [of_block[-1] for of_block in calls])
-            if with_gradients:
-                end = ends.pop()
-                sampled_log_likelihood(logits, seed + index).backward()  # type: ignore[no-untyped-call]
-                assert end.grad is not None
-                gradients.append(end.grad)
+            if not bool(torch.isfinite(logits).all()):
+                _refuse_broken_activations(blocks, [of_block[-1] for of_block in calls], anatomy)
+            if draws is not None:
+                gradients.append(gradients_of_draws(logits, ends.pop(), draws, index))
             with torch.no_grad():
                 negative_log_likelihoods.append(
                     nn.functional.cross_entropy(logits[0, :-1].float(), sequence[1:]).item()
                 )
     _refuse_interdependent_blocks(blocks, calls)
     return Capture(calls, gradients, sum(negative_log_likelihoods) / len(negative_log_likelihoods))
+
+
+def gradients_of_draws(logits: Tensor, end: Tensor, draws: LabelDraws, sequence: int) -> list[Tensor]:
+    """Differentiate the log-likelihood of every draw of labels.
+
+    Args:
+        logits: [1, tokens, vocabulary], computed from ``end``.
+        end: where the gradient is wanted.
+        draws: of labels.
+        sequence: number of the sequence.
+
+    Returns:
+        One gradient a draw, each of the shape of ``end``.
+    """
+    return [
+        torch.autograd.grad(likelihood, end, retain_graph=draw + 1 < draws.number)[0]
+        for draw, likelihood in enumerate(label_draws(logits, draws, sequence))
+    ]
 
 
 @contextmanager
@@ -169,13 +217,29 @@ def run_block(block: nn.Module, call: BlockCall, hidden: Tensor) -> Tensor:
     return first_tensor(block(hidden, *call.arguments, **call.keywords))
 
 
-def _refuse_broken_activations(logits: Tensor, calls: Sequence[BlockCall]) -> None:
-    """Name the first block that is given something that is not a number."""
-    if bool(torch.isfinite(logits).all()):
-        return
+def _refuse_broken_activations(blocks: Sequence[nn.Module], calls: Sequence[BlockCall], anatomy: Anatomy) -> NoReturn:
+    """Name the layer after which the activations are not numbers; else the block, else what comes after them."""
     broken = [index for index, call in enumerate(calls) if not bool(torch.isfinite(call.hidden).all())]
-    where = f"enter block {broken[0]}" if broken else f"leave block {len(calls) - 1}"
-    raise ScantlingError(f"the activations that {where} are NaN or infinite: the model cannot run in float32.")
+    block = (broken[0] if broken else len(calls)) - 1
+    where = "enter the first block" if block < 0 else f"leave block {block}"
+    found: list[str] = []
+
+    def look(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def hook(_module: nn.Module, _arguments: tuple[Any, ...], output: Tensor) -> None:
+            if not bool(torch.isfinite(output).all()):
+                found.append(name)
+
+        return hook
+
+    if block >= 0:
+        with ExitStack() as hooks, torch.no_grad():
+            for layer in anatomy.layers:
+                if layer.block == block:
+                    module = blocks[block].get_submodule(layer.kind)
+                    hooks.enter_context(removing(module.register_forward_hook(look(layer.name))))
+            run_block(blocks[block], calls[block], calls[block].hidden)
+    after = f" (first behind the layer {found[0]})" if found else ""
+    raise ScantlingError(f"the activations that {where} are NaN or infinite{after}: the model cannot run in float32.")
 
 
 def _refuse_interdependent_blocks(blocks: Sequence[nn.Module], calls: Sequence[Sequence[BlockCall]]) -> None:

@@ -1,7 +1,7 @@
 """The two ends of the model: embedding and output head, alone or tied, where the user wants them in the program.
 
-The head's output is as wide as the vocabulary, so it is priced sequence by sequence. A tied matrix changes the loss
-at both ends; its price is the sum of the two token-quadratic forms, without the covariance between them.
+The head's output is as wide as the vocabulary, so it is worked through sequence by sequence. A tied matrix changes the
+log-likelihood at both ends: its first-order change is the sum of theirs.
 
 Knows nothing about formats or rounding.
 """
@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from ..backends.layers import Anatomy, blocks_of, output_head
 from ..backends.progress import Progress
-from .capture import removing, sampled_log_likelihood
-from .fisher import fisher_samples
+from .capture import LabelDraws, gradients_of_draws, removing
+from .fisher import first_order_changes
 
 
 class _ReachedFirstBlockError(Exception):
@@ -50,20 +50,20 @@ def head_hessian(model: PreTrainedModel, token_ids: Tensor, progress: Progress) 
     return total[0] / len(token_ids)
 
 
-def head_samples(
-    model: PreTrainedModel, token_ids: Tensor, deltas: Sequence[Tensor], seed: int, progress: Progress
+def head_changes(
+    model: PreTrainedModel, token_ids: Tensor, deltas: Sequence[Tensor], draws: LabelDraws, progress: Progress
 ) -> Tensor:
-    """Estimate the Fisher loss increase of changes of the head's matrix, in its role as head.
+    """Compute the first-order changes aₜ of changes of the head's matrix, in its role as head.
 
     Args:
         model: the model.
         token_ids: int64 [sequences, tokens].
         deltas: ΔW of every format, [vocabulary, hidden] each.
-        seed: of the sampled labels, as in ``capture``.
+        draws: of labels, as in ``capture``.
         progress: shows how far the pass is.
 
     Returns:
-        float64 [formats, sequences].
+        float64 [formats, draws, sequences · tokens].
     """
     ends: list[tuple[Tensor, Tensor]] = []
 
@@ -72,45 +72,48 @@ def head_samples(
         ends.append((arguments[0].detach().flatten(0, -2), end))
         return end
 
-    columns = []
+    parts = []
     head = output_head(model)
     assert head is not None
     with removing(head.register_forward_hook(start_graph)):
         for index, sequence in enumerate(progress(list(token_ids), "measuring the head")):
             logits = model(sequence.unsqueeze(0), use_cache=False).logits
-            sampled_log_likelihood(logits, seed + index).backward()  # type: ignore[no-untyped-call]
             inputs, end = ends.pop()
-            assert end.grad is not None
-            gradient = end.grad.flatten(0, -2)
-            columns.append(torch.cat([fisher_samples(inputs, gradient, delta, [len(inputs)]) for delta in deltas]))
-    return torch.stack(columns, dim=1)
+            gradients = torch.cat(gradients_of_draws(logits, end, draws, index))
+            parts.append(torch.stack([first_order_changes(inputs, gradients, delta) for delta in deltas]))
+    return torch.cat(parts, dim=2)
 
 
-def embedding_samples(
-    model: PreTrainedModel, anatomy: Anatomy, token_ids: Tensor, deltas: Sequence[Tensor], gradients: Sequence[Tensor]
+def embedding_changes(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    token_ids: Tensor,
+    deltas: Sequence[Tensor],
+    gradients: Sequence[Sequence[Tensor]],
 ) -> Tensor:
-    """Estimate the Fisher loss increase of changes of the embedding's matrix, in its role as embedding.
+    """Compute the first-order changes aₜ of changes of the embedding's matrix, in its role as embedding.
 
     Args:
         model: the model.
         anatomy: of the model.
         token_ids: int64 [sequences, tokens].
         deltas: ΔE of every format, [vocabulary, hidden] each.
-        gradients: at the first block's input, [1, tokens, hidden] a sequence.
+        gradients: at the first block's input, [sequence][draw], [1, tokens, hidden] each.
 
     Returns:
-        float64 [formats, sequences].
+        float64 [formats, draws, sequences · tokens].
     """
-    columns = []
-    for sequence, gradient in zip(token_ids, gradients, strict=True):
-        at_embedding = _gradient_at_embedding(model, anatomy, sequence, gradient).flatten(0, -2)
-        changes = torch.stack([(delta[sequence] * at_embedding).sum(1) for delta in deltas])
-        columns.append(changes.double().square().mean(1) / 2)
-    return torch.stack(columns, dim=1)
+    parts = []
+    for sequence, drawn in zip(token_ids, gradients, strict=True):
+        at_embedding = torch.cat(_gradients_at_embedding(model, anatomy, sequence, drawn))
+        parts.append(torch.stack([(delta[sequence] * at_embedding).sum(2) for delta in deltas]).double())
+    return torch.cat(parts, dim=2)
 
 
-def _gradient_at_embedding(model: PreTrainedModel, anatomy: Anatomy, sequence: Tensor, gradient: Tensor) -> Tensor:
-    """Take the gradient from the first block's input back to the embedding's output."""
+def _gradients_at_embedding(
+    model: PreTrainedModel, anatomy: Anatomy, sequence: Tensor, gradients: Sequence[Tensor]
+) -> list[Tensor]:
+    """Take gradients from the first block's input back to the embedding's output, [1, tokens, hidden] each."""
     seen: list[Tensor] = []
 
     def start_graph(_module: object, _arguments: object, output: Tensor) -> Tensor:
@@ -129,6 +132,4 @@ def _gradient_at_embedding(model: PreTrainedModel, anatomy: Anatomy, sequence: T
     ):
         model(sequence.unsqueeze(0), use_cache=False)
     embedded, entering = seen
-    entering.backward(gradient)  # type: ignore[no-untyped-call]
-    assert embedded.grad is not None
-    return embedded.grad
+    return [torch.autograd.grad(entering, embedded, gradient, retain_graph=True)[0] for gradient in gradients]

@@ -87,6 +87,26 @@ def solve(profile: Profile, origin: Origin, instance: Instance, engine: Engine, 
     return plan_of(profile, origin, instance, solution.choice, certificate, found.limits)
 
 
+def choose_formats(instance: Instance, engine: Engine, settings: SearchSettings) -> dict[str, str]:
+    """Find the best formats of a program, without writing a plan.
+
+    Args:
+        instance: the program.
+        engine: solves it.
+        settings: limits of the search.
+
+    Returns:
+        The format of every layer.
+
+    Raises:
+        ScantlingError: there is no plan, or none was found in time.
+    """
+    found = solve_instance(instance, engine, settings)
+    if found.choice is None:
+        raise ScantlingError(f"no plan: {found.status.value}.")
+    return {unit.name: unit.formats[index] for unit, index in zip(instance.units, found.choice, strict=True)}
+
+
 def plan_of(
     profile: Profile,
     origin: Origin,

@@ -1,12 +1,13 @@
 """The profile: what every format of every layer costs, and all that solving and rounding again need.
 
-One safetensors file: the record as JSON in its metadata, and the tensors ``samples`` (float64 [layers, formats,
-samples], NaN where a layer is not offered a format), ``rounding_token_ids`` and ``pricing_token_ids`` (int64
-[sequences, tokens]).
+One safetensors file: in its metadata the record as JSON and a digest of everything, and the tensors ``samples``
+(float64 [layers, formats, samples], NaN where a layer is not offered a format), ``rounding_token_ids`` and
+``pricing_token_ids`` (int64 [sequences, tokens]).
 
 Knows nothing about how the samples were measured.
 """
 
+import hashlib
 import json
 import math
 import tempfile
@@ -26,7 +27,7 @@ from ..solver.atomic import whole_file
 from ..solver.errors import ScantlingError
 from ..solver.plan import Finite, Record
 
-PROFILE_VERSION: Final = 1
+PROFILE_VERSION: Final = 2
 _TENSORS = ("samples", "rounding_token_ids", "pricing_token_ids")
 
 
@@ -59,6 +60,35 @@ class LayerRecord(Record):
         return self.out_features * self.in_features
 
 
+class LoadCaseRecord(Record):
+    """A domain of text on which the loss increase was measured.
+
+    Attributes:
+        name: as the user calls it.
+        text_source: where its text came from.
+        text_sha256: of its documents, evaluation part included.
+    """
+
+    name: str
+    text_source: str
+    text_sha256: str
+
+
+class RegimeRecord(Record):
+    """Whether the model worked as it was trained to while it was measured; see the module regime.
+
+    Attributes:
+        perplexity: on some pricing sequences, which begin as the tokenizer begins a text.
+        perplexity_with_bos: the same with a BOS token in front; None where the tokenizer has none or puts it there.
+        first_token_share: the share of a change's effect, as the estimator measures it, that comes through the first
+            token of a sequence; None where the estimator does not tell.
+    """
+
+    perplexity: Finite
+    perplexity_with_bos: Finite | None
+    first_token_share: Finite | None
+
+
 class ProfileRecord(Record):
     """What the profile says beside its tensors.
 
@@ -67,30 +97,38 @@ class ProfileRecord(Record):
         scantling_version: that wrote it.
         model_source: where the model was loaded from.
         model_sha256: of its weights.
-        text_source: the calibration text.
+        text_source: the calibration text, of the first load case where there are several.
         text_sha256: of its documents, evaluation part included.
+        load_cases: all of them; none in a profile of a single text.
+        case_of_sequence: for each sample the position of its load case; none in a profile of a single text.
         sequence_length: tokens per sequence.
         seed: of sampled labels and probes.
         estimator: its name.
+        num_label_draws: labels sampled on every pricing sequence.
         rounding: method and settings.
         calibration_perplexity: of the original model on the rounding sequences.
+        regime: the model's regime; None where it was not looked into.
         formats: names of all formats.
         layers: the layers.
         other_bytes: of the parameters outside the layers, in 16 bits.
         config: numbers of the model's config that the KV cache depends on; None in older profiles.
     """
 
-    profile_version: Literal[1] = PROFILE_VERSION
+    profile_version: Literal[2] = PROFILE_VERSION
     scantling_version: str
     model_source: str
     model_sha256: str
     text_source: str
     text_sha256: str
+    load_cases: tuple[LoadCaseRecord, ...] = ()
+    case_of_sequence: tuple[int, ...] = ()
     sequence_length: int
     seed: int
     estimator: str
+    num_label_draws: int = 1
     rounding: dict[str, str | float | bool]
     calibration_perplexity: Finite
+    regime: RegimeRecord | None = None
     formats: tuple[str, ...]
     layers: tuple[LayerRecord, ...]
     other_bytes: int
@@ -104,7 +142,8 @@ class Profile:
     Attributes:
         record: see ProfileRecord.
         samples: float64 [layers, formats, samples], in nats per token. A layer with a single format is not priced: its
-            samples are zero, and its rounding to 16 bits is part of measured losses but not of predicted ones.
+            samples are zero, and its rounding to 16 bits is part of measured losses but not of predicted ones. Load
+            cases have equally many samples, so that a mean over all samples weighs them equally.
         rounding_token_ids: what formats are fitted to, int64 [sequences, tokens].
         pricing_token_ids: what their loss increase was measured on, likewise.
     """
@@ -123,6 +162,14 @@ class Profile:
     def format_index(self) -> dict[str, int]:
         """The position of every format by its name."""
         return {name: index for index, name in enumerate(self.record.formats)}
+
+    @cached_property
+    def samples_of_cases(self) -> dict[str, NDArray[np.float64]]:
+        """The samples by load case, float64 [layers, formats, samples of the case]; a nameless one is ``text``."""
+        if not self.record.load_cases:
+            return {"text": self.samples}
+        position = np.array(self.record.case_of_sequence)
+        return {case.name: self.samples[:, :, position == k] for k, case in enumerate(self.record.load_cases)}
 
     def loss_increase_nats(self, layer: int, target: int) -> float:
         """Give c(l, f).
@@ -211,7 +258,9 @@ def write_profile(profile: Profile, path: Path) -> None:
     tensors = {name: getattr(profile, name) for name in _TENSORS}
     try:
         with whole_file(path) as partial:
-            save_file(tensors, partial, metadata={"scantling_profile": profile.record.model_dump_json()})
+            record = profile.record.model_dump_json()
+            stored = json.dumps({"digest": _digest(record, profile), "record": record})  # one key, as order is random
+            save_file(tensors, partial, metadata={"scantling_profile": stored})
     except SafetensorError as error:
         raise ScantlingError(f"cannot write {path}: {error}. No half-written file was left.") from error
 
@@ -255,18 +304,36 @@ def read_profile(path: Path) -> Profile:
                 raise ScantlingError(
                     f"{path} is a safetensors file but not a profile. Write one with: scantling profile"
                 )
-            record = ProfileRecord.model_validate(json.loads(raw), strict=False)
+            stored = json.loads(raw)
+            record = ProfileRecord.model_validate(json.loads(stored["record"]), strict=False)
             profile = Profile(record, *(opened.get_tensor(name) for name in _TENSORS))
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         detail = error.errors()[0] if isinstance(error, ValidationError) else error
         raise ScantlingError(f"{path} is damaged or not a profile of version {PROFILE_VERSION}: {detail}") from error
+    if stored.get("digest") != _digest(stored["record"], profile):
+        raise ScantlingError(
+            f"{path} is damaged or was edited by hand: it does not match its digest. Profile the model again."
+        )
     _refuse_inconsistent(profile, path)
     return profile
+
+
+def _digest(record: str, profile: Profile) -> str:
+    """Hash everything that a profile says."""
+    digest = hashlib.sha256(record.encode())
+    for name in _TENSORS:
+        tensor: NDArray[np.generic] = getattr(profile, name)
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+        digest.update(np.ascontiguousarray(tensor).tobytes())
+    return digest.hexdigest()
 
 
 def _refuse_inconsistent(profile: Profile, path: Path) -> None:
     record, samples = profile.record, profile.samples
     offered = np.zeros(samples.shape[:2], dtype=bool)
+    counts = [record.case_of_sequence.count(k) for k in range(len(record.load_cases))]
+    if record.load_cases and (len(set(counts)) != 1 or sum(counts) != samples.shape[-1] or not counts[0]):
+        raise ScantlingError(f"{path} is damaged: its load cases do not share its samples equally.")
     shape = (len(record.layers), len(record.formats))
     if samples.ndim != 3 or samples.shape[:2] != shape or samples.shape[2] < 1:
         raise ScantlingError(f"{path} is damaged: samples of shape {samples.shape} for {shape} layers and formats.")

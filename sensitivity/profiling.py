@@ -8,23 +8,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
 from .. import __version__
 from ..backends.formats import FLOAT_FORMATS, Format, parse_format
-from ..backends.grid import Rounded
 from ..backends.kv_cache import config_numbers
 from ..backends.layers import Anatomy, Layer, take_apart
 from ..backends.model import LoadedModel
 from ..backends.progress import Progress
 from ..backends.rounding import Gptq, RoundingMethod
 from ..solver.errors import ScantlingError
-from .capture import capture
-from .estimators import ESTIMATORS, Measurement, Pricer
-from .profile import LayerRecord, Profile, ProfileRecord
-from .rounding_pass import RoundingTask, refuse_illegal_groups, round_ends, round_group
-from .text import Text, refuse_too_long, token_sequences
-from .walk import walk_blocks
+from .capture import LabelDraws
+from .estimators import ESTIMATORS
+from .load_cases import LoadCase, calibration_sequences
+from .measuring import Request, measure
+from .parts import parts_folder
+from .pricing import Samples
+from .profile import LayerRecord, LoadCaseRecord, Profile, ProfileRecord
+from .rounding_pass import refuse_illegal_groups
+from .text import refuse_too_long
 
 DEFAULT_INTEGERS = ("int2-g64", "int3-g64", "int4-g64", "int5-g64", "int6-g64", "int8-g64")
 
@@ -44,16 +46,18 @@ class ProfileSettings:
         estimator: see the module estimators.
         rounding: the method that will ship.
         seed: of sampled labels and probes.
+        num_label_draws: of labels sampled from the model on every pricing sequence.
     """
 
     formats: tuple[str, ...] | None = None
     include: tuple[str, ...] = ()
     num_rounding_sequences: int = 16
-    num_pricing_sequences: int = 16
+    num_pricing_sequences: int = 24
     sequence_length: int = 512
     estimator: str = "fisher"
     rounding: RoundingMethod = field(default_factory=Gptq)
     seed: int = 0
+    num_label_draws: int = 2
 
 
 def offered_formats(anatomy: Anatomy, settings: ProfileSettings, sixteen_bit_format: str) -> dict[str, list[Format]]:
@@ -91,34 +95,19 @@ def offered_formats(anatomy: Anatomy, settings: ProfileSettings, sixteen_bit_for
     return offered
 
 
-def calibration_sequences(loaded: LoadedModel, text: Text, settings: ProfileSettings) -> tuple[Tensor, Tensor]:
-    """Cut the calibration sequences and deal them out evenly.
-
-    Args:
-        loaded: the model.
-        text: its first 60 % of documents are used.
-        settings: how many sequences of what length.
-
-    Returns:
-        The rounding sequences and the pricing sequences, int64 [sequences, tokens] each.
-    """
-    num_pricing = settings.num_pricing_sequences
-    total = settings.num_rounding_sequences + num_pricing
-    token_ids = token_sequences(loaded.tokenizer, text.calibration(), total, settings.sequence_length)
-    priced = [(2 * index + 1) * total // (2 * num_pricing) for index in range(num_pricing)]
-    return token_ids[[index for index in range(total) if index not in priced]], token_ids[priced]
-
-
 def build_profile(
-    loaded: LoadedModel, text: Text, settings: ProfileSettings, workspace: Path, progress: Progress
+    loaded: LoadedModel, cases: Sequence[LoadCase], settings: ProfileSettings, output: Path, progress: Progress
 ) -> Profile:
     """Measure a profile.
 
+    Finished pieces lie in a folder beside the output; a build that was interrupted goes on from them. When the profile
+    is written, ``parts.discard_parts`` removes it.
+
     Args:
         loaded: the model.
-        text: its first 60 % of documents are used.
+        cases: the load cases, at least one; the first 60 % of their documents are used.
         settings: what is measured and how.
-        workspace: a folder for large intermediate files.
+        output: where the profile will be written.
         progress: shows how far the work is.
 
     Returns:
@@ -131,65 +120,66 @@ def build_profile(
         raise ScantlingError(f"{settings.estimator!r} is not an estimator. Known: {', '.join(ESTIMATORS)}.")
     anatomy = take_apart(loaded.model)
     offered = offered_formats(anatomy, settings, loaded.sixteen_bit_format)
-    if min(settings.num_rounding_sequences, settings.num_pricing_sequences) < 1:
-        raise ScantlingError("rounding and pricing need at least one sequence each.")
+    if min(settings.num_rounding_sequences, settings.num_pricing_sequences, settings.num_label_draws) < 1:
+        raise ScantlingError("rounding and pricing need at least one sequence each, and pricing one draw of labels.")
     refuse_too_long(loaded.model.config, settings.sequence_length)
-    rounding_ids, pricing_ids = calibration_sequences(loaded, text, settings)
-    task = RoundingTask(loaded, anatomy, rounding_ids, offered, settings.rounding)
-    layers = [layer for layer in anatomy.layers if len(offered[layer.name]) > 1]
-    on = Measurement(loaded, anatomy, pricing_ids, layers, settings.seed, progress, workspace)
-    with ESTIMATORS[settings.estimator](on) as pricer:
-        samples, perplexity = _price(task, on, pricer)
+    sequences = calibration_sequences(
+        loaded.tokenizer,
+        cases,
+        settings.num_rounding_sequences,
+        settings.num_pricing_sequences,
+        settings.sequence_length,
+    )
+    request = Request(
+        loaded=loaded,
+        rounding_ids=sequences.rounding,
+        pricing_ids=sequences.pricing,
+        offered=offered,
+        decided=tuple(name for name, targets in offered.items() if len(targets) > 1),
+        estimator=settings.estimator,
+        rounding=settings.rounding,
+        draws=LabelDraws(settings.seed, settings.num_label_draws),
+    )
+    measured = measure(request, parts_folder(output), progress)
     names = list(dict.fromkeys(target.name for wanted in offered.values() for target in wanted))
     record = ProfileRecord(
         scantling_version=__version__,
         model_source=loaded.source,
         model_sha256=loaded.sha256,
-        text_source=text.source,
-        text_sha256=text.sha256,
+        text_source=cases[0].text.source,
+        text_sha256=cases[0].text.sha256,
+        load_cases=tuple(
+            LoadCaseRecord(name=case.name, text_source=case.text.source, text_sha256=case.text.sha256)
+            for case in cases
+            if len(cases) > 1
+        ),
+        case_of_sequence=sequences.case_of_sequence if len(cases) > 1 else (),
         sequence_length=settings.sequence_length,
         seed=settings.seed,
         estimator=settings.estimator,
+        num_label_draws=settings.num_label_draws,
         rounding=settings.rounding.describe(),
-        calibration_perplexity=perplexity,
+        calibration_perplexity=measured.rounding_perplexity,
+        regime=measured.regime,
         formats=tuple(names),
-        layers=tuple(_layer_record(layer, offered[layer.name], names) for layer in anatomy.layers),
+        layers=tuple(layer_record(layer, offered[layer.name], names) for layer in anatomy.layers),
         other_bytes=2 * anatomy.num_other_parameters,
         config=config_numbers(loaded.model.config),
     )
-    return Profile(record, _as_array(record, samples), rounding_ids.numpy(), pricing_ids.numpy())
+    return Profile(record, as_array(record, measured.samples), sequences.rounding.numpy(), sequences.pricing.numpy())
 
 
-def _price(task: RoundingTask, on: Measurement, pricer: Pricer) -> tuple[dict[str, dict[Format, Tensor]], float]:
-    """Round and price what the program decides; also give the original's perplexity on the rounding sequences."""
-    model = task.loaded.model
-    rounding = capture(model, task.anatomy, task.token_ids, on.seed, on.progress, with_gradients=False)
-    pricing = None
-    if pricer.needs_gradients:
-        pricing = capture(model, task.anatomy, on.token_ids, on.seed, on.progress, with_gradients=True)
-    samples: dict[str, dict[Format, Tensor]] = {}
-    for groups in walk_blocks(model, task.anatomy, rounding, pricing, on.progress):
-        for group in groups:
-            rounded = round_group(task, group)
-            for layer in group.layers:
-                samples[layer.name] = {
-                    target: pricer.block_samples(layer, group, record.dequantize() - task.matrix(layer))
-                    for target, record in rounded[layer.name].items()
-                }
-    for layer, records in _decided_ends(task, on):
-        deltas = [record.dequantize() - task.matrix(layer) for record in records.values()]
-        samples[layer.name] = dict(zip(records, pricer.end_samples(layer, deltas, pricing), strict=True))
-    return samples, float(np.exp(rounding.negative_log_likelihood_nats))
+def layer_record(layer: Layer, offered: Sequence[Format], names: Sequence[str]) -> LayerRecord:
+    """Describe a layer.
 
+    Args:
+        layer: the layer.
+        offered: its formats.
+        names: of all formats of the profile.
 
-def _decided_ends(task: RoundingTask, on: Measurement) -> list[tuple[Layer, dict[Format, Rounded]]]:
-    """Round the embedding and the head where the program decides them."""
-    decided = [layer for layer in on.layers if layer.block is None]
-    rounded = round_ends(task, on.progress) if decided else {}
-    return [(layer, rounded[layer.name]) for layer in decided]
-
-
-def _layer_record(layer: Layer, offered: Sequence[Format], names: Sequence[str]) -> LayerRecord:
+    Returns:
+        The record.
+    """
     return LayerRecord(
         name=layer.name,
         kind=layer.kind,
@@ -201,7 +191,16 @@ def _layer_record(layer: Layer, offered: Sequence[Format], names: Sequence[str])
     )
 
 
-def _as_array(record: ProfileRecord, samples: dict[str, dict[Format, Tensor]]) -> np.ndarray:
+def as_array(record: ProfileRecord, samples: Samples) -> NDArray[np.float64]:
+    """Put samples where a profile has them.
+
+    Args:
+        record: has the layers and formats.
+        samples: by layer and format.
+
+    Returns:
+        float64 [layers, formats, samples], NaN where a layer is not offered a format.
+    """
     num_samples = len(next(iter(next(iter(samples.values())).values())))
     array = np.full((len(record.layers), len(record.formats), num_samples), np.nan)
     for index, layer in enumerate(record.layers):

@@ -140,10 +140,10 @@ def round_layers(task: RoundingTask, progress: Progress) -> RoundedLayers:
     """
     refuse_illegal_groups(task.anatomy.layers, task.formats)
     model = task.loaded.model
-    captured = capture(model, task.anatomy, task.token_ids, 0, progress, with_gradients=False)
+    captured = capture(model, task.anatomy, task.token_ids, None, progress, "reading rounding text")
     rounded: RoundedLayers = {}
-    for groups in walk_blocks(model, task.anatomy, captured, None, progress):
-        for group in groups:
+    for visit in walk_blocks(model, task.anatomy, captured, None, progress):
+        for group in visit.groups:
             rounded |= round_group(task, group)
     return rounded | round_ends(task, progress)
 

@@ -4,25 +4,22 @@ A source is a list of documents. The first 60 % of them are for calibration, the
 Knows nothing about models but their tokenizer.
 """
 
-import bz2
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import util
 from pathlib import Path
-from pydoc_data import topics
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ..backends.model import LoadedModel
 from ..solver.errors import ScantlingError
+from . import text_sources
+from .text_sources import HUB_PREFIX, PYDOC, SAMPLED, WIKIPEDIA
 
-PYDOC = "pydoc"
-WIKIPEDIA = "wikipedia"
 CALIBRATION_SHARE = 0.6
-_WIKIPEDIA_FILE = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
-_SEPARATOR = "\n\n"
+_SEPARATOR = text_sources.PARAGRAPHS
 _SHORT_PARAGRAPH = 80  # characters; shorter ones ("Example:") may repeat
 _OVERLAP_WINDOW = 64  # tokens
 
@@ -61,12 +58,15 @@ class Text:
         return int(len(self.documents) * CALIBRATION_SHARE)
 
 
-def load_text(source: str) -> Text:
+def load_text(source: str, loaded: LoadedModel | None = None) -> Text:
     """Load documents.
 
     Args:
         source: ``pydoc`` (the manual that comes with Python), ``wikipedia`` (an excerpt of 106 articles that comes
-            with gensim), or a UTF-8 text file, whose documents are its paragraphs.
+            with gensim), ``sampled`` (written by the model itself), ``hub:NAME`` (a data set of the hub), a UTF-8 text
+            file, whose documents are its paragraphs, a ``.jsonl`` file of conversations, which are written by the
+            model's chat template, or a folder, whose documents are its text files.
+        loaded: the model, for texts that depend on it.
 
     Returns:
         The text.
@@ -74,12 +74,22 @@ def load_text(source: str) -> Text:
     Raises:
         ScantlingError: there is no such source, or it cannot be read.
     """
+    tokenizer = None if loaded is None else loaded.tokenizer
+    path = Path(source).expanduser()
     if source == PYDOC:
-        documents = [topics.topics[key] for key in sorted(topics.topics)]
+        documents = text_sources.pydoc_documents()
     elif source == WIKIPEDIA:
-        documents = _wikipedia()
+        documents = text_sources.wikipedia_documents()
+    elif source == SAMPLED:
+        documents = text_sources.sampled_documents(loaded, [] if tokenizer is None else opening_tokens(tokenizer))
+    elif source.startswith(HUB_PREFIX):
+        documents = text_sources.documents_of_hub(source.removeprefix(HUB_PREFIX), tokenizer)
+    elif path.is_dir():
+        documents = text_sources.documents_of_folder(path)
+    elif path.suffix.lower() == ".jsonl":
+        documents = text_sources.conversations(path, tokenizer)
     else:
-        documents = _paragraphs(Path(source).expanduser())
+        documents = text_sources.read_utf8(path).split(_SEPARATOR)
     kept = tuple(_without_repeats(documents))
     if not kept:
         raise ScantlingError(f"the text {source} is empty. Give a file with prose like what the model will read.")
@@ -101,33 +111,6 @@ def _without_repeats(documents: Sequence[str]) -> Iterator[str]:
             yield kept
 
 
-def _paragraphs(path: Path) -> list[str]:
-    try:
-        content = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ScantlingError(
-            f"there is no text file {path}. Built-in texts are called {PYDOC} and {WIKIPEDIA}."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ScantlingError(
-            f"{path} is not UTF-8 (byte {error.start}): convert it, for instance with iconv."
-        ) from error
-    except OSError as error:
-        raise ScantlingError(f"cannot read the text {path}: {error.strerror}. Give one UTF-8 file.") from error
-    return content.split(_SEPARATOR)
-
-
-def _wikipedia() -> list[str]:
-    found = util.find_spec("gensim")
-    if found is None or found.origin is None:
-        raise ScantlingError("the text wikipedia comes with gensim. Install it with: pip install 'scantling[text]'")
-    from gensim.corpora import wikicorpus  # noqa: PLC0415  an optional extra
-
-    with bz2.open(Path(found.origin).parent / _WIKIPEDIA_FILE) as dump:
-        pages = [markup for _, markup, _ in wikicorpus.extract_pages(dump)]
-    return [wikicorpus.filter_wiki(markup) for markup in pages if not markup.lstrip().upper().startswith("#REDIRECT")]
-
-
 def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Find what the tokenizer puts in front of every text, such as a BOS token.
 
@@ -144,7 +127,11 @@ def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def token_sequences(
-    tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], num_sequences: int, sequence_length: int
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Sequence[str],
+    num_sequences: int,
+    sequence_length: int,
+    without: Tensor | None = None,
 ) -> Tensor:
     """Cut sequences of equal length, spread evenly over the documents, without overlap.
 
@@ -155,6 +142,7 @@ def token_sequences(
         documents: joined by blank lines.
         num_sequences: how many.
         sequence_length: tokens in each, the opening ones included.
+        without: sequences that were cut from these documents before, and shall not be cut again.
 
     Returns:
         int64 [num_sequences, sequence_length].
@@ -170,14 +158,18 @@ def token_sequences(
     opening = opening_tokens(tokenizer)
     body_length = sequence_length - len(opening)
     ids = tokenizer(_SEPARATOR.join(documents), add_special_tokens=False, verbose=False).input_ids
-    available = len(ids) // body_length
-    if available < num_sequences:
+    pieces = [ids[start : start + body_length] for start in range(0, len(ids) - body_length + 1, body_length)]
+    if without is not None:
+        used = {tuple(row[len(opening) :]) for row in without.tolist()}
+        pieces = [piece for piece in pieces if tuple(piece) not in used]
+    if len(pieces) < num_sequences:
         raise ScantlingError(
-            f"this part of the text has {len(ids):,} tokens, enough for {available} sequences of {sequence_length}; "
+            f"this part of the text has {len(ids):,} tokens, enough for {len(pieces)} "
+            f"{'sequences' if without is None else 'further sequences'} of {sequence_length}; "
             f"{num_sequences} were asked for. Give a longer text, or fewer or shorter sequences."
         )
-    chosen = [(2 * index + 1) * available // (2 * num_sequences) for index in range(num_sequences)]
-    return torch.tensor([[*opening, *ids[chunk * body_length : (chunk + 1) * body_length]] for chunk in chosen])
+    chosen = [(2 * index + 1) * len(pieces) // (2 * num_sequences) for index in range(num_sequences)]
+    return torch.tensor([[*opening, *pieces[piece]] for piece in chosen])
 
 
 def refuse_overlap(calibration: Tensor, evaluation: Tensor) -> None:

@@ -1,9 +1,9 @@
 """Going through the model block by block, from the last to the first, with all sequences at each.
 
-Every block is run again by itself on what it was given in the captured pass, and the gradient is taken through it. That
-gives every layer's inputs, and the gradients at its outputs, while only one block's are held in memory. Two sets of
-sequences go through: formats are fitted to the *rounding* sequences, of which only the mean of x xᵀ is kept, and their
-loss increase is priced on the *pricing* sequences, which the rounding never saw.
+Every block is run again by itself on what it was given in the captured pass, and the gradients are taken through it.
+That gives every layer's inputs, and the gradients at its outputs, while only one block's, and of a few sequences, are
+held in memory. Two sets of sequences go through: formats are fitted to the *rounding* sequences, of which only the mean
+of x xᵀ is kept, and their loss increase is priced on the *pricing* sequences, which the rounding never saw.
 
 Knows nothing about formats, rounding or estimators.
 """
@@ -20,6 +20,8 @@ from ..backends.progress import Progress
 from ..solver.errors import ScantlingError
 from .capture import BlockCall, Capture, removing, run_block
 
+_TOKENS_AT_ONCE = 8192  # of pricing sequences times draws; gradients at all outputs of a block are held for so many
+
 
 @dataclass
 class InputGroup:
@@ -28,16 +30,42 @@ class InputGroup:
     Attributes:
         layers: the layers.
         hessian: mean of x xᵀ over the tokens of the rounding sequences, float32 [in, in].
-        inputs: of the pricing sequences, [tokens, in]; empty in a walk without them.
-        gradients: for each layer, at its output on the pricing sequences, [tokens, out].
-        tokens_per_sequence: how the rows divide over the pricing sequences.
     """
 
     layers: list[Layer]
     hessian: Tensor
+
+
+@dataclass(frozen=True)
+class Tape:
+    """What some pricing sequences brought to one layer.
+
+    Attributes:
+        inputs: x, [rows, in]; a row is a token that the layer saw.
+        gradients: g, at the layer's output, [draws, rows, out].
+        rows_per_sequence: how the rows divide over the sequences.
+        sequence_length: tokens in every sequence.
+    """
+
     inputs: Tensor
-    gradients: dict[Layer, Tensor]
-    tokens_per_sequence: list[int]
+    gradients: Tensor
+    rows_per_sequence: list[int]
+    sequence_length: int
+
+
+@dataclass(frozen=True)
+class BlockVisit:
+    """One block on the way.
+
+    Attributes:
+        index: the block's.
+        groups: its layers and what their formats are fitted to.
+        tapes: goes through the pricing sequences, a few at a time, in order; to be gone through once, to the end.
+    """
+
+    index: int
+    groups: list[InputGroup]
+    tapes: Callable[[], Iterator[dict[Layer, Tape]]]
 
 
 @dataclass
@@ -54,23 +82,26 @@ class _Moment:
 
 
 @dataclass
-class _Tape:
-    """The inputs that the pricing sequences brought to one group."""
+class _Record:
+    """Inputs and gradients of one layer, call by call."""
 
-    parts: list[Tensor] = field(default_factory=list)
-    tokens_per_sequence: list[int] = field(default_factory=list)
-
-    def end_sequence(self) -> None:
-        self.tokens_per_sequence.append(sum(map(len, self.parts)) - sum(self.tokens_per_sequence))
+    inputs: list[Tensor] = field(default_factory=list)
+    gradients: list[Tensor] = field(default_factory=list)
+    rows_per_sequence: list[int] = field(default_factory=list)
 
 
 def walk_blocks(
-    model: nn.Module, anatomy: Anatomy, rounding: Capture, pricing: Capture | None, progress: Progress
-) -> Iterator[list[InputGroup]]:
+    model: nn.Module,
+    anatomy: Anatomy,
+    rounding: Capture,
+    pricing: Capture | None,
+    progress: Progress,
+    num_done: int = 0,
+) -> Iterator[BlockVisit]:
     """Go through the blocks from the last to the first.
 
-    What a block no longer needs is freed on the way, the yielded groups too. After the walk ``pricing.gradients`` holds
-    the gradients where the first block begins.
+    What a block no longer needs is freed on the way. After the walk ``pricing.gradients`` holds the gradients where the
+    first block begins.
 
     Args:
         model: the model.
@@ -78,24 +109,27 @@ def walk_blocks(
         rounding: of the rounding sequences; used up.
         pricing: of the pricing sequences, with gradients; used up. None where nothing is priced.
         progress: shows how far the walk is.
+        num_done: blocks at the end to be left out; ``pricing.gradients`` are those where they begin.
 
     Yields:
-        The input groups of each block.
+        A visit to each block.
     """
     blocks = blocks_of(model, anatomy)
+    num_blocks = len(blocks) - num_done
+    for capture in (rounding, pricing):
+        if capture is not None:
+            capture.calls[num_blocks:] = [[] for _ in range(num_done)]
     label = "rounding blocks" if pricing is None else "rounding and pricing"
-    for index in progress(list(reversed(range(len(blocks)))), label):
+    for index in progress(list(reversed(range(num_blocks))), label):
         layers = [layer for layer in anatomy.layers if layer.block == index]
         moments = _collect_moments(blocks[index], layers, rounding.calls[index])
         rounding.calls[index] = []
-        tapes = {moment.layers[0]: _Tape() for moment in moments}
-        gradients: dict[Layer, list[Tensor]] = {layer: [] for layer in layers}
-        if pricing is not None:
-            _differentiate(blocks[index], tapes, gradients, pricing, index)
-            pricing.calls[index] = []
-        groups = [_input_group(moment, tapes.pop(moment.layers[0]), gradients) for moment in moments]
-        yield groups
-        groups.clear()
+        groups = [InputGroup(moment.layers, moment.total.div_(moment.num_tokens)) for moment in moments]
+
+        def tapes(index: int = index, groups: Sequence[InputGroup] = tuple(groups)) -> Iterator[dict[Layer, Tape]]:
+            return iter(()) if pricing is None else _differentiate(blocks[index], groups, pricing, index)
+
+        yield BlockVisit(index, groups, tapes)
 
 
 def _collect_moments(block: nn.Module, layers: Sequence[Layer], calls: Sequence[BlockCall]) -> list[_Moment]:
@@ -142,45 +176,72 @@ def _join(moments: list[_Moment], given: Mapping[Layer, Tensor]) -> None:
 
 
 def _differentiate(
-    block: nn.Module,
-    inputs: Mapping[Layer, _Tape],
-    gradients: Mapping[Layer, list[Tensor]],
-    pricing: Capture,
-    index: int,
-) -> None:
-    """Run a block forward and backward on the pricing sequences; fills the tapes and moves the gradients on."""
+    block: nn.Module, groups: Sequence[InputGroup], pricing: Capture, index: int
+) -> Iterator[dict[Layer, Tape]]:
+    """Run a block forward and backward on the pricing sequences; yields tapes and moves the gradients on."""
+    calls = pricing.calls[index]
+    sequence_length = calls[0].hidden.shape[-2]
+    at_once = max(1, _TOKENS_AT_ONCE // (sequence_length * len(pricing.gradients[0])))
+    for start in range(0, len(calls), at_once):
+        records = {layer: _Record() for group in groups for layer in group.layers}
+        for number in range(start, min(start + at_once, len(calls))):
+            pricing.gradients[number] = _one_sequence(block, groups, records, calls[number], pricing.gradients[number])
+        yield {layer: _tape(layer, group, records, sequence_length) for group in groups for layer in group.layers}
+    pricing.calls[index] = []
 
-    def record(layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+
+def _one_sequence(
+    block: nn.Module,
+    groups: Sequence[InputGroup],
+    records: Mapping[Layer, _Record],
+    call: BlockCall,
+    gradients: Sequence[Tensor],
+) -> list[Tensor]:
+    """Run a block on one sequence, forward once and backward for every draw; returns the gradients where it begins."""
+    outputs: list[tuple[Layer, Tensor]] = []
+
+    def record(layer: Layer, *, keeps_inputs: bool) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-            if layer in inputs:
-                inputs[layer].parts.append(arguments[0].detach().flatten(0, -2))
-            output.register_hook(lambda gradient: gradients[layer].append(gradient.flatten(0, -2)))  # type: ignore[no-untyped-call]
+            if keeps_inputs:
+                records[layer].inputs.append(arguments[0].detach().flatten(0, -2))
+            outputs.append((layer, output))
 
         return hook
 
+    hidden = call.hidden.detach().requires_grad_()
     with ExitStack() as hooks:
-        for layer in gradients:
-            hooks.enter_context(removing(block.get_submodule(layer.kind).register_forward_hook(record(layer))))
-        for number, call in enumerate(pricing.calls[index]):
-            hidden = call.hidden.requires_grad_()
-            run_block(block, call, hidden).backward(pricing.gradients[number])  # type: ignore[no-untyped-call]
-            assert hidden.grad is not None
-            pricing.gradients[number] = hidden.grad
-            for tape in inputs.values():
-                tape.end_sequence()
+        for group in groups:
+            for layer in group.layers:
+                module = block.get_submodule(layer.kind)
+                hook = record(layer, keeps_inputs=layer is group.layers[0])
+                hooks.enter_context(removing(module.register_forward_hook(hook)))
+        end = run_block(block, call, hidden)
+    wanted = [hidden, *(output for _, output in outputs)]
+    found = [
+        torch.autograd.grad(end, wanted, gradient, retain_graph=draw + 1 < len(gradients), materialize_grads=True)
+        for draw, gradient in enumerate(gradients)
+    ]
+    for group in groups:
+        for layer in group.layers:
+            places = [place for place, (of, _) in enumerate(outputs, start=1) if of is layer]
+            rows = [torch.stack([drawn[place] for drawn in found]).flatten(1, -2) for place in places]
+            records[layer].gradients += rows
+            records[layer].rows_per_sequence.append(sum(part.shape[1] for part in rows))
+    return [drawn[0] for drawn in found]
 
 
-def _input_group(moment: _Moment, tape: _Tape, gradients: dict[Layer, list[Tensor]]) -> InputGroup:
-    """Put a group's parts together and free them."""
-    joined = {layer: _joined(gradients.pop(layer), layer.out_features) for layer in moment.layers}
-    return InputGroup(
-        layers=moment.layers,
-        hessian=moment.total.div_(moment.num_tokens),
-        inputs=_joined(tape.parts, moment.layers[0].in_features),
-        gradients=joined,
-        tokens_per_sequence=tape.tokens_per_sequence,
-    )
-
-
-def _joined(parts: list[Tensor], width: int) -> Tensor:
-    return torch.cat(parts) if parts else torch.empty(0, width)
+def _tape(layer: Layer, group: InputGroup, records: Mapping[Layer, _Record], sequence_length: int) -> Tape:
+    """Put a layer's parts together; the layers of a group share their inputs."""
+    of_layer, of_group = records[layer], records[group.layers[0]]
+    if of_group is of_layer and of_layer.inputs:
+        of_group.inputs[:] = [torch.cat(of_group.inputs)]
+    if not of_layer.gradients:
+        return Tape(
+            torch.empty(0, layer.in_features),
+            torch.empty(1, 0, layer.out_features),
+            of_layer.rows_per_sequence,
+            sequence_length,
+        )
+    joined = torch.cat(of_layer.gradients, dim=1)
+    of_layer.gradients.clear()
+    return Tape(of_group.inputs[0], joined, of_layer.rows_per_sequence, sequence_length)

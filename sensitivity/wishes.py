@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..solver.constraints import DevicesRule, LinearRule
 from ..solver.device import Device
 from ..solver.engine_profile import EngineProfile
@@ -114,7 +117,7 @@ class Wishes:
         return Instance(
             units,
             tuple(rows.values()),
-            (load_case(self.profile, with_deviations=loss.standard_errors > 0),),
+            load_cases(self.profile, with_deviations=loss.standard_errors > 0),
             tuple(rule for statement in self.statements for rule in statement.rules),
             loss,
             tuple(self._objective(name, rows) for name in self.objectives) or (LOSS,),
@@ -136,8 +139,8 @@ class Wishes:
         return row_name
 
 
-def load_case(profile: Profile, *, with_deviations: bool) -> LoadCase:
-    """State what formats cost on the profile's text.
+def load_cases(profile: Profile, *, with_deviations: bool) -> tuple[LoadCase, ...]:
+    """State what formats cost on each of the profile's load cases.
 
     The standard error of a sum of means over S samples is √(Σ_s (Σ_u d(u, f, s))²) with
     d(u, f, s) = (sample − mean) / √(S (S − 1)).
@@ -149,12 +152,20 @@ def load_case(profile: Profile, *, with_deviations: bool) -> LoadCase:
     Returns:
         Costs, and deviations where they are needed and there are at least two samples.
     """
-    num_samples = profile.samples.shape[2]
+    return tuple(
+        _load_case(profile, name, samples, with_deviations=with_deviations)
+        for name, samples in profile.samples_of_cases.items()
+    )
+
+
+def _load_case(profile: Profile, name: str, samples: NDArray[np.float64], *, with_deviations: bool) -> LoadCase:
+    num_samples = samples.shape[2]
     costs, deviations = [], []
     for index, layer in enumerate(profile.record.layers):
-        costs.append(tuple(profile.loss_increase_nats(index, target) for target in layer.formats))
+        offered = samples[index, list(layer.formats)]
+        means = offered.mean(axis=1)
+        costs.append(tuple(means.tolist()))
         if with_deviations and num_samples > 1:
-            samples = profile.samples[index, list(layer.formats)]
-            spread = (samples - samples.mean(axis=1, keepdims=True)) / (num_samples * (num_samples - 1)) ** 0.5
+            spread = (offered - means[:, None]) / (num_samples * (num_samples - 1)) ** 0.5
             deviations.append(tuple(map(tuple, spread.tolist())))
-    return LoadCase(profile.record.text_source, tuple(costs), tuple(deviations))
+    return LoadCase(name, tuple(costs), tuple(deviations))

@@ -123,6 +123,12 @@ def _tabulated(search: _Search) -> CoreAnswer | None:
 
     Rows without a price are left out, and so are options beyond the gap. The best choice of what is left bounds the
     program from below, and is its answer where it happens to keep to the other rows too.
+
+    Args:
+        search: the search so far; its bound may rise.
+
+    Returns:
+        The answer; None where the engine must be asked.
     """
     pressing = search.relaxation.prices > 0
     if int(pressing.sum()) != 1:

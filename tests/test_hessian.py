@@ -9,9 +9,12 @@ import torch
 from scantling.backends.layers import take_apart
 from scantling.backends.model import LoadedModel
 from scantling.backends.progress import silent
+from scantling.sensitivity.capture import LabelDraws
 from scantling.sensitivity.estimators import ESTIMATORS, Measurement
 from scantling.sensitivity.hessian import SequenceHessian
 from scantling.sensitivity.hutchinson import diagonal_samples
+from scantling.sensitivity.parts import Parts
+from scantling.sensitivity.pricing import WeightPricer
 from tiny import make_model, make_tokenizer
 
 TOKENS = torch.randint(0, 92, (16,), generator=torch.Generator().manual_seed(3))
@@ -98,8 +101,11 @@ def test_the_priced_estimators_are_half_the_quadratic_forms_of_their_probes(tmp_
     anatomy = take_apart(model)
     layer = next(layer for layer in anatomy.layers if layer.block == 0 and layer.kind == kind)
     parameter = model.get_parameter(f"{layer.name}.weight")
+    probes = [
+        diagonal_samples(SequenceHessian(model, [parameter], TOKENS), LabelDraws(9).generator(number, 0))[0]
+        for number in range(3)
+    ]
     generator = torch.Generator().manual_seed(9)
-    probes = [diagonal_samples(SequenceHessian(model, [parameter], TOKENS), generator)[0] for _ in range(3)]
     if family == "gpt2":  # stores its matrices [in, out]
         probes = [probe.t() for probe in probes]
     delta = torch.randn(layer.out_features, layer.in_features, generator=generator)
@@ -109,8 +115,8 @@ def test_the_priced_estimators_are_half_the_quadratic_forms_of_their_probes(tmp_
         "hessian-diagonal": torch.stack([0.5 * (probe * squares).sum() for probe in probes]),
     }
     loaded = LoadedModel("m", model, make_tokenizer(), "", "float16")
-    on = Measurement(loaded, anatomy, TOKENS.repeat(3, 1), [layer], 9, silent, tmp_path)
+    on = Measurement(loaded, anatomy, TOKENS.repeat(3, 1), [layer], LabelDraws(9), silent, Parts(tmp_path))
     for name, samples in expected.items():
         with ESTIMATORS[name](on) as pricer:
-            assert torch.allclose(pricer.weight_samples(layer, delta), samples.double(), rtol=1e-4)
-    assert list(tmp_path.iterdir()) == []
+            assert isinstance(pricer, WeightPricer)
+            assert torch.allclose(pricer.price(layer, delta), samples.double(), rtol=1e-4)

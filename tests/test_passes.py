@@ -1,14 +1,17 @@
 """The passes over data against plain autograd through the whole model, on four architectures."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
 
 from scantling.backends.layers import matrix_of, output_head, take_apart
 from scantling.backends.progress import silent
-from scantling.sensitivity.capture import capture, sampled_log_likelihood
-from scantling.sensitivity.ends import embedding_samples, head_hessian, head_samples
-from scantling.sensitivity.fisher import fisher_samples
+from scantling.sensitivity import walk as walk_module
+from scantling.sensitivity.capture import LabelDraws, capture, label_draws
+from scantling.sensitivity.ends import embedding_changes, head_changes, head_hessian
+from scantling.sensitivity.fisher import first_order_changes, sequence_form, token_form, window_form
 from scantling.sensitivity.walk import walk_blocks
 from scantling.solver.errors import ScantlingError
 from tiny import make_model
@@ -17,8 +20,11 @@ ROUNDING = torch.randint(0, 92, (2, 24), generator=torch.Generator().manual_seed
 TOKENS = torch.randint(0, 92, (3, 20), generator=torch.Generator().manual_seed(5))
 
 
-def whole_model_tape(model, anatomy, sequence, seed):
-    """Inputs of all layers and gradients at their outputs, by one backward pass through everything."""
+DRAWS = LabelDraws(7, 2)
+
+
+def whole_model_tape(model, anatomy, sequence, draws, number):
+    """Inputs of all layers and gradients [draws, ...] at their outputs, by backward passes through everything."""
     inputs, outputs = {}, {}
 
     def hook(name):
@@ -34,47 +40,66 @@ def whole_model_tape(model, anatomy, sequence, seed):
     names = {layer.name for layer in anatomy.layers} | {layer.tied_name for layer in anatomy.layers if layer.tied_name}
     handles = [model.get_submodule(name).register_forward_hook(hook(name)) for name in names]
     logits = model(sequence.unsqueeze(0), use_cache=False).logits
-    sampled_log_likelihood(logits, seed).backward()
     for handle in handles:
         handle.remove()
-    return inputs, {name: output.grad for name, output in outputs.items()}
+    gradients = {name: [] for name in outputs}
+    for likelihood in label_draws(logits, draws, number):
+        for output in outputs.values():
+            output.grad = None
+        likelihood.backward(retain_graph=True)
+        for name, output in outputs.items():
+            gradients[name].append(output.grad)
+    return inputs, {name: torch.stack(drawn) for name, drawn in gradients.items()}
 
 
 def walk(model, anatomy, *, with_gradients=True):
-    rounding = capture(model, anatomy, ROUNDING, 0, silent, with_gradients=False)
-    pricing = capture(model, anatomy, TOKENS, 7, silent, with_gradients=True) if with_gradients else None
+    rounding = capture(model, anatomy, ROUNDING, None, silent, "")
+    pricing = capture(model, anatomy, TOKENS, DRAWS, silent, "") if with_gradients else None
     return pricing, walk_blocks(model, anatomy, rounding, pricing, silent)
 
 
-def test_the_walk_gives_what_autograd_through_the_whole_model_gives(family):
+@pytest.mark.parametrize("tokens_at_once", [1, 80, 8192])
+def test_the_walk_gives_what_autograd_through_the_whole_model_gives(monkeypatch, family, tokens_at_once):
+    monkeypatch.setattr(walk_module, "_TOKENS_AT_ONCE", tokens_at_once)
     model = make_model(family)
     anatomy = take_apart(model)
-    tapes = [whole_model_tape(model, anatomy, sequence, 7 + s) for s, sequence in enumerate(TOKENS)]
-    rounding_tapes = [whole_model_tape(model, anatomy, sequence, 0)[0] for sequence in ROUNDING]
+    tapes = [whole_model_tape(model, anatomy, sequence, DRAWS, s) for s, sequence in enumerate(TOKENS)]
+    rounding_tapes = [whole_model_tape(model, anatomy, sequence, DRAWS, 0)[0] for sequence in ROUNDING]
     captured, blocks = walk(model, anatomy)
     seen = set()
-    for groups in blocks:
-        for group in groups:
-            assert group.tokens_per_sequence == [20, 20, 20]
+    for visit in blocks:
+        for group in visit.groups:
             for layer in group.layers:
-                seen.add(layer.name)
-                inputs = torch.cat([tape[0][layer.name].flatten(0, -2) for tape in tapes])
-                gradients = torch.cat([tape[1][layer.name].flatten(0, -2) for tape in tapes])
-                assert torch.allclose(group.inputs, inputs, atol=1e-5)
-                assert gradients.abs().max() > 1e-4
-                assert torch.allclose(group.gradients[layer], gradients, rtol=1e-3, atol=1e-5)
                 fitted = torch.cat([tape[layer.name].flatten(0, -2) for tape in rounding_tapes])
                 assert torch.allclose(group.hessian, fitted.t() @ fitted / 48, rtol=1e-3, atol=1e-5)
+        done = 0
+        for few in visit.tapes():
+            num_sequences = len(next(iter(few.values())).rows_per_sequence)
+            part = tapes[done : done + num_sequences]
+            done += num_sequences
+            for layer, tape in few.items():
+                seen.add(layer.name)
+                assert tape.rows_per_sequence == [20] * num_sequences
+                assert tape.sequence_length == 20
+                inputs = torch.cat([whole[0][layer.name].flatten(0, -2) for whole in part])
+                gradients = torch.cat([whole[1][layer.name].flatten(1, -2) for whole in part], dim=1)
+                assert torch.allclose(tape.inputs, inputs, atol=1e-5)
+                assert gradients.abs().amax((1, 2)).min() > 1e-4
+                assert torch.allclose(tape.gradients, gradients, rtol=1e-3, atol=1e-5)
+        assert done == 3
     assert seen == {layer.name for layer in anatomy.layers if layer.block is not None}
     embedding = next(layer for layer in anatomy.layers if layer.kind == "embedding").name
-    deltas = [torch.randn(matrix_of(model.get_submodule(embedding)).shape)]
-    expected = [
-        ((deltas[0][sequence] * tape[1][embedding][0]).sum(1).square().mean() / 2).double()
-        for sequence, tape in zip(TOKENS, tapes, strict=True)
-    ]
+    deltas = [torch.randn(matrix_of(model.get_submodule(embedding)).shape) for _ in range(2)]
+    expected = torch.cat(
+        [
+            torch.stack([(delta[sequence] * tape[1][embedding][:, 0]).sum(2) for delta in deltas])
+            for sequence, tape in zip(TOKENS, tapes, strict=True)
+        ],
+        dim=2,
+    )
     assert captured is not None
-    ours = embedding_samples(model, anatomy, TOKENS, deltas, captured.gradients)
-    assert torch.allclose(ours[0], torch.stack(expected), rtol=1e-3)
+    ours = embedding_changes(model, anatomy, TOKENS, deltas, captured.gradients)
+    assert torch.allclose(ours, expected.double(), rtol=1e-3, atol=1e-5)
 
 
 def test_the_head_is_priced_as_autograd_says(family):
@@ -90,11 +115,11 @@ def test_the_head_is_priced_as_autograd_says(family):
             logits = model(sequence.unsqueeze(0), use_cache=False).logits
         handle.remove()
         logits = logits.detach().requires_grad_()
-        sampled_log_likelihood(logits, 7 + s).backward()
-        changes = (given[0] @ delta.t() * logits.grad[0]).sum(1)
-        expected.append(changes.double().square().mean() / 2)
+        drawn = [torch.autograd.grad(one, logits, retain_graph=True)[0][0] for one in label_draws(logits, DRAWS, s)]
+        expected.append(torch.stack([(given[0] @ delta.t() * gradient).sum(1) for gradient in drawn]))
         hessians.append(given[0].t() @ given[0] / 20)
-    assert torch.allclose(head_samples(model, TOKENS, [delta], 7, silent)[0], torch.stack(expected), rtol=1e-3)
+    ours = head_changes(model, TOKENS, [delta], DRAWS, silent)[0]
+    assert torch.allclose(ours, torch.cat(expected, dim=1).double(), rtol=1e-3, atol=1e-5)
     assert torch.allclose(head_hessian(model, TOKENS, silent), torch.stack(hessians).mean(0), rtol=1e-3, atol=1e-5)
 
 
@@ -103,7 +128,7 @@ def test_layers_that_share_an_input_are_found(family):
     anatomy = take_apart(model)
     groups = [
         sorted(layer.kind.rsplit(".", 1)[1] for layer in group.layers)
-        for group in next(walk(model, anatomy, with_gradients=False)[1])
+        for group in next(walk(model, anatomy, with_gradients=False)[1]).groups
     ]
     if family == "gpt2":
         assert sorted(groups) == [["c_attn"], ["c_fc"], ["c_proj"], ["c_proj"]]
@@ -111,56 +136,97 @@ def test_layers_that_share_an_input_are_found(family):
         assert sorted(groups) == [["down_proj"], ["gate_proj", "up_proj"], ["k_proj", "q_proj", "v_proj"], ["o_proj"]]
 
 
-def test_the_fisher_form_is_half_the_mean_square_of_the_first_order_change():
+def test_the_first_order_change_is_the_derivative_of_the_log_likelihood():
     """gᵀ ΔW x is the derivative of the log-likelihood along ΔW, one token at a time."""
     generator = torch.Generator().manual_seed(0)
-    layer = nn.Linear(6, 5, bias=False).double()
     inputs = torch.randn(8, 6, generator=generator).double()
-    delta = torch.randn(5, 6, generator=generator).double()
-    weight = layer.weight.detach()
+    weight, delta = (torch.randn(5, 6, generator=generator).double() for _ in range(2))
     labels = torch.randint(0, 5, (8,), generator=generator)
     outputs = (inputs @ weight.t()).requires_grad_()
     outputs.log_softmax(-1).gather(1, labels[:, None]).sum().backward()
     assert outputs.grad is not None
-    ours = fisher_samples(inputs, outputs.grad, delta, [5, 3])
     step = 1e-6
-    shifted = [
+    up, down = (
         ((inputs @ (weight + sign * step * delta).t()).log_softmax(-1).gather(1, labels[:, None])).squeeze(1)
         for sign in (1, -1)
-    ]
-    squares = ((shifted[0] - shifted[1]) / (2 * step)).square() / 2
-    assert torch.allclose(ours, torch.stack([squares[:5].mean(), squares[5:].mean()]), rtol=1e-6)
+    )
+    ours = first_order_changes(inputs, outputs.grad[None], delta)
+    assert torch.allclose(ours[0], (up - down) / (2 * step), rtol=1e-6, atol=1e-8)
 
 
-def test_the_fisher_estimate_converges_to_the_kl_divergence():
-    """On a softmax layer tokens are independent, so the mean over many sampled labels is the KL's second-order term."""
-    generator = torch.Generator().manual_seed(1)
-    weight = torch.randn(7, 4, generator=generator).double()
-    delta = 0.01 * torch.randn(7, 4, generator=generator).double()
-    inputs = torch.randn(10, 4, generator=generator).double().repeat(4000, 1)
-    probability = (inputs @ weight.t()).softmax(-1)
-    labels = torch.multinomial(probability, 1, generator=generator)
-    gradients = torch.zeros_like(probability).scatter_(1, labels, 1.0) - probability
-    samples = fisher_samples(inputs, gradients, delta, [400] * 100)
-    changed = (inputs @ (weight + delta).t()).log_softmax(-1)
-    kl = (probability * (probability.log() - changed)).sum(-1).mean()
-    error = samples.std() / 10
-    assert abs(samples.mean() - kl) < 4 * error + 0.02 * kl
-    assert error < 0.02 * kl
+def test_labels_are_drawn_from_the_models_own_prediction():
+    logits = torch.tensor([[[2.0, 0.0, -1.0, 1.0]]]).expand(1, 20000, 4).requires_grad_()
+    (likelihood,) = label_draws(logits, LabelDraws(3), 0)
+    probability = logits[0, 0].softmax(-1)
+    expected = 20000 * float((probability * probability.log()).sum().detach())
+    spread = 20000**0.5 * float(probability.log()[probability > 0].std())
+    assert abs(float(likelihood) - expected) < 4 * spread
+    first, second = label_draws(logits, LabelDraws(3, 2), 0)
+    assert float(first) == float(likelihood) != float(second)
+    assert float(next(iter(label_draws(logits, LabelDraws(3), 1)))) != float(first)
+
+
+@functools.cache
+def kl_and_changes():
+    """KL of a small change of one matrix of a transformer, and its first-order changes over many draws, in float64."""
+    model = make_model("llama-tied").double()
+    anatomy = take_apart(model)
+    layer = next(layer for layer in anatomy.layers if layer.kind == "self_attn.v_proj" and layer.block == 0)
+    weight = model.get_parameter(f"{layer.name}.weight")
+    delta = 1e-3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)).double()
+    with torch.no_grad():
+        original = model(TOKENS[:1], use_cache=False).logits[0].log_softmax(-1)
+        weight.data += delta
+        changed = model(TOKENS[:1], use_cache=False).logits[0].log_softmax(-1)
+        weight.data -= delta
+    kl = float((original.exp() * (original - changed)).sum(-1).mean())
+    inputs, gradients = whole_model_tape(model, anatomy, TOKENS[0], LabelDraws(0, 1000), 0)
+    return kl, first_order_changes(inputs[layer.name][0], gradients[layer.name][:, 0], delta)
+
+
+def test_the_sequence_form_converges_to_the_kl_divergence():
+    kl, changes = kl_and_changes()
+    draws = torch.cat([sequence_form(draw[None], [20], 20) for draw in changes])
+    error = float(draws.std()) / len(draws) ** 0.5
+    assert error < 0.06 * kl
+    assert abs(float(draws.mean()) - kl) < 3 * error
+
+
+def test_windows_lead_from_the_token_form_to_the_sequence_form():
+    changes = torch.randn(2, 30, generator=torch.Generator().manual_seed(2)).cumsum(1).double()
+    rows = [12, 0, 18]
+    assert torch.allclose(window_form(changes, rows, 18, 1), token_form(changes, rows, 18))
+    assert torch.allclose(window_form(changes, rows, 18, 10**6), sequence_form(changes, rows, 18), rtol=1e-4)
+    one = changes[:1, :12]
+    pairs = one.t() @ one
+    lag = (torch.arange(12)[:, None] - torch.arange(12)).abs()
+    expected = (pairs * (1 - lag / 5).clamp_min(0)).sum() / 36
+    assert torch.allclose(window_form(one, [12], 18, 5)[0], expected)
+
+
+def test_the_window_form_finds_the_long_run_variance_of_a_moving_average():
+    """aₜ = eₜ + eₜ₋₁ has variance 2 and long-run variance 4; Bartlett's weights leave out 2 / w of it."""
+    noise = torch.randn(400, 513, generator=torch.Generator().manual_seed(3)).double()
+    changes = noise[:, 1:] + noise[:, :-1]
+    assert float(token_form(changes, [512], 512)) == pytest.approx(1.0, rel=0.02)
+    assert float(window_form(changes, [512], 512, 16)) == pytest.approx(2.0 - 1 / 16, rel=0.03)
+    assert float(sequence_form(changes, [512], 512)) == pytest.approx(2.0, rel=0.25)
 
 
 def test_no_change_costs_nothing_and_twice_the_change_four_times():
-    inputs, gradients, delta = torch.randn(6, 4), torch.randn(6, 3), torch.randn(3, 4)
-    assert fisher_samples(inputs, gradients, torch.zeros(3, 4), [6]).tolist() == [0.0]
-    once, twice = (fisher_samples(inputs, gradients, k * delta, [6]) for k in (1, 2))
-    assert torch.allclose(4 * once, twice)
+    inputs, gradients, delta = torch.randn(6, 4), torch.randn(2, 6, 3), torch.randn(3, 4)
+    assert first_order_changes(inputs, gradients, torch.zeros(3, 4)).tolist() == [[0.0] * 6] * 2
+    for form in (token_form, window_form, sequence_form):
+        once, twice = (form(first_order_changes(inputs, gradients, k * delta), [6], 6) for k in (1, 2))
+        assert torch.allclose(4 * once, twice)
 
 
 def test_activations_that_are_not_numbers_name_the_block():
     model = make_model("llama-tied")
     model.model.layers[1].mlp.down_proj.weight.data[0, 0] = torch.inf
-    with pytest.raises(ScantlingError, match="enter block 2"):
-        capture(model, take_apart(model), TOKENS, 0, silent, with_gradients=True)
+    name = r"leave block 1 .*layers\.1\.mlp\.down_proj"
+    with pytest.raises(ScantlingError, match=name):
+        capture(model, take_apart(model), TOKENS, DRAWS, silent, "")
 
 
 def test_a_layer_that_no_token_reaches_is_named():
@@ -168,7 +234,7 @@ def test_a_layer_that_no_token_reaches_is_named():
     model.model.layers[0].mlp.spare = nn.Linear(32, 32)
     anatomy = take_apart(model)
     with pytest.raises(ScantlingError, match=r"layers\.0\.mlp\.spare was not reached"):
-        list(walk(model, anatomy)[1])
+        [list(visit.tapes()) for visit in walk(model, anatomy)[1]]
 
 
 def test_blocks_that_exchange_more_than_one_hidden_state_are_refused():
@@ -176,7 +242,7 @@ def test_blocks_that_exchange_more_than_one_hidden_state_are_refused():
     model.model.layers[1].register_forward_pre_hook(lambda module, arguments: (arguments[0] + 1.0, *arguments[1:]))
     # the hook runs again when the block is run alone: shifted twice
     with pytest.raises(ScantlingError, match="exchange more than one hidden state"):
-        capture(model, take_apart(model), TOKENS, 0, silent, with_gradients=True)
+        capture(model, take_apart(model), TOKENS, DRAWS, silent, "")
 
 
 def test_the_layers_of_a_tied_and_an_untied_model():

@@ -1,11 +1,18 @@
 """Calibration text: determinism, beginnings, splits, refusals."""
 
+import sys
+import types
 from itertools import pairwise
 
 import pytest
 import torch
 from transformers import LlamaConfig
 
+from scantling.backends.model import LoadedModel
+from scantling.evaluation.honesty import regime_warnings
+from scantling.sensitivity import text_sources
+from scantling.sensitivity.profile import RegimeRecord
+from scantling.sensitivity.regime import look_into_regime
 from scantling.sensitivity.text import (
     load_text,
     opening_tokens,
@@ -14,7 +21,7 @@ from scantling.sensitivity.text import (
     token_sequences,
 )
 from scantling.solver.errors import ScantlingError
-from tiny import make_tokenizer, prose
+from tiny import make_model, make_tokenizer, prose
 
 
 def test_sequences_begin_as_the_tokenizer_begins_a_text():
@@ -85,10 +92,10 @@ def test_a_useless_file_is_refused(tmp_path, content, word):
         load_text(str(path))
 
 
-def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+def test_a_missing_file_and_a_folder_without_text_are_refused(tmp_path):
     with pytest.raises(ScantlingError, match="Built-in texts are called pydoc and wikipedia"):
         load_text(str(tmp_path / "none.txt"))
-    with pytest.raises(ScantlingError, match="Give one UTF-8 file"):
+    with pytest.raises(ScantlingError, match="has no text files"):
         load_text(str(tmp_path))
 
 
@@ -112,3 +119,123 @@ def test_the_wikipedia_excerpt_has_its_articles():
     text = load_text("wikipedia")
     assert len(text.documents) == 106
     assert "anarchism" in text.documents[0].lower()
+
+
+def test_a_folder_is_its_text_files_in_order(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "b.txt").write_text("second")
+    (tmp_path / "a.md").write_text("first")
+    (tmp_path / "sub" / "c.py").write_text("third")
+    (tmp_path / "d.bin").write_bytes(b"\xff\xfe")
+    text = load_text(str(tmp_path))
+    assert text.documents == ("first", "second", "third")
+    (tmp_path / "e.txt").write_bytes("ü".encode("latin-1"))
+    with pytest.raises(ScantlingError, match=r"e\.txt is not UTF-8"):
+        load_text(str(tmp_path))
+
+
+def loaded_model(template=None):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    return LoadedModel("m", make_model("llama-tied"), tokenizer, "", "float16")
+
+
+def test_conversations_are_written_by_the_chat_template(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    path.write_text(
+        '{"messages": [{"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2"}]}\n\n'
+        '[{"role": "user", "content": "w3"}]\n'
+    )
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    text = load_text(str(path), loaded_model(template))
+    assert text.documents == ("user: w1\nassistant: w2", "user: w3")
+    with pytest.raises(ScantlingError, match="no chat template"):
+        load_text(str(path), loaded_model())
+    path.write_text('{"messages": [{"role": "user", "content": "w1"}]}\n{"text": "w2"}\n')
+    with pytest.raises(ScantlingError, match=r"line 2 of .* is not a conversation"):
+        load_text(str(path), loaded_model(template))
+
+
+def test_text_can_be_sampled_from_the_model_and_is_the_same_each_time(monkeypatch):
+    monkeypatch.setattr(text_sources, "_SAMPLED_TOKENS", 40)
+    monkeypatch.setattr(text_sources, "_SAMPLED_DOCUMENTS", 32)
+    loaded = loaded_model()
+    torch.manual_seed(1)
+    expected_draw = torch.rand(1)
+    torch.manual_seed(1)
+    text = load_text("sampled", loaded)
+    assert torch.equal(torch.rand(1), expected_draw)  # the caller's random numbers are left alone
+    assert len(text.documents) == 32
+    assert len(set(text.documents)) == 32
+    assert text == load_text("sampled", loaded)
+    with pytest.raises(ScantlingError, match="Name another to measure on"):
+        load_text("sampled")
+
+
+def test_data_sets_of_the_hub_ask_for_their_package(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ScantlingError, match=r"scantling\[hub\]"):
+        load_text("hub:org/name")
+
+
+@pytest.mark.parametrize(
+    ("rows", "documents"),
+    [
+        ([{"text": "a"}, {"text": "b"}], ("a", "b")),
+        ([{"messages": [{"role": "user", "content": "w1"}]}], ("w1",)),
+        ([{"other": 1}], None),
+        ([], None),
+    ],
+)
+def test_data_sets_of_the_hub_are_read_by_their_columns(monkeypatch, rows, documents):
+    """The package is stood in for: the hub cannot be reached here."""
+    asked = []
+
+    class Rows:
+        def take(self, number):
+            return iter(rows[:number])
+
+    def load_dataset(*words, **keywords):
+        asked.append((words, keywords))
+        return Rows()
+
+    module = types.ModuleType("datasets")
+    vars(module)["load_dataset"] = load_dataset
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: module)
+    loaded = loaded_model("{{ messages[0].content }}")
+    if documents is None:
+        with pytest.raises(ScantlingError, match="has no column text"):
+            load_text("hub:org/name:plain:test", loaded)
+    else:
+        assert load_text("hub:org/name:plain:test", loaded).documents == documents
+    assert asked == [(("org/name", "plain"), {"split": "test", "streaming": True})]
+
+
+def test_a_regime_outside_the_normal_is_told():
+    normal = RegimeRecord(perplexity=20.0, perplexity_with_bos=19.0, first_token_share=0.3)
+    assert regime_warnings(normal, 1000) == []
+    lost = RegimeRecord(perplexity=80.0, perplexity_with_bos=20.0, first_token_share=0.7)
+    bos, first = regime_warnings(lost, 1000)
+    assert "80.00, and 20.00 with its BOS token in front" in bos
+    assert "70%" in first
+    broken = RegimeRecord(perplexity=5000.0, perplexity_with_bos=None, first_token_share=None)
+    assert "worse than a guess among its 1,000 words" in regime_warnings(broken, 1000)[0]
+
+
+def test_the_regime_is_measured_with_and_without_bos():
+    tokenizer = make_tokenizer()
+    loaded = LoadedModel("m", make_model("llama-tied"), tokenizer, "", "float16")
+    token_ids = torch.randint(2, 90, (2, 30), generator=torch.Generator().manual_seed(0))
+    assert look_into_regime(loaded, token_ids, 0.2).perplexity_with_bos is None  # its tokenizer puts BOS in front
+    tokenizer.backend_tokenizer.post_processor = None
+    regime = look_into_regime(loaded, token_ids, None)
+    in_front = torch.cat([torch.zeros(2, 1, dtype=torch.int64), token_ids], dim=1)
+    with torch.no_grad():
+        plain = loaded.model(token_ids[:, :-1]).logits[:, :-1].log_softmax(-1)
+        bos = loaded.model(in_front[:, :-1]).logits[:, 1:-1].log_softmax(-1)
+    labels = token_ids[:, 1:-1]
+    assert plain.shape == bos.shape == (2, 28, 92)
+    for ours, theirs in ((regime.perplexity, plain), (regime.perplexity_with_bos, bos)):
+        likelihood = theirs.gather(2, labels.unsqueeze(2)).mean()
+        assert ours == pytest.approx(float((-likelihood).exp()), rel=1e-4)

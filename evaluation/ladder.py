@@ -1,0 +1,61 @@
+"""The ladder of plans from 8 bits down to 2, uniform and solved, that a map of truth is measured on.
+
+Knows nothing about terminals.
+"""
+
+from collections.abc import Callable
+
+from ..backends.model import LoadedModel
+from ..backends.progress import Progress
+from ..sensitivity.planning import decided_layers
+from ..sensitivity.profile import Profile
+from ..solver.errors import ScantlingError
+from ..solver.plan import Plan
+from .compare import EvaluationSettings, compare
+from .truth import MapOfTruth, judge, rung
+
+LADDER_BITS = (2.25, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
+
+
+def map_of_truth(
+    loaded: LoadedModel,
+    profile: Profile,
+    solve: Callable[[float], Plan],
+    settings: EvaluationSettings,
+    progress: Progress,
+) -> MapOfTruth:
+    """Measure the ladder.
+
+    Args:
+        loaded: the original model.
+        profile: of this model.
+        solve: gives the plan for a number of average bits.
+        settings: what is measured on.
+        progress: shows how far the work is.
+
+    Returns:
+        The map.
+
+    Raises:
+        ScantlingError: the estimator does not predict a loss.
+    """
+    if profile.record.estimator == "output-error":
+        raise ScantlingError(
+            "the estimator output-error ranks formats and predicts no loss, so there is nothing to check."
+        )
+    decided = decided_layers(profile)
+    everywhere = [
+        name
+        for position, name in enumerate(profile.record.formats)
+        if all(position in layer.formats for layer in decided) and not name.endswith("float16")
+    ]
+    plans: dict[str, Plan] = {}
+    for bits in LADDER_BITS:
+        try:
+            plans[f"solved at {bits:g} bits"] = solve(bits)
+        except ScantlingError:  # outside the range of this profile's formats
+            continue
+    rows = compare(loaded, profile, plans, everywhere, settings, progress).contenders
+    return judge([
+        rung(row) for row in rows if row.name != "original" and row.predicted_kl_nats > 0 and row.measured_kl_nats > 0
+    ])

@@ -1,0 +1,317 @@
+"""Extending a profile: by formats, by pricing sequences, by load cases. What was priced is not priced again.
+
+Rounding is a function of the rounding sequences, which stay, so it is repeated; prices are kept. The stopping rule is
+built on this: price more sequences until the prediction is known well enough.
+
+Knows nothing about how prices are measured.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..backends.formats import Format, parse_format
+from ..backends.layers import Layer, take_apart
+from ..backends.model import LoadedModel
+from ..backends.progress import Progress
+from ..backends.rounding import rounding_method
+from ..solver.errors import ScantlingError
+from .capture import LabelDraws
+from .load_cases import LoadCase, further_sequences
+from .measuring import Request, measure
+from .parts import parts_folder
+from .pricing import Samples
+from .profile import LoadCaseRecord, Profile, ProfileRecord
+from .profiling import ProfileSettings, layer_record
+from .rounding_pass import refuse_illegal_groups
+
+_MOST_ROUNDS = 4
+_MARGIN = 1.05
+
+
+@dataclass(frozen=True)
+class Extension:
+    """Extends profiles of one model.
+
+    Attributes:
+        loaded: the model.
+        output: where the profile will be written; finished pieces lie beside it meanwhile.
+        progress: shows how far the work is.
+    """
+
+    loaded: LoadedModel
+    output: Path
+    progress: Progress
+
+    def refuse_other_settings(self, profile: Profile, settings: ProfileSettings) -> None:
+        """Refuse settings that would make the new prices another thing than the old ones.
+
+        Args:
+            profile: the profile.
+            settings: as the user gave them now.
+
+        Raises:
+            ScantlingError: they differ.
+        """
+        record = profile.record
+        pairs = {
+            "estimator": (record.estimator, settings.estimator),
+            "length": (record.sequence_length, settings.sequence_length),
+            "seed": (record.seed, settings.seed),
+            "label-draws": (record.num_label_draws, settings.num_label_draws),
+            "sequences": (len(profile.rounding_token_ids), settings.num_rounding_sequences),
+            "rounding": (record.rounding, settings.rounding.describe()),
+        }
+        for option, (was, now) in pairs.items():
+            if was != now:
+                raise ScantlingError(
+                    f"the profile was made with --{option} {was}, and {now} was asked for now: its prices would not "
+                    "belong together. Say the same, or make a new profile."
+                )
+
+    def by_formats(self, profile: Profile, names: Sequence[str]) -> Profile:
+        """Price further formats on the sequences of a profile.
+
+        Args:
+            profile: the profile.
+            names: of formats; those that it has already are left alone.
+
+        Returns:
+            The larger profile.
+        """
+        new = [parse_format(name) for name in dict.fromkeys(names) if name not in profile.format_index]
+        if not new:
+            return profile
+        layers = self._layers(profile)
+        decided = {layer.name for layer in profile.record.layers if len(layer.formats) > 1}
+        refuse_illegal_groups([layer for layer in layers if layer.name in decided], dict.fromkeys(decided, new))
+        offered = {layer.name: new if layer.name in decided else self._formats(profile, layer.name) for layer in layers}
+        pricing_ids = torch.from_numpy(profile.pricing_token_ids)
+        samples = self._measure(profile, pricing_ids, offered, 0)
+        all_names = [*profile.record.formats, *(target.name for target in new)]
+        records = tuple(
+            layer_record(
+                layer, [*self._formats(profile, layer.name), *(new if layer.name in decided else [])], all_names
+            )
+            for layer in layers
+        )
+        record = replace_record(profile.record, formats=tuple(all_names), layers=records)
+        shape = (len(layers), len(all_names), profile.samples.shape[2])
+        grown = np.full(shape, np.nan)
+        grown[:, : len(profile.record.formats)] = profile.samples
+        _fill(record, grown, samples)
+        return replace(profile, record=record, samples=grown)
+
+    def by_sequences(self, profile: Profile, cases: Sequence[LoadCase], num_sequences: int) -> Profile:
+        """Price all formats on further sequences, until every load case has so many; new load cases may come in.
+
+        Args:
+            profile: the profile.
+            cases: all load cases, those of the profile first and with the same texts.
+            num_sequences: of every load case.
+
+        Returns:
+            The larger profile.
+
+        Raises:
+            ScantlingError: a load case is missing or another, or has more sequences already.
+        """
+        counts = self._counts(profile, cases)
+        if max(counts) > num_sequences:
+            raise ScantlingError(
+                f"the profile has {max(counts)} pricing sequences in a load case already; {num_sequences} were asked "
+                "for, and what was priced is not thrown away. Ask for at least as many."
+            )
+        missing = [num_sequences - count for count in counts]
+        if not any(missing):
+            return profile
+        used = torch.from_numpy(np.concatenate([profile.rounding_token_ids, profile.pricing_token_ids]))
+        length = profile.record.sequence_length
+        parts = [
+            further_sequences(self.loaded.tokenizer, case, used, number, length)
+            for case, number in zip(cases, missing, strict=True)
+            if number
+        ]
+        token_ids = torch.cat(parts)
+        offered = {layer.name: self._formats(profile, layer.name) for layer in profile.record.layers}
+        samples = self._measure(profile, token_ids, offered, profile.samples.shape[2])
+        old_positions = profile.record.case_of_sequence or (0,) * profile.samples.shape[2]
+        positions = [k for k, number in enumerate(missing) for _ in range(number)]
+        several = len(cases) > 1
+        record = replace_record(
+            profile.record,
+            load_cases=load_case_records(cases) if several else (),
+            case_of_sequence=(*old_positions, *positions) if several else (),
+        )
+        new = np.full((*profile.samples.shape[:2], len(token_ids)), np.nan)
+        for index, layer in enumerate(record.layers):
+            if len(layer.formats) == 1:
+                new[index, layer.formats[0]] = 0.0
+        _fill(record, new, samples)
+        return replace(
+            profile,
+            record=record,
+            samples=np.concatenate([profile.samples, new], axis=2),
+            pricing_token_ids=np.concatenate([profile.pricing_token_ids, token_ids.numpy()]),
+        )
+
+    def until(
+        self, profile: Profile, cases: Sequence[LoadCase], target: float, report: Callable[[str], None]
+    ) -> Profile:
+        """Price further sequences until uniform plans are predicted with a small relative error.
+
+        Args:
+            profile: the profile.
+            cases: its load cases.
+            target: the relative standard error wanted, such as 0.05.
+            report: is told how the error falls.
+
+        Returns:
+            The larger profile.
+
+        Raises:
+            ScantlingError: the target is not between 0 and 1.
+        """
+        if not 0 < target < 1:
+            raise ScantlingError(f"a relative error of {target:g} cannot be aimed at: give one such as 5%.")
+        for _ in range(_MOST_ROUNDS):
+            error, per_case = relative_error(profile), profile.samples.shape[2] // len(cases)
+            wanted = math.ceil(per_case * (error / target) ** 2 * _MARGIN)
+            report(
+                f"{per_case} pricing sequences: uniform plans are predicted to ±{error:.1%}"
+                + ("" if error <= target else f"; ±{target:.1%} takes about {wanted}.")
+            )
+            if error <= target:
+                return profile
+            profile = self.by_sequences(profile, cases, min(wanted, 4 * per_case))
+        report(f"stopped at ±{relative_error(profile):.1%} after {_MOST_ROUNDS} rounds.")
+        return profile
+
+    def _layers(self, profile: Profile) -> list[Layer]:
+        layers = list(take_apart(self.loaded.model).layers)
+        profile.refuse_other_model(self.loaded.sha256, [layer.name for layer in layers])
+        return layers
+
+    def _formats(self, profile: Profile, layer: str) -> list[Format]:
+        record = profile.record.layers[profile.layer_index[layer]]
+        return [parse_format(profile.record.formats[position]) for position in record.formats]
+
+    def _counts(self, profile: Profile, cases: Sequence[LoadCase]) -> list[int]:
+        """Count each load case's sequences; refuse cases that are not those of the profile."""
+        known = profile.record.load_cases or (
+            LoadCaseRecord(
+                name=cases[0].name, text_source=profile.record.text_source, text_sha256=profile.record.text_sha256
+            ),
+        )
+        positions = profile.record.case_of_sequence or (0,) * profile.samples.shape[2]
+        for k, record in enumerate(known):
+            if k >= len(cases) or (record.name, record.text_sha256) != (cases[k].name, cases[k].text.sha256):
+                raise ScantlingError(
+                    f"the profile's load case {record.name!r} is text from {record.text_source} "
+                    f"({record.text_sha256[:12]}…), which was not given, or not in its place. Name the profile's texts "
+                    "first, in their order, then new ones."
+                )
+        return [positions.count(k) for k in range(len(cases))]
+
+    def _measure(
+        self, profile: Profile, token_ids: torch.Tensor, offered: dict[str, list[Format]], first: int
+    ) -> Samples:
+        record = profile.record
+        self._layers(profile)
+        request = Request(
+            loaded=self.loaded,
+            rounding_ids=torch.from_numpy(profile.rounding_token_ids),
+            pricing_ids=token_ids,
+            offered=offered,
+            decided=tuple(layer.name for layer in record.layers if len(layer.formats) > 1),
+            estimator=record.estimator,
+            rounding=rounding_method(record.rounding),
+            draws=LabelDraws(record.seed, record.num_label_draws, first),
+        )
+        return measure(request, parts_folder(self.output) / f"from-{first}-{len(token_ids)}", self.progress).samples
+
+
+def parse_share(text: str) -> float:
+    """Read a share.
+
+    Args:
+        text: such as ``5%``.
+
+    Returns:
+        The number.
+
+    Raises:
+        ScantlingError: not a percentage.
+
+    >>> parse_share("2.5%")
+    0.025
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
+    if found is None:
+        raise ScantlingError(f"{text!r} is not a percentage. Write one such as 5%.")
+    return float(found.group(1)) / 100
+
+
+def relative_error(profile: Profile) -> float:
+    """Tell how well a profile predicts uniform plans.
+
+    Args:
+        profile: the profile.
+
+    Returns:
+        The largest relative standard error over the formats below 16 bits that every decided layer is offered.
+
+    Raises:
+        ScantlingError: there is one pricing sequence only.
+    """
+    num_samples = profile.samples.shape[2]
+    if num_samples < 2:
+        raise ScantlingError("one pricing sequence has no standard error. Ask for --pricing-sequences 8 or more.")
+    decided = [index for index, layer in enumerate(profile.record.layers) if len(layer.formats) > 1]
+    errors = [0.0]
+    for target, name in enumerate(profile.record.formats):
+        totals: NDArray[np.float64] = profile.samples[decided, target].sum(axis=0)
+        if parse_format(name).bits < 16 and np.isfinite(totals).all() and totals.mean() > 0:
+            errors.append(float(totals.std(ddof=1) / math.sqrt(num_samples) / totals.mean()))
+    return max(errors)
+
+
+def load_case_records(cases: Sequence[LoadCase]) -> tuple[LoadCaseRecord, ...]:
+    """Describe load cases.
+
+    Args:
+        cases: the load cases.
+
+    Returns:
+        Their records.
+    """
+    return tuple(
+        LoadCaseRecord(name=case.name, text_source=case.text.source, text_sha256=case.text.sha256) for case in cases
+    )
+
+
+def replace_record(record: ProfileRecord, **changes: object) -> ProfileRecord:
+    """Give a record with some fields changed.
+
+    Args:
+        record: the record.
+        changes: new values by field.
+
+    Returns:
+        The new record.
+    """
+    return record.model_copy(update=changes)
+
+
+def _fill(record: ProfileRecord, array: NDArray[np.float64], samples: Samples) -> None:
+    """Put samples where a profile has them."""
+    position = {layer.name: index for index, layer in enumerate(record.layers)}
+    for layer, of_layer in samples.items():
+        for target, values in of_layer.items():
+            array[position[layer], record.formats.index(target.name)] = values.numpy()

@@ -1,0 +1,85 @@
+"""The winner's curse, and what cross-fitting says about it."""
+
+import numpy as np
+import pytest
+
+from scantling.sensitivity.cross_fit import cross_fit, fold_numbers, totals
+from scantling.sensitivity.profile import LayerRecord, Profile, ProfileRecord
+from scantling.solver.errors import ScantlingError
+
+NUM_LAYERS, NUM_SEQUENCES = 60, 24
+
+
+def a_profile(noise: float, seed: int = 0) -> Profile:
+    """Layers with two formats of one size whose true prices are both 1: whatever is picked costs 1 a layer."""
+    layers = tuple(
+        LayerRecord(
+            name=f"l{i}", kind="k", block=0, out_features=4, in_features=64, formats=(0, 1), stored_bytes=(100, 100)
+        )
+        for i in range(NUM_LAYERS)
+    )
+    record = ProfileRecord(
+        scantling_version="0",
+        model_source="m",
+        model_sha256="",
+        text_source="t",
+        text_sha256="",
+        sequence_length=8,
+        seed=0,
+        estimator="fisher",
+        rounding={"method": "rtn"},
+        calibration_perplexity=1.0,
+        formats=("int3-g64", "int3-g32"),
+        layers=layers,
+        other_bytes=0,
+    )
+    generator = np.random.default_rng(seed)
+    samples = 1 + noise * generator.standard_normal((NUM_LAYERS, 2, NUM_SEQUENCES))
+    ids = np.zeros((NUM_SEQUENCES, 8), dtype=np.int64)
+    return Profile(record, samples, ids, ids)
+
+
+def cheapest(profile: Profile) -> dict[str, str]:
+    """The program without limits: every layer takes the format that looks cheaper."""
+    best = profile.samples.mean(2).argmin(1)
+    return {layer.name: profile.record.formats[best[i]] for i, layer in enumerate(profile.record.layers)}
+
+
+def test_sequences_that_the_solve_did_not_see_tell_the_true_price():
+    excess = []
+    for seed in range(20):
+        profile = a_profile(1.0, seed)
+        plan = cheapest(profile)
+        assert totals(profile, plan).mean() < 0.93 * NUM_LAYERS  # the curse: the truth is NUM_LAYERS
+        priced = cross_fit(profile, cheapest)
+        assert priced.seen_nats < 0.92 * NUM_LAYERS
+        assert priced.optimism > 1.05
+        excess.append((priced.unseen_nats - NUM_LAYERS) / priced.unseen_standard_error_nats)
+    assert abs(np.mean(excess)) < 4 / np.sqrt(len(excess))
+    assert 0.5 < np.std(excess) < 1.7
+
+
+def test_exact_prices_have_no_curse():
+    priced = cross_fit(a_profile(0.0), cheapest)
+    assert priced.seen_nats == priced.unseen_nats == NUM_LAYERS
+    assert priced.optimism == 1.0
+
+
+def test_every_sequence_is_unseen_once():
+    seen_by = []
+
+    def solve(profile: Profile) -> dict[str, str]:
+        seen_by.append(profile.samples[0, 0])
+        return cheapest(profile)
+
+    profile = a_profile(1.0)
+    cross_fit(profile, solve, 3)
+    for sample in profile.samples[0, 0]:
+        assert sum(sample in seen for seen in seen_by) == 2
+
+
+@pytest.mark.parametrize("num_folds", [1, 13])
+def test_too_few_sequences_for_the_folds_are_refused(num_folds):
+    with pytest.raises(ScantlingError, match="has 24 pricing sequences"):
+        cross_fit(a_profile(1.0), cheapest, num_folds)
+    assert set(fold_numbers(24, 4).tolist()) == {0, 1, 2, 3}
