@@ -24,6 +24,7 @@ from scantling.backends.kv_cache import config_numbers, kv_cache_bytes
 from scantling.backends.model import load_model
 from scantling.backends.progress import silent
 from scantling.backends.rounding import rounding_method
+from scantling.sensitivity.load_cases import DEFAULT_NAME, LoadCase
 from scantling.sensitivity.profile import ProfileRecord, read_profile, write_profile
 from scantling.sensitivity.profiling import ProfileSettings, build_profile
 from scantling.sensitivity.rows import READ_BYTES, ROW_NAMES, SECONDS_PER_TOKEN, Rows
@@ -215,7 +216,8 @@ def test_every_number_of_a_known_device_has_a_source():
 
 def test_a_profile_records_what_the_kv_cache_depends_on(tmp_path, llama_folder, text_file):
     settings = ProfileSettings(("int2-g32", "float16"), (), 1, 1, 16, rounding=rounding_method({"method": "rtn"}))
-    built = build_profile(load_model(str(llama_folder)), load_text(str(text_file)), settings, tmp_path, silent)
+    case = LoadCase(DEFAULT_NAME, load_text(str(text_file)))
+    built = build_profile(load_model(str(llama_folder)), [case], settings, tmp_path / "p.safetensors", silent)
     write_profile(built, tmp_path / "p.safetensors")
     read = read_profile(tmp_path / "p.safetensors")
     assert Rows(read, Workload(context=10)).kv_cache_by_block == (10 * 2 * 2 * 8 * 2,) * 3
