@@ -128,9 +128,9 @@ def silent_layer_warnings(profile: Profile) -> list[str]:
     if not silent:
         return []
     return [
-        f"{len(silent)} layers cost nothing in any format, because their inputs, or all gradients behind them, are zero "
-        f"on the calibration text (first: {silent[0]}). The program will give them the smallest format: check that the "
-        "text is like what the model will read."
+        f"{len(silent)} layers cost nothing in any format, because their inputs, or all gradients behind them, are "
+        f"zero on the calibration text (first: {silent[0]}). The program will give them the smallest format: check "
+        "that the text is like what the model will read."
     ]
 
 
