@@ -21,7 +21,7 @@ from ..solver.errors import ScantlingError
 from .capture import capture
 from .estimators import ESTIMATORS, Measurement, Pricer
 from .profile import LayerRecord, Profile, ProfileRecord
-from .rounding_pass import RoundingTask, refuse_illegal_groups, round_ends, round_group
+from .rounding_pass import RoundingTask, refuse_illegal_groups, round_ends, round_group, scale_inputs_for
 from .text import Text, refuse_too_long, token_sequences
 from .walk import walk_blocks
 
@@ -134,12 +134,14 @@ def build_profile(
         raise ScantlingError("rounding and pricing need at least one sequence each.")
     refuse_too_long(loaded.model.config, settings.sequence_length)
     rounding_ids, pricing_ids = calibration_sequences(loaded, text, settings)
+    every = list(dict.fromkeys(target for wanted in offered.values() for target in wanted))
+    scale_inputs_for(settings.rounding, loaded, anatomy, (rounding_ids, every), progress)
     task = RoundingTask(loaded, anatomy, rounding_ids, offered, settings.rounding)
     layers = [layer for layer in anatomy.layers if len(offered[layer.name]) > 1]
     on = Measurement(loaded, anatomy, pricing_ids, layers, settings.seed, progress, workspace)
     with ESTIMATORS[settings.estimator](on) as pricer:
         samples, perplexity = _price(task, on, pricer)
-    names = list(dict.fromkeys(target.name for wanted in offered.values() for target in wanted))
+    names = [target.name for target in every]
     record = ProfileRecord(
         scantling_version=__version__,
         model_source=loaded.source,
