@@ -36,6 +36,13 @@ ProfileOption = Annotated[
     Path | None, typer.Option("--profile", help="The profile, where it has moved since the plan was solved.")
 ]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")]
+InputsOption = Annotated[
+    str,
+    typer.Option(
+        help="What layers are rounded against: original inputs (what the prediction is for), quantized ones, or "
+        "corrected: quantized ones, towards the outputs of the original."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -208,9 +215,7 @@ def apply(
     plan_path: Annotated[Path, typer.Argument(metavar="PLAN", help="Written by: scantling solve")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write; it must not exist yet.")],
     backend: Annotated[str, typer.Option(help="gptq, compressed-tensors, auto-gptq, or fake (float32).")],
-    inputs: Annotated[
-        str, typer.Option(help="Round against the inputs of the quantized model, or of the original one.")
-    ] = "quantized",
+    inputs: InputsOption = "corrected",
     shard: Annotated[str, typer.Option(help="Bytes of tensors in one file at most.")] = "4GiB",
     model: ModelOption = None,
     profile_path: ProfileOption = None,

@@ -198,7 +198,8 @@ class ShardFiles:
                 raw = np.fromfile(
                     self.folder / shard.file_name, np.uint8, count=spec.num_bytes, offset=shard.places[name]
                 )
-                tensors[name] = torch.from_numpy(raw).view(spec.dtype).reshape(spec.shape)
+                tensors[name] = torch.empty(spec.shape, dtype=spec.dtype)
+                tensors[name].reshape(-1).view(torch.uint8).copy_(torch.from_numpy(raw))
         return tensors
 
     def _by_shard(self, names: Iterable[str]) -> list[tuple[Shard, list[str]]]:

@@ -27,7 +27,7 @@ class Manifest(Record):
         model_source: where the original was loaded from.
         model_sha256: of the original's weights.
         plan_sha256: of the plan's file in the checkpoint.
-        rounding_inputs: ``quantized`` or ``original``: what the layers were rounded against.
+        rounding_inputs: ``corrected``, ``quantized`` or ``original``: what the layers were rounded against.
         float_dtype: of all parameters that are not integers.
         num_blocks: of the model.
         plan_bytes: what the plan predicts for codes, scales, zero points and the 16-bit rest.

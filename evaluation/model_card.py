@@ -10,6 +10,11 @@ from ..backends.gptq_backend import PLANAR_BITS, integer_layers, split_fusions
 from ..solver.plan import Plan
 from ..solver.quantities import show_bytes
 
+INPUTS_IN_WORDS = {
+    "original": "the inputs of the original model",
+    "quantized": "the inputs that the quantized layers before them give",
+    "corrected": "the inputs that the quantized layers before them give, towards the outputs of the original model",
+}
 _HOW_TO_LOAD = {
     "fake": "`AutoModelForCausalLM.from_pretrained(folder)` of transformers; the weights are float32 that hold the "
     "quantized values.",
@@ -50,7 +55,7 @@ def model_card(plan: Plan, layers: Sequence[FormattedLayer], backend: str, input
         "",
         f"- Predicted KL divergence from the original: {plan.loss_increase_nats:.4g}{about} nats per token, for "
         "rounding against the inputs of the original model.",
-        f"- These weights were rounded against {_describe_inputs(inputs)}.",
+        f"- These weights were rounded against {INPUTS_IN_WORDS[inputs]}.",
         f"- Status of the plan: {plan.certificate.status}, at least {plan.certificate.bound_nats:.4g} nats for any "
         "other within the limits.",
         f"- Codes, scales, zero points and the 16-bit rest: {show_bytes(plan.stored_bytes)}.",
@@ -65,10 +70,6 @@ def model_card(plan: Plan, layers: Sequence[FormattedLayer], backend: str, input
         "",
     ]
     return "\n".join(lines)
-
-
-def _describe_inputs(inputs: str) -> str:
-    return "the inputs that the quantized layers before them give" if inputs == "quantized" else "the original's inputs"
 
 
 def _table(plan: Plan) -> list[str]:

@@ -4,7 +4,7 @@ Knows nothing about formats or rounding.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -31,20 +31,30 @@ class Moment:
         layers: the layers.
         total: Σ x xᵀ, float32 [in, in].
         num_tokens: how many x.
+        shift: Σ (x₀ − x) xᵀ, float32 [in, in], x₀ being what the layers are given in the original model; None where
+            that is not known, or tokens took another way there (experts).
     """
 
     layers: list[Layer]
     total: Tensor
     num_tokens: int = 0
+    shift: Tensor | None = None
 
-    def add(self, inputs: Tensor) -> None:
+    def add(self, inputs: Tensor, original: Tensor | None) -> None:
         """Add tokens.
 
         Args:
             inputs: [..., in].
+            original: the same tokens in the original model; None where they are not known.
         """
         rows = inputs.flatten(0, -2)
         self.total.addmm_(rows.t(), rows)
+        if original is None or original.shape != inputs.shape:
+            self.shift = None
+        elif self.num_tokens == 0:
+            self.shift = (original.flatten(0, -2) - rows).t() @ rows
+        elif self.shift is not None:
+            self.shift.addmm_((original.flatten(0, -2) - rows).t(), rows)
         self.num_tokens += len(rows)
 
     def hessian(self) -> Tensor:
@@ -112,13 +122,19 @@ def inputs_of(block: nn.Module, layers: Sequence[Layer], call: BlockCall) -> dic
     return given
 
 
-def collect_moments(block: nn.Module, layers: Sequence[Layer], calls: Sequence[BlockCall]) -> list[Moment]:
+def collect_moments(
+    block: nn.Module,
+    layers: Sequence[Layer],
+    calls: Sequence[BlockCall],
+    originals: Sequence[Mapping[Layer, Tensor]] | None = None,
+) -> list[Moment]:
     """Run a block on all sequences; layers that are given the same tensor make one group.
 
     Args:
         block: the block.
         layers: some of its layers.
         calls: how it is called, one a sequence.
+        originals: what the layers are given in the original model, for each sequence; None where that is not wanted.
 
     Returns:
         The groups.
@@ -127,7 +143,7 @@ def collect_moments(block: nn.Module, layers: Sequence[Layer], calls: Sequence[B
         ScantlingError: a layer was not reached.
     """
     moments: list[Moment] = []
-    for call in calls:
+    for number, call in enumerate(calls):
         given = inputs_of(block, layers, call)
         for layer, inputs in given.items():
             if any(layer in moment.layers for moment in moments):
@@ -138,8 +154,9 @@ def collect_moments(block: nn.Module, layers: Sequence[Layer], calls: Sequence[B
             else:
                 twin.layers.append(layer)
         for moment in moments:
-            if moment.layers[0] in given:
-                moment.add(given[moment.layers[0]])
+            first = moment.layers[0]
+            if first in given:
+                moment.add(given[first], originals[number].get(first) if originals else None)
     reached = {layer for moment in moments for layer in moment.layers}
     for layer in layers:
         if layer not in reached:

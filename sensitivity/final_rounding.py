@@ -1,32 +1,43 @@
 """Final rounding of one assignment, block by block from the first to the last.
 
-By then every layer's format is known, so a layer can be rounded against the inputs that it will really have: those that
-the quantized layers before it give (Frantar et al. 2022 round this way). Inside a block the layers are taken in the
-order in which they run: q, k, v; then what they feed; and so on. The profile cannot do this, since it prices every
-format of a layer before any is chosen: its prices are of rounding against the original inputs.
+By then every layer's format is known, so a layer can be rounded against the inputs x̂ that it will really have: those
+that the quantized layers before it give (Frantar et al. 2022 round this way). Inside a block the layers are taken in
+the order in which they run: q, k, v; then what they feed; and so on. The profile cannot do this, since it prices every
+format of a layer before any is chosen: its prices are of rounding against the original inputs x.
+
+Beyond that a layer can make up for what the layers before it spoiled, by giving on x̂ what the original gave on x (the
+aim of Li et al. 2025, arXiv 2504.02692, reached here by another way). Since
+
+    E ‖Ŵx̂ − Wx‖² = E ‖(Ŵ − W*) x̂‖² + a constant,        W* = W + W E[(x − x̂) x̂ᵀ] E[x̂ x̂ᵀ]⁻¹,
+
+it is enough to round W* in place of W. The inverse is damped by a share of the mean diagonal, which draws W* to W.
 
 Knows nothing about losses or files.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..backends.formats import IntegerFormat
+from ..backends.gptq import without_dead_inputs
 from ..backends.grid import Rounded
 from ..backends.layers import Layer, blocks_of, install_matrix
 from ..backends.progress import Progress
 from ..solver.errors import ScantlingError
-from .block_inputs import collect_moments, stages
+from .block_inputs import Moment, collect_moments, inputs_of, stages
 from .capture import BlockCall, run_block
 from .entering import enter_blocks
 from .rounding_pass import RoundingTask, refuse_illegal_groups, round_ends, round_group
 from .walk import InputGroup
 
-QUANTIZED_INPUTS = "quantized"
 ORIGINAL_INPUTS = "original"
+QUANTIZED_INPUTS = "quantized"
+CORRECTED_INPUTS = "corrected"
+CORRECTION_DAMPING = 0.05
 Records = dict[str, Rounded]
 Finished = Callable[[int], Records | None]
 
@@ -37,7 +48,7 @@ def nothing_finished(_unit: int) -> Records | None:
 
 
 def round_in_order(
-    task: RoundingTask, progress: Progress, *, inputs: str = QUANTIZED_INPUTS, finished: Finished = nothing_finished
+    task: RoundingTask, progress: Progress, *, inputs: str = CORRECTED_INPUTS, finished: Finished = nothing_finished
 ) -> Iterator[tuple[int, Records]]:
     """Round a model in the one format that is wanted of each layer; the quantized values stay in the model.
 
@@ -46,7 +57,8 @@ def round_in_order(
     Args:
         task: what is rounded, with one format a layer; its model is changed.
         progress: shows how far the pass is.
-        inputs: ``quantized`` or ``original``: what a layer is rounded against.
+        inputs: what a layer is rounded against: ``original`` inputs; ``quantized`` ones; or, ``corrected``, quantized
+            ones with the outputs of the original model as the aim.
         finished: gives the records of a unit that an earlier run has rounded, or None.
 
     Yields:
@@ -57,19 +69,18 @@ def round_in_order(
     refuse_illegal_groups(anatomy.layers, task.formats)
     embedding, *head = [layer for layer in anatomy.layers if layer.block is None]
     blocks = blocks_of(model, anatomy)
-    original_head = {} if inputs == QUANTIZED_INPUTS else _round_end(task, head, progress)
-    calls = enter_blocks(model, anatomy, task.token_ids) if inputs == ORIGINAL_INPUTS else []
+    original_head = _round_end(task, head, progress) if inputs == ORIGINAL_INPUTS else {}
+    original = [] if inputs == QUANTIZED_INPUTS else enter_blocks(model, anatomy, task.token_ids)
     records = finished(0) or _round_end(task, [embedding], progress)
     _install(model, records)
     yield 0, records
-    calls = calls or enter_blocks(model, anatomy, task.token_ids)
+    quantized = [] if inputs == ORIGINAL_INPUTS else enter_blocks(model, anatomy, task.token_ids)
     for index in progress(list(range(len(blocks))), "final rounding"):
         layers = [layer for layer in anatomy.layers if layer.block == index]
-        records, leaving = _round_block(task, blocks[index], layers, calls[index], (inputs, finished(index + 1)))
-        calls[index] = []
-        if index + 1 < len(blocks):
-            entering = zip(calls[index + 1], leaving, strict=True)
-            calls[index + 1] = [replace(call, hidden=hidden) for call, hidden in entering]
+        streams = _Streams(original[index] if original else None, quantized[index] if quantized else None)
+        records, leaving = _round_block(task, blocks[index], layers, streams, finished(index + 1))
+        _move_on(original, index, leaving.original)
+        _move_on(quantized, index, leaving.quantized)
         yield index + 1, records
     if head:
         records = finished(len(blocks) + 1) or original_head or _round_end(task, head, progress)
@@ -83,38 +94,52 @@ def _round_end(task: RoundingTask, layers: Sequence[Layer], progress: Progress) 
     return {name: _only(records) for name, records in rounded.items()}
 
 
+@dataclass(frozen=True)
+class _Streams:
+    """How a block is called in the original model and in the quantized one; None where that is not followed."""
+
+    original: list[BlockCall] | None
+    quantized: list[BlockCall] | None
+
+
+def _move_on(calls: list[list[BlockCall]], index: int, leaving: Sequence[BlockCall] | None) -> None:
+    """Let what leaves a block enter the next one, and forget the block's calls."""
+    if leaving is None:
+        return
+    calls[index] = []
+    if index + 1 < len(calls):
+        entering = zip(calls[index + 1], leaving, strict=True)
+        calls[index + 1] = [replace(call, hidden=before.hidden) for call, before in entering]
+
+
 def _round_block(
-    task: RoundingTask,
-    block: nn.Module,
-    layers: Sequence[Layer],
-    calls: Sequence[BlockCall],
-    how: tuple[str, Records | None],
-) -> tuple[Records, list[Tensor]]:
+    task: RoundingTask, block: nn.Module, layers: Sequence[Layer], streams: _Streams, finished: Records | None
+) -> tuple[Records, _Streams]:
     """Round a block, or take its finished records, and install them; also give the hidden states that leave it."""
-    inputs, finished = how
-    if inputs == ORIGINAL_INPUTS:
-        records = finished or _round_stage(task, block, layers, calls)
-        leaving = _leave(block, calls)
-        _install(task.loaded.model, records)
-        return records, leaving
-    records = finished or _round_stage_by_stage(task, block, layers, calls)
+    seen = _leave(block, streams.original)
+    if streams.quantized is None:
+        records = finished or _round_stage(task, block, layers, streams.original or [])
+    else:
+        originals = None
+        if streams.original is not None and finished is None:
+            originals = [inputs_of(block, layers, call) for call in streams.original]
+        records = finished or _round_stage_by_stage(task, block, layers, streams.quantized, originals)
     _install(task.loaded.model, records)
-    return records, _leave(block, calls)
+    return records, _Streams(seen, _leave(block, streams.quantized))
 
 
 def refuse_unknown_inputs(inputs: str) -> None:
-    """Refuse a word that is neither kind of inputs.
+    """Refuse a word that is no kind of inputs.
 
     Args:
         inputs: the user's word.
 
     Raises:
-        ScantlingError: it is neither.
+        ScantlingError: it is none.
     """
-    if inputs not in {QUANTIZED_INPUTS, ORIGINAL_INPUTS}:
-        raise ScantlingError(
-            f"{inputs!r} is not a kind of inputs to round against. Known: {QUANTIZED_INPUTS}, {ORIGINAL_INPUTS}."
-        )
+    known = (CORRECTED_INPUTS, QUANTIZED_INPUTS, ORIGINAL_INPUTS)
+    if inputs not in known:
+        raise ScantlingError(f"{inputs!r} is not a kind of inputs to round against. Known: {', '.join(known)}.")
 
 
 def _only(records: Mapping[Any, Rounded]) -> Rounded:
@@ -127,27 +152,68 @@ def _install(model: nn.Module, records: Records) -> None:
         install_matrix(model.get_submodule(name), record.dequantize())
 
 
-def _leave(block: nn.Module, calls: Sequence[BlockCall]) -> list[Tensor]:
+def _leave(block: nn.Module, calls: Sequence[BlockCall] | None) -> list[BlockCall] | None:
+    if calls is None:
+        return None
     with torch.no_grad():
-        return [run_block(block, call, call.hidden) for call in calls]
+        return [replace(call, hidden=run_block(block, call, call.hidden)) for call in calls]
 
 
-def _round_stage(task: RoundingTask, block: nn.Module, layers: Sequence[Layer], calls: Sequence[BlockCall]) -> Records:
-    """Round layers against what they are given now."""
+def _round_stage(
+    task: RoundingTask,
+    block: nn.Module,
+    layers: Sequence[Layer],
+    calls: Sequence[BlockCall],
+    originals: Sequence[Mapping[Layer, Tensor]] | None = None,
+) -> Records:
+    """Round layers against what they are given now, and towards what they gave in the original model where known."""
     records: Records = {}
-    for moment in collect_moments(block, layers, calls):
+    for moment in collect_moments(block, layers, calls, originals):
+        if moment.shift is not None:
+            _aim_at_original_outputs(task, moment)
         group = InputGroup(moment.layers, moment.hessian(), moment.total[:0], {}, [])
         records |= {name: _only(of_layer) for name, of_layer in round_group(task, group).items()}
     return records
 
 
+def correction(moment: Moment, damping: float) -> Tensor:
+    """Compute what is added to a matrix on the way from W to W*, as a factor: W* = W + W · correction.
+
+    Args:
+        moment: of the layer's inputs, with their shift.
+        damping: the share of the mean diagonal of E[x̂ x̂ᵀ] that is added to its diagonal.
+
+    Returns:
+        E[(x − x̂) x̂ᵀ] (E[x̂ x̂ᵀ] + λI)⁻¹, float32 [in, in].
+    """
+    assert moment.shift is not None
+    hessian = without_dead_inputs(moment.hessian())
+    hessian += damping * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=hessian.dtype)
+    factor = torch.linalg.cholesky(hessian)
+    solved: Tensor = torch.cholesky_solve(moment.shift.double().t() / moment.num_tokens, factor)
+    return solved.t().float()
+
+
+def _aim_at_original_outputs(task: RoundingTask, moment: Moment) -> None:
+    """Put W* into the layers that are to be integers; what stays in 16 bits stays what it is."""
+    factor = correction(moment, CORRECTION_DAMPING)
+    for layer in moment.layers:
+        if all(isinstance(target, IntegerFormat) for target in task.formats[layer.name]):
+            matrix = task.matrix(layer)
+            install_matrix(task.loaded.model.get_submodule(layer.name), matrix + matrix @ factor)
+
+
 def _round_stage_by_stage(
-    task: RoundingTask, block: nn.Module, layers: Sequence[Layer], calls: Sequence[BlockCall]
+    task: RoundingTask,
+    block: nn.Module,
+    layers: Sequence[Layer],
+    calls: Sequence[BlockCall],
+    originals: Sequence[Mapping[Layer, Tensor]] | None,
 ) -> Records:
     """Round a block's layers in the order in which they run, each stage against what the rounded ones give it."""
     records: Records = {}
     for stage in stages(block, layers, calls):
-        rounded = _round_stage(task, block, stage, calls)
+        rounded = _round_stage(task, block, stage, calls, originals)
         _install(task.loaded.model, rounded)
         records |= rounded
     return records

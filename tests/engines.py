@@ -10,7 +10,7 @@ MODULES = {"gptqmodel": "gptqmodel", "auto-gptq": "auto_gptq", "vllm": "vllm"}
 
 def python_with(engine: str, config: pytest.Config) -> str:
     """Give an interpreter that has an engine, or skip the test and say how to have it run."""
-    for given in config.getoption("--engine-python"):
+    for given in config.getoption("--engine-python") or []:
         name, _, path = given.partition("=")
         if name == engine:
             return path

@@ -13,7 +13,7 @@ from scantling.backends.progress import silent
 from scantling.backends.rounding import Gptq
 from scantling.sensitivity.block_inputs import stages
 from scantling.sensitivity.entering import enter_blocks
-from scantling.sensitivity.final_rounding import round_in_order
+from scantling.sensitivity.final_rounding import CORRECTION_DAMPING, round_in_order
 from scantling.sensitivity.input_scaling import scale_inputs
 from scantling.sensitivity.rounding_pass import RoundingTask, round_layers
 from scantling.solver.errors import ScantlingError
@@ -37,21 +37,14 @@ def a_task(family, names="int3-g32,int4-g32,float16", seed=0):
 
 def moment_of(model, name):
     """Mean of x xᵀ over what a module is given when the whole model runs."""
-    rows = []
-    handle = model.get_submodule(name).register_forward_pre_hook(
-        lambda _module, arguments: rows.append(arguments[0].flatten(0, -2))
-    )
-    with torch.no_grad():
-        for sequence in TOKENS:
-            model(sequence.unsqueeze(0), use_cache=False)
-    handle.remove()
-    inputs = torch.cat(rows)
+    inputs = given(model, name)
     return inputs.t() @ inputs / len(inputs)
 
 
 def test_every_layer_is_rounded_against_what_the_quantized_ones_give_it(family):
     task, naive = a_task(family), make_model(family)
-    records = {name: record for _, part in round_in_order(task, silent) for name, record in part.items()}
+    parts = round_in_order(task, silent, inputs="quantized")
+    records = {name: record for _, part in parts for name, record in part.items()}
     order = [layer for layer in task.anatomy.layers if layer.block is None][:1]
     order += [layer for layer in task.anatomy.layers if layer.block is not None]
     order += [layer for layer in task.anatomy.layers if layer.block is None][1:]
@@ -94,7 +87,55 @@ def test_stages_run_in_the_order_of_the_block(architecture):
     assert [[layer.kind.rpartition(".")[2] for layer in stage] for stage in found] == STAGES[architecture]
 
 
-@pytest.mark.parametrize("inputs", ["quantized", "original"])
+def given(model, name):
+    """What a module is given when the whole model runs, [tokens, in]."""
+    rows = []
+    handle = model.get_submodule(name).register_forward_pre_hook(
+        lambda _module, arguments: rows.append(arguments[0].flatten(0, -2))
+    )
+    with torch.no_grad():
+        for sequence in TOKENS:
+            model(sequence.unsqueeze(0), use_cache=False)
+    handle.remove()
+    return torch.cat(rows)
+
+
+def test_corrected_rounding_aims_at_the_original_s_outputs_by_least_squares(family):
+    """Before it is rounded, every matrix is the ridge regression of the original's outputs on the quantized inputs."""
+    task, naive, original = a_task(family), make_model(family), make_model(family)
+    records = {name: record for _, part in round_in_order(task, silent) for name, record in part.items()}
+    for layer in task.anatomy.layers:
+        (target,) = task.formats[layer.name]
+        if layer.block is None or not isinstance(target, IntegerFormat):
+            continue
+        for other in list(records)[: list(records).index(layer.name)]:
+            install_matrix(naive.get_submodule(other), records[other].dequantize())
+        inputs, before = given(naive, layer.name).double(), given(original, layer.name).double()
+        weight = matrix_of(original.get_submodule(layer.name)).double()
+        ridge = CORRECTION_DAMPING * inputs.square().mean() * len(inputs)
+        stacked = torch.cat([inputs, ridge.sqrt() * torch.eye(inputs.shape[1]).double()])
+        aims = torch.cat([before @ weight.t(), ridge.sqrt() * weight.t()])
+        ideal = torch.linalg.lstsq(stacked, aims).solution.t()
+        hessian = (inputs.t() @ inputs / len(inputs)).float()
+        expected = gptq([ideal.float()], hessian, [target], GptqSettings())[0][0]
+        record = records[layer.name]
+        assert isinstance(record, RoundedMatrix)
+        assert (record.codes == expected.codes).float().mean() > 0.97, layer.name
+
+
+def test_corrected_rounding_comes_closer_on_its_own_text_than_the_others(family):
+    distance = {}
+    for inputs in ("original", "quantized", "corrected"):
+        task = a_task(family, "int2-g32")
+        before = logits_of(task.loaded.model)
+        for _ in round_in_order(task, silent, inputs=inputs):
+            pass
+        distance[inputs] = float((logits_of(task.loaded.model) - before).square().mean())
+    assert distance["corrected"] < distance["quantized"]
+    assert distance["corrected"] < distance["original"]
+
+
+@pytest.mark.parametrize("inputs", ["corrected", "quantized", "original"])
 def test_a_stopped_run_that_goes_on_gives_the_same(family, inputs):
     whole = dict(round_in_order(a_task(family), silent, inputs=inputs))
     first = {part: whole[part] for part in list(whole)[:2]}
@@ -106,7 +147,7 @@ def test_a_stopped_run_that_goes_on_gives_the_same(family, inputs):
 
 
 def test_an_unknown_kind_of_inputs_is_refused():
-    with pytest.raises(ScantlingError, match="Known: quantized, original"):
+    with pytest.raises(ScantlingError, match="Known: corrected, quantized, original"):
         next(round_in_order(a_task("gpt2"), silent, inputs="some"))
 
 
