@@ -100,7 +100,7 @@ def profile(
     sequences: Annotated[int, typer.Option(help="Calibration sequences that formats are fitted to.")] = 16,
     pricing_sequences: Annotated[int, typer.Option(help="Others, on which the loss increase is measured.")] = 16,
     length: Annotated[int, typer.Option(help="Tokens in each.")] = 512,
-    rounding: Annotated[str, typer.Option(help="gptq or rtn.")] = "gptq",
+    rounding: Annotated[str, typer.Option(help="gptq, rtn, awq or awq+gptq.")] = "gptq",
     estimator: Annotated[str, typer.Option(help="fisher, hessian-trace or hessian-diagonal.")] = "fisher",
     seed: Annotated[int, typer.Option(help="Of sampled labels and probes.")] = 0,
     trust_remote_code: TrustOption = False,
@@ -179,6 +179,7 @@ def compare(
     ] = None,
     sequences: Annotated[int, typer.Option(help="Evaluation sequences.")] = 8,
     length: Annotated[int, typer.Option(help="Tokens in each.")] = 512,
+    inputs: InputsOption = "original",
     model: ModelOption = None,
     profile_path: ProfileOption = None,
     trust_remote_code: TrustOption = False,
@@ -202,7 +203,7 @@ def compare(
     for target in uniform or []:
         uniform_formats(read, target)  # refuses an unknown one before the model is loaded
     loaded = _load(model or plan.model_source, trust_remote_code=trust_remote_code)
-    settings = EvaluationSettings(text, sequences, length)
+    settings = EvaluationSettings(text, sequences, length, inputs)
     comparison = compare_plan(loaded, read, plans, uniform or [], settings, _progress())
     if as_json:
         typer.echo(comparison.model_dump_json())

@@ -16,6 +16,8 @@ from .gptq import GptqSettings, gptq, without_dead_inputs
 from .grid import Rounded, RoundedMatrix, cast
 from .round_to_nearest import round_to_nearest
 
+_PROFILED = {"inputs": "original"}  # what a profile's prices are for; ``apply`` may round against others
+
 
 class RoundingMethod(Protocol):
     """Rounds matrices that share their input."""
@@ -79,7 +81,7 @@ class RoundToNearest:
         Returns:
             Plain values.
         """
-        return {"method": "rtn"}
+        return {"method": "rtn", **_PROFILED}
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Gptq:
         Returns:
             Plain values.
         """
-        return {"method": "gptq", **asdict(self.settings)}
+        return {"method": "gptq", **_PROFILED, **asdict(self.settings)}
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class Awq:
         Returns:
             Plain values.
         """
-        return {"method": "awq", **asdict(self.input_scaling)}
+        return {"method": "awq", **_PROFILED, **asdict(self.input_scaling)}
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ class AwqGptq:
         Returns:
             Plain values.
         """
-        return {"method": "awq+gptq", **asdict(self.input_scaling), **asdict(self.settings)}
+        return {"method": "awq+gptq", **_PROFILED, **asdict(self.input_scaling), **asdict(self.settings)}
 
 
 def rounding_method(description: Mapping[str, str | float | bool]) -> RoundingMethod:
@@ -203,7 +205,7 @@ def rounding_method(description: Mapping[str, str | float | bool]) -> RoundingMe
     Raises:
         ScantlingError: no such method.
     """
-    settings = {key: value for key, value in description.items() if key != "method"}
+    settings = {key: value for key, value in description.items() if key not in {"method", "inputs"}}
     match description.get("method"):
         case "rtn":
             return RoundToNearest()

@@ -22,16 +22,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backends.formats import IntegerFormat
+from ..backends.formats import IntegerFormat, parse_format
 from ..backends.gptq import without_dead_inputs
 from ..backends.grid import Rounded
-from ..backends.layers import Layer, blocks_of, install_matrix
+from ..backends.layers import Layer, blocks_of, install_matrix, matrix_of, take_apart
+from ..backends.model import LoadedModel
 from ..backends.progress import Progress
+from ..backends.rounding import rounding_method
 from ..solver.errors import ScantlingError
 from .block_inputs import Moment, collect_moments, inputs_of, stages
 from .capture import BlockCall, run_block
 from .entering import enter_blocks
-from .rounding_pass import RoundingTask, refuse_illegal_groups, round_ends, round_group
+from .profile import Profile
+from .rounding_pass import (
+    RoundingTask,
+    refuse_illegal_groups,
+    round_assignments,
+    round_ends,
+    round_group,
+    scale_inputs_for,
+)
 from .walk import InputGroup
 
 ORIGINAL_INPUTS = "original"
@@ -86,6 +96,48 @@ def round_in_order(
         records = finished(len(blocks) + 1) or original_head or _round_end(task, head, progress)
         _install(model, records)
         yield len(blocks) + 1, records
+
+
+def round_as_shipped(
+    loaded: LoadedModel,
+    profile: Profile,
+    assignments: Mapping[str, Mapping[str, str]],
+    inputs: str,
+    progress: Progress,
+) -> dict[str, Records]:
+    """Round a model as ``apply`` does, for several assignments; the model keeps its own values.
+
+    Args:
+        loaded: the model that was profiled.
+        profile: holds the rounding sequences and the rounding method.
+        assignments: for each name, the format of every layer.
+        inputs: what a layer is rounded against. Original inputs serve all assignments in one pass.
+        progress: shows how far the passes are.
+
+    Returns:
+        For each name, the record of every layer.
+    """
+    refuse_unknown_inputs(inputs)
+    if inputs == ORIGINAL_INPUTS:
+        return round_assignments(loaded, profile, assignments, progress)
+    anatomy = take_apart(loaded.model)
+    profile.refuse_other_model(loaded.sha256, [layer.name for layer in anatomy.layers])
+    method, token_ids = rounding_method(profile.record.rounding), torch.from_numpy(profile.rounding_token_ids)
+    offered = [parse_format(target) for target in profile.record.formats]
+    scale_inputs_for(method, loaded, anatomy, (token_ids, offered), progress)
+    modules = {layer.name: loaded.model.get_submodule(layer.name) for layer in anatomy.layers}
+    own = {name: matrix_of(module) for name, module in modules.items()}
+    rounded: dict[str, Records] = {}
+    for name, formats in assignments.items():
+        wanted = {layer: [parse_format(target)] for layer, target in formats.items()}
+        task = RoundingTask(loaded, anatomy, token_ids, wanted, method)
+        try:
+            parts = [records for _, records in round_in_order(task, progress, inputs=inputs)]
+        finally:
+            for layer, module in modules.items():
+                install_matrix(module, own[layer])
+        rounded[name] = {layer: record for records in parts for layer, record in records.items()}
+    return rounded
 
 
 def _round_end(task: RoundingTask, layers: Sequence[Layer], progress: Progress) -> Records:

@@ -1,5 +1,7 @@
 """Final rounding against a naive reference that runs the whole model anew for every layer; AWQ's folds and search."""
 
+import json
+
 import pytest
 import torch
 
@@ -8,15 +10,18 @@ from scantling.backends.formats import IntegerFormat, parse_format
 from scantling.backends.gptq import GptqSettings, gptq
 from scantling.backends.grid import RoundedMatrix, plain_grid, quantize
 from scantling.backends.layers import install_matrix, matrix_of, take_apart
-from scantling.backends.model import LoadedModel
+from scantling.backends.model import LoadedModel, load_model
 from scantling.backends.progress import silent
 from scantling.backends.rounding import Gptq
 from scantling.sensitivity.block_inputs import stages
 from scantling.sensitivity.entering import enter_blocks
-from scantling.sensitivity.final_rounding import CORRECTION_DAMPING, round_in_order
+from scantling.sensitivity.final_rounding import CORRECTION_DAMPING, round_as_shipped, round_in_order
 from scantling.sensitivity.input_scaling import scale_inputs
+from scantling.sensitivity.profile import read_profile
 from scantling.sensitivity.rounding_pass import RoundingTask, round_layers
 from scantling.solver.errors import ScantlingError
+from scantling.solver.plan import read_plan
+from test_command_line import SMALL, run
 from test_gptq import correlated_inputs
 from tiny import make_model, make_tokenizer
 
@@ -198,3 +203,31 @@ def test_the_awq_search_takes_the_best_of_its_candidates(target):
     errors = [plain_error(weight, scales, inputs, target) for scales in candidates]
     assert plain_error(weight, found, inputs, target) == pytest.approx(min(errors), rel=1e-3)
     assert min(errors) < 0.8 * errors[0]
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_a_comparison_can_measure_what_apply_writes_and_says_what_it_measured(
+    tmp_path, llama_folder, text_file, method
+):
+    profile, plan = tmp_path / "profile.safetensors", tmp_path / "plan.json"
+    formats = "int2-g32,int3-g32,float16"
+    words = ["--text", text_file, "--formats", formats, "--rounding", method, *SMALL]
+    run("profile", llama_folder, "-o", profile, *words)
+    assert read_profile(profile).record.rounding["inputs"] == "original"
+    run("solve", profile, "--average-bits", "2.5", "-o", plan)
+    measured = {}
+    for inputs in ("original", "corrected"):
+        words = ["compare", plan, "--uniform", "2", "--sequences", "3", "--length", "32", "--inputs", inputs]
+        compared = json.loads(run(*words, "--json").output)
+        assert compared["rounding_inputs"] == inputs
+        measured[inputs] = compared["contenders"][0]
+    assert measured["original"]["predicted_kl_nats"] == measured["corrected"]["predicted_kl_nats"]
+    assert measured["original"]["measured_kl_nats"] != measured["corrected"]["measured_kl_nats"]
+    assert "Predictions are for rounding against original inputs" in " ".join(run(*words).output.split())
+    folder = tmp_path / "checkpoint"
+    run("apply", plan, "--backend", "fake", "-o", folder)
+    loaded, written = load_model(str(llama_folder)), load_model(str(folder))
+    formats = {"plan": read_plan(plan).formats()}
+    rounded = round_as_shipped(loaded, read_profile(profile), formats, "corrected", silent)["plan"]
+    for name, record in rounded.items():
+        assert torch.equal(matrix_of(written.model.get_submodule(name)), record.dequantize()), name
