@@ -7,7 +7,7 @@ Knows nothing about files.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import __version__
 from ..solver.errors import ScantlingError
 from .backend import FLOAT_DTYPES, FormattedLayer, TensorSpec, refuse_ends
-from .formats import FloatFormat, IntegerFormat
+from .formats import FloatFormat, Format, IntegerFormat
 from .gptq_backend import integer_layers, scheme
 from .gptq_layout import GptqLayout
 from .grid import Rounded, RoundedMatrix
@@ -79,27 +79,27 @@ class AutoGptqBackend:
                     "sides are multiples of 32. Use --backend gptq."
                 )
 
-    def specs(self, formatted: FormattedLayer, layers: Sequence[FormattedLayer]) -> dict[str, TensorSpec]:
+    def specs(self, formatted: FormattedLayer, formats: Collection[Format]) -> dict[str, TensorSpec]:
         """Give the tensors of an integer layer.
 
         Args:
             formatted: the layer.
-            layers: not used.
+            formats: not used.
 
         Returns:
             Shapes by name.
         """
-        del layers
+        del formats
         assert isinstance(formatted.format, IntegerFormat)
         return _LAYOUT.specs(formatted.format, formatted.layer.out_features, formatted.layer.in_features)
 
-    def pack(self, formatted: FormattedLayer, record: Rounded, layers: Sequence[FormattedLayer]) -> dict[str, Tensor]:
+    def pack(self, formatted: FormattedLayer, record: Rounded, formats: Collection[Format]) -> dict[str, Tensor]:
         """Pack an integer layer.
 
         Args:
             formatted: the layer.
             record: its codes, scales and zero points.
-            layers: not used.
+            formats: not used.
 
         Returns:
             The tensors by name.
@@ -107,7 +107,7 @@ class AutoGptqBackend:
         Raises:
             ScantlingError: a zero point of 0, which the version of the layout that auto-gptq reads cannot hold.
         """
-        del layers
+        del formats
         assert isinstance(record, RoundedMatrix)
         num_low = int((record.zeros == 0).sum())
         if num_low:
@@ -117,20 +117,18 @@ class AutoGptqBackend:
             )
         return _LAYOUT.pack(record)
 
-    def unpack(
-        self, formatted: FormattedLayer, tensors: Mapping[str, Tensor], layers: Sequence[FormattedLayer]
-    ) -> Rounded:
+    def unpack(self, formatted: FormattedLayer, tensors: Mapping[str, Tensor], formats: Collection[Format]) -> Rounded:
         """Read an integer layer back.
 
         Args:
             formatted: the layer.
             tensors: as ``pack`` gives them.
-            layers: not used.
+            formats: not used.
 
         Returns:
             The record.
         """
-        del layers
+        del formats
         assert isinstance(formatted.format, IntegerFormat)
         return _LAYOUT.unpack(tensors, formatted.format, formatted.layer.out_features, formatted.layer.in_features)
 

@@ -6,7 +6,7 @@ without weights, so that a checkpoint's size is known to the byte before anythin
 Knows nothing about plans.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Protocol
@@ -96,40 +96,38 @@ class Backend(Protocol):
         """
         ...
 
-    def specs(self, formatted: FormattedLayer, layers: Sequence[FormattedLayer]) -> dict[str, TensorSpec]:
+    def specs(self, formatted: FormattedLayer, formats: Collection[Format]) -> dict[str, TensorSpec]:
         """Give the tensors of an integer layer.
 
         Args:
             formatted: the layer.
-            layers: all layers, where the layout depends on them.
+            formats: all formats of the plan, where the layout depends on them.
 
         Returns:
             Shapes by name, relative to the module.
         """
         ...
 
-    def pack(self, formatted: FormattedLayer, record: Rounded, layers: Sequence[FormattedLayer]) -> dict[str, Tensor]:
+    def pack(self, formatted: FormattedLayer, record: Rounded, formats: Collection[Format]) -> dict[str, Tensor]:
         """Pack an integer layer.
 
         Args:
             formatted: the layer.
             record: its codes, scales and zero points.
-            layers: all layers.
+            formats: all formats of the plan.
 
         Returns:
             The tensors by name, relative to the module.
         """
         ...
 
-    def unpack(
-        self, formatted: FormattedLayer, tensors: Mapping[str, Tensor], layers: Sequence[FormattedLayer]
-    ) -> Rounded:
+    def unpack(self, formatted: FormattedLayer, tensors: Mapping[str, Tensor], formats: Collection[Format]) -> Rounded:
         """Read an integer layer back; ``unpack(pack(record))`` is the record.
 
         Args:
             formatted: the layer.
             tensors: as ``pack`` gives them.
-            layers: all layers.
+            formats: all formats of the plan.
 
         Returns:
             The record.

@@ -9,7 +9,7 @@ Knows nothing about plans or how layers are rounded.
 import copy
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +52,11 @@ class Contents:
             FormattedLayer(layer, self.formats[layer.name], isinstance(modules.get_submodule(layer.name), Conv1D))
             for layer in self.anatomy.layers
         ]
+
+    @cached_property
+    def in_use(self) -> frozenset[Format]:
+        """All formats of the plan."""
+        return frozenset(formatted.format for formatted in self.layers)
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -116,7 +121,7 @@ class Contents:
 
     def _layer_specs(self, formatted: FormattedLayer) -> Iterator[tuple[str, str, TensorSpec]]:
         stored_as_float = isinstance(formatted.format, FloatFormat)
-        specs = float_specs(formatted, self.dtype) if stored_as_float else self.backend.specs(formatted, self.layers)
+        specs = float_specs(formatted, self.dtype) if stored_as_float else self.backend.specs(formatted, self.in_use)
         for module in self._modules(formatted):
             for suffix, spec in specs.items():
                 yield module, suffix, spec
@@ -169,7 +174,7 @@ class Contents:
             if isinstance(formatted.format, FloatFormat):
                 tensors = pack_float(formatted, record, self.dtype)
             else:
-                tensors = self.backend.pack(formatted, record, self.layers)
+                tensors = self.backend.pack(formatted, record, self.in_use)
             for module in self._modules(formatted):
                 packed |= {f"{module}.{suffix}": tensor for suffix, tensor in tensors.items()}
         return packed
@@ -192,7 +197,7 @@ class Contents:
                 weight = own[WEIGHT]
                 records[formatted.layer.name] = CastMatrix(weight.t() if formatted.transposed else weight)
             else:
-                records[formatted.layer.name] = self.backend.unpack(formatted, own, self.layers)
+                records[formatted.layer.name] = self.backend.unpack(formatted, own, self.in_use)
         return records
 
     def files(self) -> dict[str, bytes]:
@@ -232,15 +237,3 @@ def store_in_sixteen_bits(contents: Contents) -> None:
     """
     for name, packed in contents.pack_others().items():
         contents.others[name].copy_(packed)
-
-
-def formats_in_use(layers: Sequence[FormattedLayer]) -> list[Format]:
-    """List the formats of a plan.
-
-    Args:
-        layers: all layers.
-
-    Returns:
-        Each once, in the order of the layers.
-    """
-    return list(dict.fromkeys(formatted.format for formatted in layers))

@@ -4,13 +4,14 @@ It is as large as the original in float32; its use is to run a plan in any progr
 Knows nothing about files.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .backend import WEIGHT, FormattedLayer, TensorSpec, float_specs, pack_float
+from .formats import Format
 from .grid import CastMatrix, Rounded
 
 
@@ -41,47 +42,45 @@ class FakeBackend:
             layers: not used.
         """
 
-    def specs(self, formatted: FormattedLayer, layers: Sequence[FormattedLayer]) -> dict[str, TensorSpec]:
+    def specs(self, formatted: FormattedLayer, formats: Collection[Format]) -> dict[str, TensorSpec]:
         """Give the tensor of a layer.
 
         Args:
             formatted: the layer.
-            layers: not used.
+            formats: not used.
 
         Returns:
             The weight.
         """
-        del layers
+        del formats
         return float_specs(formatted, torch.float32)
 
-    def pack(self, formatted: FormattedLayer, record: Rounded, layers: Sequence[FormattedLayer]) -> dict[str, Tensor]:
+    def pack(self, formatted: FormattedLayer, record: Rounded, formats: Collection[Format]) -> dict[str, Tensor]:
         """Store a layer's values.
 
         Args:
             formatted: the layer.
             record: its values.
-            layers: not used.
+            formats: not used.
 
         Returns:
             The weight.
         """
-        del layers
+        del formats
         return pack_float(formatted, record, torch.float32)
 
-    def unpack(
-        self, formatted: FormattedLayer, tensors: Mapping[str, Tensor], layers: Sequence[FormattedLayer]
-    ) -> Rounded:
+    def unpack(self, formatted: FormattedLayer, tensors: Mapping[str, Tensor], formats: Collection[Format]) -> Rounded:
         """Read a layer's values back.
 
         Args:
             formatted: the layer.
             tensors: as ``pack`` gives them.
-            layers: not used.
+            formats: not used.
 
         Returns:
             The values; which codes they came from is not stored.
         """
-        del layers
+        del formats
         weight = tensors[WEIGHT]
         return CastMatrix(weight.t() if formatted.transposed else weight)
 

@@ -12,7 +12,7 @@ Knows nothing about files.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from .. import __version__
 from ..solver.errors import ScantlingError
 from .backend import FLOAT_DTYPES, FormattedLayer, TensorSpec, refuse_ends
-from .formats import IntegerFormat
+from .formats import Format, IntegerFormat
 from .gptq_layout import GptqLayout
 from .grid import Rounded, RoundedMatrix
 
@@ -95,16 +95,16 @@ class GptqBackend:
         """
         return FLOAT_DTYPES[sixteen_bit_format]
 
-    def layout(self, layers: Sequence[FormattedLayer]) -> GptqLayout:
+    def layout(self, formats: Collection[Format]) -> GptqLayout:
         """Choose the variant of the layout that a plan needs.
 
         Args:
-            layers: all layers.
+            formats: all formats of the plan.
 
         Returns:
             The variant.
         """
-        targets = [target for _, target in integer_layers(layers)]
+        targets = [target for target in formats if isinstance(target, IntegerFormat)]
         planar = any(target.bits in PLANAR_BITS for target in targets)
         version_1 = not planar and all(target.symmetric for target in targets)
         return GptqLayout(planar, zero_offset=int(version_1))
@@ -123,7 +123,7 @@ class GptqBackend:
             raise ScantlingError(
                 "this plan has no integer layers, so there is nothing to quantize. Use --backend fake."
             )
-        planar = self.layout(layers).planar
+        planar = self.layout({formatted.format for formatted in layers}).planar
         for formatted, target in integer_layers(layers):
             layer = formatted.layer
             ragged = layer.in_features % _WORD_CODES or layer.out_features % _WORD_CODES
@@ -134,51 +134,49 @@ class GptqBackend:
                     "32 outputs at a time. Give it 2, 4 or 8 bits (and no layer 5 or 6), or use --backend fake."
                 )
 
-    def specs(self, formatted: FormattedLayer, layers: Sequence[FormattedLayer]) -> dict[str, TensorSpec]:
+    def specs(self, formatted: FormattedLayer, formats: Collection[Format]) -> dict[str, TensorSpec]:
         """Give the tensors of an integer layer.
 
         Args:
             formatted: the layer.
-            layers: all layers.
+            formats: all formats of the plan.
 
         Returns:
             Shapes by name.
         """
         assert isinstance(formatted.format, IntegerFormat)
         layer = formatted.layer
-        return self.layout(layers).specs(formatted.format, layer.out_features, layer.in_features)
+        return self.layout(formats).specs(formatted.format, layer.out_features, layer.in_features)
 
-    def pack(self, formatted: FormattedLayer, record: Rounded, layers: Sequence[FormattedLayer]) -> dict[str, Tensor]:
+    def pack(self, formatted: FormattedLayer, record: Rounded, formats: Collection[Format]) -> dict[str, Tensor]:
         """Pack an integer layer.
 
         Args:
             formatted: the layer.
             record: its codes, scales and zero points.
-            layers: all layers.
+            formats: all formats of the plan.
 
         Returns:
             The tensors by name.
         """
         del formatted
         assert isinstance(record, RoundedMatrix)
-        return self.layout(layers).pack(record)
+        return self.layout(formats).pack(record)
 
-    def unpack(
-        self, formatted: FormattedLayer, tensors: Mapping[str, Tensor], layers: Sequence[FormattedLayer]
-    ) -> Rounded:
+    def unpack(self, formatted: FormattedLayer, tensors: Mapping[str, Tensor], formats: Collection[Format]) -> Rounded:
         """Read an integer layer back.
 
         Args:
             formatted: the layer.
             tensors: as ``pack`` gives them.
-            layers: all layers.
+            formats: all formats of the plan.
 
         Returns:
             The record.
         """
         assert isinstance(formatted.format, IntegerFormat)
         layer = formatted.layer
-        return self.layout(layers).unpack(tensors, formatted.format, layer.out_features, layer.in_features)
+        return self.layout(formats).unpack(tensors, formatted.format, layer.out_features, layer.in_features)
 
     def configuration(self, layers: Sequence[FormattedLayer]) -> dict[str, object] | None:
         """Give the entry ``quantization_config`` of config.json.
@@ -190,7 +188,7 @@ class GptqBackend:
             Plain values.
         """
         common = Counter(target for _, target in integer_layers(layers)).most_common(1)[0][0]
-        layout = self.layout(layers)
+        layout = self.layout({formatted.format for formatted in layers})
         version = "gptq_p" if layout.planar else ("gptq" if layout.zero_offset else "gptq_v2")
         return {
             "quant_method": "gptq",

@@ -6,7 +6,7 @@ each layer, and what it packed is read back with its own decompressor and compar
 Knows nothing about files.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import util
 from typing import TYPE_CHECKING, Any
@@ -114,17 +114,17 @@ class PackQuantizedBackend:
                     "does not replace. Use --backend gptq or fake."
                 )
 
-    def specs(self, formatted: FormattedLayer, layers: Sequence[FormattedLayer]) -> dict[str, TensorSpec]:
+    def specs(self, formatted: FormattedLayer, formats: Collection[Format]) -> dict[str, TensorSpec]:
         """Give the tensors of an integer layer, by letting the library compress a matrix without values.
 
         Args:
             formatted: the layer.
-            layers: not used.
+            formats: not used.
 
         Returns:
             Shapes by name.
         """
-        del layers
+        del formats
         target, layer = formatted.format, formatted.layer
         assert isinstance(target, IntegerFormat)
         groups = layer.in_features // target.group_width(layer.in_features)
@@ -135,13 +135,13 @@ class PackQuantizedBackend:
         compressed = _compressor().compress(without_values, quantization_scheme(target, [layer.name]))
         return {name: TensorSpec(tensor.dtype, tuple(tensor.shape)) for name, tensor in compressed.items()}
 
-    def pack(self, formatted: FormattedLayer, record: Rounded, layers: Sequence[FormattedLayer]) -> dict[str, Tensor]:
+    def pack(self, formatted: FormattedLayer, record: Rounded, formats: Collection[Format]) -> dict[str, Tensor]:
         """Pack an integer layer with the library's compressor.
 
         Args:
             formatted: the layer.
             record: its codes, scales and zero points.
-            layers: not used.
+            formats: not used.
 
         Returns:
             The tensors by name.
@@ -149,7 +149,7 @@ class PackQuantizedBackend:
         Raises:
             ScantlingError: the library read back other codes than it was given.
         """
-        del layers
+        del formats
         assert isinstance(record, RoundedMatrix)
         scale = record.scales.float()
         weight_scheme = quantization_scheme(record.format, [formatted.layer.name])
@@ -163,20 +163,18 @@ class PackQuantizedBackend:
             )
         return {name: tensor.contiguous() for name, tensor in compressed.items()} | {"weight_scale": record.scales}
 
-    def unpack(
-        self, formatted: FormattedLayer, tensors: Mapping[str, Tensor], layers: Sequence[FormattedLayer]
-    ) -> Rounded:
+    def unpack(self, formatted: FormattedLayer, tensors: Mapping[str, Tensor], formats: Collection[Format]) -> Rounded:
         """Read an integer layer back.
 
         Args:
             formatted: the layer.
             tensors: as ``pack`` gives them.
-            layers: not used.
+            formats: not used.
 
         Returns:
             The record.
         """
-        del layers
+        del formats
         from compressed_tensors.compressors.pack_quantized.helpers import (  # noqa: PLC0415  an optional extra
             unpack_from_int32,
         )

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from engines import python_with
 from scantling.backends.backend import FormattedLayer, TensorSpec
-from scantling.backends.formats import parse_format
+from scantling.backends.formats import IntegerFormat, parse_format
 from scantling.backends.gptq_backend import GptqBackend, split_fusions
 from scantling.backends.layers import Layer
 from scantling.backends.shards import Shard, ShardFiles, index_file, lay_out
@@ -148,6 +148,7 @@ def test_the_configuration_names_every_layer_that_differs(tmp_path, asymmetric):
         if assignment["block"] is None:
             continue
         target = parse_format(assignment["format"])
+        assert isinstance(target, IntegerFormat)
         rule = config["dynamic"].get(f"+:^{assignment['layer'].replace('.', chr(92) + '.')}$", config)
         assert (rule["bits"], rule["group_size"], rule["sym"]) == (target.bits, target.group_size or -1, False)
     assert "| int3-g32 |" in (folder / "README.md").read_text()
@@ -159,17 +160,25 @@ def layers_with(**formats):
     return [FormattedLayer(Layer(f"m.0.{kind}", kind, 0, 64, 64), parse_format(name)) for kind, name in formats.items()]
 
 
+def rules_of(layers) -> dict[str, object]:
+    configuration = GptqBackend().configuration(layers)
+    assert configuration is not None
+    rules = configuration["dynamic"]
+    assert isinstance(rules, dict)
+    return rules
+
+
 def test_fused_layers_get_a_rule_where_their_members_agree():
     agreeing = layers_with(
         q_proj="int4-g32", k_proj="int4-g32", v_proj="int4-g32", gate_proj="int8-g32", up_proj="int8-g32"
     )
-    rules = GptqBackend().configuration(agreeing)["dynamic"]
+    rules = rules_of(agreeing)
     assert rules[r"+:^m\.0\.gate_up_proj$"] == {"bits": 8, "group_size": 32, "sym": False}
     assert r"+:^m\.0\.qkv_proj$" not in rules  # the common format
     assert split_fusions(agreeing) == []
     split = layers_with(q_proj="int4-g32", k_proj="int8-g32", v_proj="int4-g32", o_proj="float16")
     assert split_fusions(split) == ["m.0.qkv_proj"]
-    assert GptqBackend().configuration(split)["dynamic"] == {
+    assert rules_of(split) == {
         r"+:^m\.0\.k_proj$": {"bits": 8, "group_size": 32, "sym": False},
         r"-:^m\.0\.o_proj$": {},
     }
