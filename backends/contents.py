@@ -222,11 +222,14 @@ class Contents:
     def _tokenizer_files(self) -> dict[str, bytes]:
         with tempfile.TemporaryDirectory() as folder:
             self.loaded.tokenizer.save_pretrained(folder)
-            return {
+            files = {
                 str(path.relative_to(folder)): path.read_bytes()
                 for path in sorted(Path(folder).rglob("*"))
                 if path.is_file()
             }
+        settings = files.get("tokenizer_config.json", b"")
+        files["tokenizer_config.json"] = settings.replace(b'"TokenizersBackend"', b'"PreTrainedTokenizerFast"')
+        return files  # the class's older name, which transformers 4 and engines that rest on it know too
 
 
 def store_in_sixteen_bits(contents: Contents) -> None:

@@ -41,23 +41,23 @@ def a_plan(folder: Path, model: Path, text: Path, formats: str, bits: float = 4,
 
 
 @pytest.fixture(scope="module")
-def qwen(tmp_path_factory) -> Path:
-    return save_model(tmp_path_factory.mktemp("qwen") / "model", "qwen3")  # all sides are multiples of 32
+def wide(tmp_path_factory) -> Path:
+    return save_model(tmp_path_factory.mktemp("wide") / "model", "llama-wide")
 
 
 @pytest.fixture(scope="module")
-def asymmetric(tmp_path_factory, qwen, text_file) -> Path:
-    return a_plan(tmp_path_factory.mktemp("asymmetric"), qwen, text_file, ASYMMETRIC)
+def asymmetric(tmp_path_factory, wide, text_file) -> Path:
+    return a_plan(tmp_path_factory.mktemp("asymmetric"), wide, text_file, ASYMMETRIC)
 
 
 @pytest.fixture(scope="module")
-def symmetric(tmp_path_factory, qwen, text_file) -> Path:
-    return a_plan(tmp_path_factory.mktemp("symmetric"), qwen, text_file, SYMMETRIC)
+def symmetric(tmp_path_factory, wide, text_file) -> Path:
+    return a_plan(tmp_path_factory.mktemp("symmetric"), wide, text_file, SYMMETRIC)
 
 
 @pytest.fixture(scope="module")
-def uniform(tmp_path_factory, qwen, text_file) -> Path:
-    return a_plan(tmp_path_factory.mktemp("uniform"), qwen, text_file, "int4-g32-sym,float16", 4)
+def uniform(tmp_path_factory, wide, text_file) -> Path:
+    return a_plan(tmp_path_factory.mktemp("uniform"), wide, text_file, "int4-g32-sym,float16", 4)
 
 
 def bytes_in(folder: Path) -> int:
@@ -88,9 +88,9 @@ def test_the_folder_is_as_large_as_was_predicted_and_its_tensors_are_as_laid_out
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rounding", ["gptq", "awq"])
-def test_transformers_loads_what_it_can_and_gives_the_logits_of_memory(tmp_path, qwen, text_file, rounding):
+def test_transformers_loads_what_it_can_and_gives_the_logits_of_memory(tmp_path, wide, text_file, rounding):
     pytest.importorskip("compressed_tensors", reason="install scantling[compressed-tensors]")
-    plan = a_plan(tmp_path, qwen, text_file, SYMMETRIC, 4, "--rounding", rounding)
+    plan = a_plan(tmp_path, wide, text_file, SYMMETRIC, 4, "--rounding", rounding)
     logits = []
     for backend in ("fake", "compressed-tensors"):
         run("apply", plan, "--backend", backend, "-o", tmp_path / backend)
