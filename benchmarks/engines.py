@@ -6,10 +6,10 @@ tokens in the engine beside the plan in memory. Results are kept in FOLDER, so t
 
 The plans: ``mixed`` (2–8 bits, zero points), ``mixed-sym`` (2–8 bits, symmetric), ``uniform-4`` (4 bits, symmetric) and
 ``engine-legal`` (4 bits symmetric or 16 bits, with q/k/v and gate/up made equal as vLLM asks; its certificate is that
-of the program before that), all of profiles measured with:
+of the program before that). The symmetric plans are solved with the prices of the formats with zero points, so their
+predictions are not theirs; nothing here rests on them. The profile:
 
-    scantling profile MODEL -o asymmetric.safetensors --text wikipedia --formats int2-g64,…,int8-g64
-    scantling profile MODEL -o symmetric.safetensors --text wikipedia --formats int2-g64-sym,…,int8-g64-sym,float16
+    scantling profile MODEL -o PROFILE --text wikipedia --formats int2-g64,int3-g64,int4-g64,int5-g64,int6-g64,int8-g64
 """
 
 import argparse
@@ -64,6 +64,28 @@ FORMATS = {
     "uniform-4": ("symmetric", ("int4-g64-sym", "float16"), 4.0),
     "engine-legal": ("symmetric", ("int4-g64-sym", "float16"), 6.0),
 }
+
+
+def symmetric(profile: Profile) -> Profile:
+    """Rename the formats to the symmetric ones and offer 16 bits everywhere, at no price.
+
+    Args:
+        profile: of formats with zero points.
+
+    Returns:
+        A profile of symmetric formats with the same prices.
+    """
+    record = profile.record
+    names = [name if name == "float16" else f"{name}-sym" for name in record.formats]
+    sixteen = names.index("float16")
+    samples, layers = profile.samples.copy(), []
+    for index, layer in enumerate(record.layers):
+        formats = layer.formats if sixteen in layer.formats else (*layer.formats, sixteen)
+        samples[index, sixteen] = 0.0
+        sizes = tuple(parse_format(names[f]).stored_bytes(layer.out_features, layer.in_features) for f in formats)
+        layers.append(layer.model_copy(update={"formats": formats, "stored_bytes": sizes}))
+    changed = record.model_copy(update={"formats": tuple(names), "layers": tuple(layers)})
+    return Profile(changed, samples, profile.rounding_token_ids, profile.pricing_token_ids)
 
 
 def tied(profile: Profile) -> Profile:
@@ -143,21 +165,22 @@ def plan_named(name: str, profiles: Mapping[str, Profile], folder: Path) -> tupl
     return plan.model_copy(update=update), profile
 
 
-def run_case(case: Case, profiles: Mapping[str, Profile], pythons: Mapping[str, str], folder: Path) -> None:
+def run_case(case: Case, profiles: Mapping[str, Profile], pythons: Mapping[str, str], where: tuple[Path, str]) -> None:
     """Write a checkpoint and check it in its engines; keeps one JSON file a pair.
 
     Args:
         case: what.
         profiles: by their names.
         pythons: interpreters by engine.
-        folder: for checkpoints and results.
+        where: the folder for checkpoints and results, and what layers are rounded against.
     """
+    folder, inputs = where
     plan, profile = plan_named(case.plan, profiles, folder)
     checkpoint, memory = folder / f"{case.plan}-{case.backend}", folder / f"{case.plan}-{case.backend}.json"
     loaded = load_model(str(demo_model_path()))
     _, token_ids = evaluation_sequences(loaded, profile, EvaluationSettings())
     if not memory.is_file():
-        apply_plan(loaded, profile, plan, ApplySettings(case.backend), checkpoint, silent)
+        apply_plan(loaded, profile, plan, ApplySettings(case.backend, inputs), checkpoint, silent)
         quality = measure_candidates(loaded.model, {}, token_ids, silent)["original"]
         memory.write_text(json.dumps({"perplexity": quality.perplexity}))
     for engine in case.engines:
@@ -208,19 +231,20 @@ def table(folder: Path) -> list[str]:
 def main() -> None:
     """Run the cases that were not run yet, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("profile", type=Path)
     parser.add_argument("folder", type=Path, help="for checkpoints and results")
-    parser.add_argument("--asymmetric", type=Path, required=True, help="the profile with zero points")
-    parser.add_argument("--symmetric", type=Path, required=True, help="the profile without")
+    parser.add_argument("--inputs", default="corrected", help="what layers are rounded against; original is faster")
     parser.add_argument("--engine-python", action="append", default=[], metavar="ENGINE=PATH")
     parser.add_argument("--only", type=int, action="append", help="the number of a case; repeatable")
     arguments = parser.parse_args()
     torch.set_grad_enabled(mode=False)
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    profiles = {name: read_profile(getattr(arguments, name)) for name in ("asymmetric", "symmetric")}
+    measured = read_profile(arguments.profile)
+    profiles = {"asymmetric": measured, "symmetric": symmetric(measured)}
     pythons = dict(given.split("=", 1) for given in arguments.engine_python)
     for number, case in enumerate(CASES):
         if arguments.only is None or number in arguments.only:
-            run_case(case, profiles, pythons, arguments.folder)
+            run_case(case, profiles, pythons, (arguments.folder, arguments.inputs))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "engines.md").write_text("\n".join([*table(arguments.folder), ""]), encoding="utf-8")
     print("\n".join(table(arguments.folder)))

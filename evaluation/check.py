@@ -12,6 +12,7 @@ Knows nothing about how checkpoints are written.
 
 import json
 import math
+import re
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,7 @@ from .manifest import CHECK_FILE, PLAN_FILE, Manifest, read_manifest, wrong_size
 
 UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 _ERRORS_PER_BLOCK = 10.0
+_NAMED_ERROR = re.compile(r"\w(Error|Exception): \S")
 _MODULE = {"transformers": "transformers", "gptqmodel": "gptqmodel", "auto-gptq": "auto_gptq", "vllm": "vllm"}
 _INSTALL = {
     "transformers": "pip install scantling (and 'scantling[compressed-tensors]' for checkpoints of that format)",
@@ -225,6 +227,13 @@ def _engine(manifest: Manifest, settings: CheckSettings) -> str:
     return engine
 
 
+def _complaint(printed: str) -> str:
+    """Find what an engine complained of: the first error that is named, which is the cause, and the last one."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    errors = [line for line in lines if _NAMED_ERROR.search(line)] or lines[-2:] or ["it ended without a word"]
+    return " … ".join(dict.fromkeys([errors[0][-500:], errors[-1][-500:]]))
+
+
 def _ask(request: dict[str, object], settings: CheckSettings) -> tuple[dict[str, object], NDArray[np.float32]]:
     """Run the worker."""
     worker = Path(__file__).with_name("engine_worker.py")
@@ -247,6 +256,7 @@ def _ask(request: dict[str, object], settings: CheckSettings) -> tuple[dict[str,
                 "--time-limit."
             ) from error
         if done.returncode or not Path(paths["answer"]).is_file():
-            last = " | ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-            raise ScantlingError(f"{request['engine']} could not run {request['folder']}: {last}")
+            raise ScantlingError(
+                f"{request['engine']} could not run {request['folder']}: {_complaint(done.stderr + done.stdout)}"
+            )
         return json.loads(Path(paths["answer"]).read_text(encoding="utf-8")), np.load(paths["array"])

@@ -122,12 +122,20 @@ class VllmEngine:
 
 
 def _transformers(folder: str, dtype: str, longest: int) -> TorchEngine:
-    del dtype, longest  # float32, which the weights are compared in to the last digit
+    del dtype, longest
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    # GPTQ goes through GPTQModel's kernels, one of which computes in bfloat16 whatever it is told; all else is compared
+    # in float32, to the last digit.
+    is_gptq = (_read_config(folder).get("quantization_config") or {}).get("quant_method") == "gptq"
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if is_gptq else torch.float32)
     return TorchEngine(model.eval(), AutoTokenizer.from_pretrained(folder), ("transformers", "torch"))
+
+
+def _read_config(folder: str) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    return config
 
 
 def _gptqmodel(folder: str, dtype: str, longest: int) -> TorchEngine:
