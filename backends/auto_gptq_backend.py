@@ -1,7 +1,7 @@
 """The backend ``auto-gptq``: one format for all decoder layers, as the package auto-gptq reads it, and many engines do.
 
-The package reads bits, group size and symmetry once for the whole model, version 1 of the layout (zero points stored
-minus one), and a head of its own: where head and embedding are tied, the matrix is written twice.
+The package reads bits and group size once for the whole model, version 1 of the layout (zero points stored minus one,
+so symmetric formats only), and a head of its own: where head and embedding are tied, the matrix is written twice.
 
 Knows nothing about files.
 """
@@ -52,7 +52,7 @@ class AutoGptqBackend:
             layers: all layers.
 
         Raises:
-            ScantlingError: mixed formats, 5 or 6 bits, or shapes that it does not take.
+            ScantlingError: mixed formats, 5 or 6 bits, zero points, or shapes that it does not take.
         """
         refuse_ends(layers, self.name)
         targets = {formatted.format for formatted in layers if formatted.layer.block is not None}
@@ -70,6 +70,12 @@ class AutoGptqBackend:
         if target.bits not in LEGAL_BITS:
             raise ScantlingError(
                 f"auto-gptq reads 2, 3, 4 and 8 bits, this plan has {target.bits}. Use --backend gptq."
+            )
+        if not target.symmetric:
+            raise ScantlingError(
+                "auto-gptq's layout stores every zero point minus one, so it cannot hold 0, and its successor GPTQModel "
+                f"refuses it without symmetry; this plan has {target.name}. Profile with symmetric formats "
+                f"({target.name}-sym), or use --backend gptq."
             )
         for formatted in layers:
             layer = formatted.layer
@@ -103,18 +109,9 @@ class AutoGptqBackend:
 
         Returns:
             The tensors by name.
-
-        Raises:
-            ScantlingError: a zero point of 0, which the version of the layout that auto-gptq reads cannot hold.
         """
-        del formats
+        del formatted, formats
         assert isinstance(record, RoundedMatrix)
-        num_low = int((record.zeros == 0).sum())
-        if num_low:
-            raise ScantlingError(
-                f"{formatted.layer.name} has {num_low} groups with a zero point of 0, which auto-gptq's layout cannot "
-                "hold (it stores z − 1). Profile with symmetric formats (-sym), or use --backend gptq."
-            )
         return _LAYOUT.pack(record)
 
     def unpack(self, formatted: FormattedLayer, tensors: Mapping[str, Tensor], formats: Collection[Format]) -> Rounded:

@@ -199,8 +199,18 @@ def test_what_a_backend_cannot_express_is_refused_with_another(tmp_path, request
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_uniform_plan_that_auto_gptq_cannot_read_is_refused(tmp_path, wide, text_file):
+    for formats, bits, match in (
+        ("int4-g32,float16", 4, "stores every zero point minus one.*int4-g32-sym"),
+        ("int6-g32-sym,float16", 6, "reads 2, 3, 4 and 8 bits, this plan has 6"),
+        ("int4-g32-sym,float16", 16, "no integer layers"),
+    ):
+        plan = a_plan(tmp_path, wide, text_file, formats, bits)
+        refused(match, "apply", plan, "--backend", "auto-gptq", "-o", tmp_path / "x")
+
+
 def test_shapes_that_gptq_cannot_pack_are_refused(tmp_path, llama_folder, text_file):
-    plan = a_plan(tmp_path, llama_folder, text_file, "int3-g32,int4-g32", 3)
+    plan = a_plan(tmp_path, llama_folder, text_file, "int3-g32-sym,int4-g32-sym", 3)
     refused("is 16 × 32: with 3 bits, GPTQ packs", "apply", plan, "--backend", "gptq", "-o", tmp_path / "x")
     refused("multiples of 32", "apply", plan, "--backend", "auto-gptq", "-o", tmp_path / "x")
 
