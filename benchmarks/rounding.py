@@ -101,9 +101,8 @@ def table(folder: Path) -> list[str]:
             found = json.loads(path.read_text())
             quality = Quality(tuple(found["kl_nats"]), tuple(found["negative_log_likelihood_nats"]))
             error = quality.kl_standard_error_nats or 0.0
-            cells.append(
-                f"{quality.mean_kl_nats:.4f} ± {error:.4f}, {quality.perplexity:.2f}, {found['seconds'] or math.nan:.0f} s"
-            )
+            seconds = found["seconds"] or math.nan
+            cells.append(f"{quality.mean_kl_nats:.4f} ± {error:.4f}, {quality.perplexity:.2f}, {seconds:.0f} s")
             predicted[number] = "{:.4f} ± {:.4f}".format(*found["predicted"])
         lines.append(f"| {method} | {inputs} | {' | '.join(cells)} |")
     lines.append(f"| predicted for gptq | original | {' | '.join(predicted)} |")
