@@ -22,7 +22,7 @@ from scantling.backends.gptq_backend import GptqBackend, split_fusions
 from scantling.backends.layers import Layer
 from scantling.backends.shards import Shard, ShardFiles, index_file, lay_out
 from scantling.backends.unfinished import unfinished_checkpoint, work_folder
-from scantling.evaluation.check import CheckSettings, check, tolerance
+from scantling.evaluation.check import CheckSettings, _complaint, check, tolerance
 from scantling.evaluation.manifest import MANIFEST_FILE, read_manifest, wrong_sizes
 from scantling.solver.errors import ScantlingError
 from test_command_line import SMALL, refused, run
@@ -388,3 +388,12 @@ def test_an_output_that_exists_is_refused_before_the_model_is_loaded(tmp_path, s
 def test_the_tolerance_grows_with_the_roundoff_and_the_depth():
     assert tolerance("bfloat16", 4) == 8 * tolerance("float16", 4) == pytest.approx(20 / 256)
     assert tolerance("float32", 16) == 2 * tolerance("float32", 4)
+
+
+def test_an_engine_s_complaint_is_its_first_and_its_last_error():
+    printed = (
+        "INFO loading\n(Worker) ValueError: no kernel for 3 bits\nTraceback\nRuntimeError: engine failed\n  at exit\n"
+    )
+    assert _complaint(printed) == "(Worker) ValueError: no kernel for 3 bits … RuntimeError: engine failed"
+    assert _complaint("a\nb\nc\n") == "b … c"
+    assert _complaint("") == "it ended without a word"
