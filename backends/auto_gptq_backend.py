@@ -73,8 +73,8 @@ class AutoGptqBackend:
             )
         if not target.symmetric:
             raise ScantlingError(
-                "auto-gptq's layout stores every zero point minus one, so it cannot hold 0, and its successor GPTQModel "
-                f"refuses it without symmetry; this plan has {target.name}. Profile with symmetric formats "
+                "auto-gptq's layout stores every zero point minus one, so it cannot hold 0, and its successor "
+                f"GPTQModel refuses it without symmetry; this plan has {target.name}. Profile with symmetric formats "
                 f"({target.name}-sym), or use --backend gptq."
             )
         for formatted in layers:
