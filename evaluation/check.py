@@ -3,10 +3,10 @@
 The engine runs in a process of its own, with this Python or with another one that has it. Compared are the
 log-probabilities of the tokens after the last positions of a sequence that ``apply`` ran through the plan in memory, in
 float32. They may differ by the engine's arithmetic. With n blocks, rounding errors of relative size u enter at about
-ten places of every block and add up like a random walk, so the root mean square of the difference, relative to that of
-the log-probabilities about their mean, is held to 10 · u · √n. In float16 and bfloat16, u is the unit roundoff, 2⁻¹¹ and
-2⁻⁸: sums are formed in float32 and rounded once. In float32 the sums themselves are rounded term by term, over some
-hundreds of terms in an order that the engine chooses; their error is about √256 unit roundoffs, u = 2⁻²⁰.
+ten places of every block and add up like a random walk, so the root mean square of the difference, relative to that
+of the log-probabilities about their mean, is held to 10 · u · √n. In float16 and bfloat16, u is the unit roundoff, 2⁻¹¹
+and 2⁻⁸: sums are formed in float32 and rounded once. In float32 the sums themselves are rounded term by term, over
+some hundreds of terms in an order that the engine chooses; their error is about √256 unit roundoffs, u = 2⁻²⁰.
 
 Knows nothing about how checkpoints are written.
 """
