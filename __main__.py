@@ -38,6 +38,13 @@ ModelOption = Annotated[
     str | None, typer.Option("--model", help="The model, where it has moved since it was profiled.")
 ]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")]
+InputsOption = Annotated[
+    str,
+    typer.Option(
+        help="What layers are rounded against: original inputs (what the prediction is for), quantized ones, or "
+        "corrected: quantized ones, towards the outputs of the original."
+    ),
+]
 
 
 def _progress() -> "TerminalProgress":
@@ -100,7 +107,7 @@ def profile(
     sequences: Annotated[int, typer.Option(help="Calibration sequences that formats are fitted to.")] = 16,
     pricing_sequences: Annotated[int, typer.Option(help="Others, on which the loss increase is measured.")] = 24,
     length: Annotated[int, typer.Option(help="Tokens in each.")] = 512,
-    rounding: Annotated[str, typer.Option(help="gptq or rtn.")] = "gptq",
+    rounding: Annotated[str, typer.Option(help="gptq, rtn, awq or awq+gptq.")] = "gptq",
     estimator: Annotated[
         str, typer.Option(help="fisher, or another one: sensitivity/estimators.py has the list.")
     ] = "fisher",
@@ -160,7 +167,8 @@ def profile(
     print_profile(built, Console(markup=False))
     print_regime(built, Console(markup=False))
     if check:
-        _check(loaded, built, output)
+        fresh = loaded if settings.rounding.input_scaling is None else _load(model, trust_remote_code=trust_remote_code)
+        _check(fresh, built, output)
 
 
 def _check(loaded: "LoadedModel", built: "Profile", output: Path) -> None:
@@ -196,6 +204,7 @@ def compare(
     ] = None,
     sequences: Annotated[int, typer.Option(help="Evaluation sequences.")] = 8,
     length: Annotated[int, typer.Option(help="Tokens in each.")] = 512,
+    inputs: InputsOption = "original",
     model: ModelOption = None,
     profile_path: ProfileOption = None,
     trust_remote_code: TrustOption = False,
@@ -219,7 +228,7 @@ def compare(
     for target in uniform or []:
         uniform_formats(read, target)  # refuses an unknown one before the model is loaded
     loaded = _load(model or plan.model_source, trust_remote_code=trust_remote_code)
-    settings = EvaluationSettings(text, sequences, length)
+    settings = EvaluationSettings(text, sequences, length, inputs)
     comparison = compare_plan(loaded, read, plans, uniform or [], settings, _progress())
     if as_json:
         typer.echo(comparison.model_dump_json())
@@ -231,24 +240,54 @@ def compare(
 def apply(
     plan_path: Annotated[Path, typer.Argument(metavar="PLAN", help="Written by: scantling solve")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write; it must not exist yet.")],
-    backend: Annotated[str, typer.Option(help="fake: a float checkpoint that holds the quantized values.")],
+    backend: Annotated[str, typer.Option(help="gptq, compressed-tensors, auto-gptq, or fake (float32).")],
+    inputs: InputsOption = "corrected",
+    shard: Annotated[str, typer.Option(help="Bytes of tensors in one file at most.")] = "4GiB",
     model: ModelOption = None,
     profile_path: ProfileOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Write a checkpoint of a plan."""
-    from .backends.fake import write_fake
-    from .sensitivity.rounding_pass import round_assignments
-    from .solver.atomic import refuse_existing
+    """Write a checkpoint of a plan; a run that was stopped goes on where it ended."""
+    from .evaluation.apply import ApplySettings, apply_plan, refuse_before_loading
+    from .solver.quantities import parse_bytes, show_bytes
 
-    if backend != "fake":
-        raise ScantlingError(f"{backend!r} is not a backend. Known: fake.")
-    refuse_existing(output)
+    settings = ApplySettings(backend, inputs, parse_bytes(shard))
+    refuse_before_loading(settings, output)
     plan, read = _plan_and_profile(plan_path, profile_path)
     loaded = _load(model or plan.model_source, trust_remote_code=trust_remote_code)
-    rounded = round_assignments(loaded, read, {"plan": plan.formats()}, _progress())["plan"]
-    write_fake(loaded, rounded, plan.model_dump_json(indent=1), output)
-    typer.echo(f"Wrote {output}.")
+    manifest = apply_plan(loaded, read, plan, settings, output, _progress())
+    typer.echo(
+        f"Wrote {output}: {show_bytes(manifest.folder_bytes)} in {len(manifest.files) + 1} files, "
+        f"{show_bytes(manifest.tensor_bytes)} of them the model's tensors; the plan counts {manifest.plan_bytes:,}.\n"
+        f"Compare what an engine makes of it with: scantling check {output}"
+    )
+
+
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Written by: scantling apply")],
+    engine: Annotated[
+        str | None, typer.Option(help="transformers, gptqmodel, auto-gptq or vllm; by default the backend's own.")
+    ] = None,
+    python: Annotated[
+        str | None, typer.Option(help="A Python interpreter that has the engine, where this one has not.")
+    ] = None,
+    time_limit: Annotated[float, typer.Option(help="Seconds for the engine.")] = 1800.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Load a checkpoint in its engine and compare what it computes with what the plan in memory did."""
+    from .evaluation.check import CheckSettings
+    from .evaluation.check import check as check_folder
+    from .evaluation.terminal import waiting
+
+    settings = CheckSettings(engine=engine, python=python, time_limit_seconds=time_limit)
+    with waiting(_progress(), f"running {folder} in its engine"):
+        report = check_folder(folder, settings)
+    typer.echo(report.model_dump_json() if as_json else report.in_words())
+    if not report.passed:
+        raise ScantlingError(
+            f"{report.engine} computes something else from {folder} than the plan in memory: do not deploy it."
+        )
 
 
 def _version(wanted: bool) -> None:

@@ -1,48 +1,120 @@
 """The backend ``fake``: a float32 checkpoint whose weights hold the quantized values.
 
 It is as large as the original in float32; its use is to run a plan in any program that loads a transformers folder.
-Knows nothing about plans: it is given matrices.
+Knows nothing about files.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from ..solver.atomic import refuse_unwritable, whole_folder
-from .grid import Rounded
-from .layers import install_matrix
-from .model import LoadedModel
-
-PLAN_FILE = "scantling_plan.json"
+from .backend import WEIGHT, FormattedLayer, TensorSpec, float_specs, pack_float
+from .formats import Format
+from .grid import CastMatrix, Rounded
 
 
-def num_checkpoint_bytes(loaded: LoadedModel) -> int:
-    """Count the bytes of the tensors that ``write_fake`` writes.
+@dataclass(frozen=True)
+class FakeBackend:
+    """See the module."""
 
-    Args:
-        loaded: the model.
+    name: str = "fake"
+    engines: tuple[str, ...] = ("transformers",)
+    unties_head: bool = False
 
-    Returns:
-        Four a parameter.
-    """
-    return 4 * sum(parameter.numel() for parameter in loaded.model.parameters())
+    def float_dtype(self, sixteen_bit_format: str) -> torch.dtype:
+        """Give the type of all parameters.
 
+        Args:
+            sixteen_bit_format: not used.
 
-def write_fake(loaded: LoadedModel, rounded: Mapping[str, Rounded], plan_json: str, folder: Path) -> None:
-    """Write the checkpoint, whole or not at all. The model in memory keeps the quantized values.
+        Returns:
+            float32.
+        """
+        del sixteen_bit_format
+        return torch.float32
 
-    Args:
-        loaded: the model; its matrices are replaced.
-        rounded: the matrix of every layer, by its name.
-        plan_json: kept beside the weights.
-        folder: where; it must not exist yet.
-    """
-    refuse_unwritable(folder, num_checkpoint_bytes(loaded))
-    for name, record in rounded.items():
-        install_matrix(loaded.model.get_submodule(name), record.dequantize())
-    loaded.model.config.dtype = torch.float32
-    with whole_folder(folder) as partial:
-        loaded.model.save_pretrained(partial)
-        loaded.tokenizer.save_pretrained(partial)
-        (partial / PLAN_FILE).write_text(plan_json, encoding="utf-8")
+    def refuse(self, layers: Sequence[FormattedLayer]) -> None:
+        """Refuse nothing: every value fits float32.
+
+        Args:
+            layers: not used.
+        """
+
+    def specs(self, formatted: FormattedLayer, formats: Collection[Format]) -> dict[str, TensorSpec]:
+        """Give the tensor of a layer.
+
+        Args:
+            formatted: the layer.
+            formats: not used.
+
+        Returns:
+            The weight.
+        """
+        del formats
+        return float_specs(formatted, torch.float32)
+
+    def pack(self, formatted: FormattedLayer, record: Rounded, formats: Collection[Format]) -> dict[str, Tensor]:
+        """Store a layer's values.
+
+        Args:
+            formatted: the layer.
+            record: its values.
+            formats: not used.
+
+        Returns:
+            The weight.
+        """
+        del formats
+        return pack_float(formatted, record, torch.float32)
+
+    def unpack(self, formatted: FormattedLayer, tensors: Mapping[str, Tensor], formats: Collection[Format]) -> Rounded:
+        """Read a layer's values back.
+
+        Args:
+            formatted: the layer.
+            tensors: as ``pack`` gives them.
+            formats: not used.
+
+        Returns:
+            The values; which codes they came from is not stored.
+        """
+        del formats
+        weight = tensors[WEIGHT]
+        return CastMatrix(weight.t() if formatted.transposed else weight)
+
+    def configuration(self, layers: Sequence[FormattedLayer]) -> dict[str, object] | None:
+        """Say that the checkpoint is an ordinary one.
+
+        Args:
+            layers: not used.
+
+        Returns:
+            None.
+        """
+        del layers
+        return None
+
+    def adapt(self, configuration: dict[str, object]) -> dict[str, object]:
+        """Leave config.json as it is.
+
+        Args:
+            configuration: config.json.
+
+        Returns:
+            The same.
+        """
+        return configuration
+
+    def further_files(self, configuration: Mapping[str, object] | None) -> dict[str, str]:
+        """Give files beside config.json.
+
+        Args:
+            configuration: not used.
+
+        Returns:
+            None.
+        """
+        del configuration
+        return {}

@@ -80,7 +80,7 @@ def inverse_factor(matrix: Tensor, damping: float) -> Tensor:
         damping: the share of H's mean diagonal that is added to its diagonal.
 
     Returns:
-        U [in, in], float32, with (H + damping · mean · I)⁻¹ = Uᵀ U.
+        U [in, in], float64, with (H + damping · mean · I)⁻¹ = Uᵀ U.
 
     Raises:
         ScantlingError: not positive definite even when damped.
@@ -93,7 +93,7 @@ def inverse_factor(matrix: Tensor, damping: float) -> Tensor:
             "a larger damping."
         )
     factor: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
-    return factor.float()
+    return factor
 
 
 def gptq(
@@ -102,7 +102,7 @@ def gptq(
     """Round matrices that share their input, each in every format.
 
     Args:
-        matrices: float32 [out_m, in] each.
+        matrices: [out_m, in] each, float32, or float64 to compute in that.
         hessian: [in, in], mean of x xᵀ over tokens.
         formats: the formats.
         settings: damping and order.
@@ -115,9 +115,9 @@ def gptq(
     if settings.activation_order:
         order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
     matrix = without_dead_inputs(hessian)
-    factor = inverse_factor(matrix[order][:, order], settings.damping)
-    importance = matrix.diagonal().float().unsqueeze(1)
     stacked = torch.cat(list(matrices)).t().contiguous()
+    factor = inverse_factor(matrix[order][:, order], settings.damping).to(stacked.dtype)
+    importance = matrix.diagonal().to(stacked.dtype).unsqueeze(1)
     rows_at_once = max(1, _ROWS_PER_PASS // len(formats))
     parts = [
         _one_pass(stacked[:, start : start + rows_at_once], factor, order, importance, formats, settings)

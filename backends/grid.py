@@ -144,6 +144,21 @@ def _grid_of_range(low: Tensor, high: Tensor, bits: int, *, symmetric: bool) -> 
     return Grid(scale, (-low / scale).round_().clamp_(0, steps))
 
 
+def plain_grid(values: Tensor, bits: int, *, symmetric: bool) -> Grid:
+    """Fit one grid to every column of values, without clipping.
+
+    Args:
+        values: float32 [group_width, num_groups], one group a column.
+        bits: width of the codes.
+        symmetric: whether the zero point is fixed in the middle.
+
+    Returns:
+        Scales and zero points, each [num_groups].
+    """
+    low, high = values.amin(0).clamp_max_(0.0), values.amax(0).clamp_min_(0.0)
+    return _grid_of_range(low, high, bits, symmetric=symmetric)
+
+
 def fit_grid(values: Tensor, bits: int, *, symmetric: bool, importance: Tensor | None) -> Grid:
     """Fit one grid to every column of values, searching the clipping.
 
@@ -177,7 +192,7 @@ def fit_grid(values: Tensor, bits: int, *, symmetric: bool, importance: Tensor |
 def _search_clip(values: Tensor, bits: int, *, symmetric: bool, importance: Tensor | None) -> Grid:
     low = values.amin(0).clamp_max_(0.0)
     high = values.amax(0).clamp_min_(0.0)
-    best = _grid_of_range(low, high, bits, symmetric=symmetric)
+    best = plain_grid(values, bits, symmetric=symmetric)
     best_error = torch.full_like(low, torch.inf)
     for factor in clip_factors(bits):
         grid = _grid_of_range(low * factor, high * factor, bits, symmetric=symmetric)

@@ -7,7 +7,7 @@ Knows nothing about layers.
 import hashlib
 import io
 from contextlib import redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class LoadedModel:
         tokenizer: its tokenizer.
         sha256: over names, shapes and values of all parameters.
         sixteen_bit_format: the 16-bit format of its checkpoint, ``bfloat16`` or (for all others) ``float16``.
+        input_scalings: what was done to the model's inputs since it was loaded, see sensitivity/input_scaling.
     """
 
     source: str
@@ -44,6 +45,7 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     sha256: str
     sixteen_bit_format: str
+    input_scalings: list[str] = field(default_factory=list)
 
 
 def load_model(source: str, *, trust_remote_code: bool = False) -> LoadedModel:

@@ -1,6 +1,6 @@
 """Round-to-nearest with a clip search.
 
-Knows nothing about inputs.
+Knows nothing about models.
 """
 
 import torch
@@ -10,12 +10,13 @@ from .formats import IntegerFormat
 from .grid import Grid, RoundedMatrix, fit_grid, quantize
 
 
-def round_to_nearest(weight: Tensor, target: IntegerFormat) -> RoundedMatrix:
+def round_to_nearest(weight: Tensor, target: IntegerFormat, importance: Tensor | None = None) -> RoundedMatrix:
     """Round every weight to the nearest point of its group's grid.
 
     Args:
         weight: float32 [out, in].
         target: the format.
+        importance: [in], the weight of each input's squared error in the clip search; None for equal.
 
     Returns:
         Codes, scales and zero points.
@@ -23,7 +24,9 @@ def round_to_nearest(weight: Tensor, target: IntegerFormat) -> RoundedMatrix:
     out_features, in_features = weight.shape
     width = target.group_width(in_features)
     groups = weight.reshape(-1, width).t()
-    grid = fit_grid(groups, target.bits, symmetric=target.symmetric, importance=None)
+    if importance is not None:
+        importance = importance.reshape(-1, width).t().repeat(1, out_features)
+    grid = fit_grid(groups, target.bits, symmetric=target.symmetric, importance=importance)
     codes = quantize(groups, grid, 2.0**target.bits - 1)
     return pack_record(target, codes.t().reshape(out_features, in_features), grid)
 

@@ -10,10 +10,13 @@ from typing import Protocol
 from torch import Tensor
 
 from ..solver.errors import ScantlingError
+from .awq import AwqSettings
 from .formats import FloatFormat, Format, IntegerFormat
-from .gptq import GptqSettings, gptq
+from .gptq import GptqSettings, gptq, without_dead_inputs
 from .grid import Rounded, RoundedMatrix, cast
 from .round_to_nearest import round_to_nearest
+
+_PROFILED = {"inputs": "original"}  # what a profile's prices are for; ``apply`` may round against others
 
 
 class RoundingMethod(Protocol):
@@ -34,6 +37,11 @@ class RoundingMethod(Protocol):
         """
         ...
 
+    @property
+    def input_scaling(self) -> AwqSettings | None:
+        """How the inputs are scaled before anything is rounded; None for not at all."""
+        ...
+
     def describe(self) -> dict[str, str | float | bool]:
         """Give the method's name and settings for the record.
 
@@ -46,6 +54,10 @@ class RoundingMethod(Protocol):
 @dataclass(frozen=True)
 class RoundToNearest:
     """``rtn``: round-to-nearest with a clip search; the inputs play no part."""
+
+    @property
+    def input_scaling(self) -> None:
+        """The inputs stay as they are."""
 
     def round_integers(
         self, matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[IntegerFormat]
@@ -69,7 +81,7 @@ class RoundToNearest:
         Returns:
             Plain values.
         """
-        return {"method": "rtn"}
+        return {"method": "rtn", **_PROFILED}
 
 
 @dataclass(frozen=True)
@@ -81,6 +93,10 @@ class Gptq:
     """
 
     settings: GptqSettings = field(default_factory=GptqSettings)
+
+    @property
+    def input_scaling(self) -> None:
+        """The inputs stay as they are."""
 
     def round_integers(
         self, matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[IntegerFormat]
@@ -103,7 +119,78 @@ class Gptq:
         Returns:
             Plain values.
         """
-        return {"method": "gptq", **asdict(self.settings)}
+        return {"method": "gptq", **_PROFILED, **asdict(self.settings)}
+
+
+@dataclass(frozen=True)
+class Awq:
+    """``awq``: inputs scaled, see the module awq; then round-to-nearest, its clip search weighted by mean x².
+
+    Attributes:
+        input_scaling: the search of the scales.
+    """
+
+    input_scaling: AwqSettings = field(default_factory=AwqSettings)
+
+    def round_integers(
+        self, matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[IntegerFormat]
+    ) -> list[list[RoundedMatrix]]:
+        """Round every matrix, its inputs scaled already, in every integer format.
+
+        Args:
+            matrices: float32 [out_m, in] each.
+            hessian: [in, in], mean of x xᵀ over calibration tokens.
+            formats: the formats.
+
+        Returns:
+            For each matrix, one record per format.
+        """
+        importance = without_dead_inputs(hessian).diagonal().float()
+        return [[round_to_nearest(matrix, target, importance) for target in formats] for matrix in matrices]
+
+    def describe(self) -> dict[str, str | float | bool]:
+        """Give the method's name and settings.
+
+        Returns:
+            Plain values.
+        """
+        return {"method": "awq", **_PROFILED, **asdict(self.input_scaling)}
+
+
+@dataclass(frozen=True)
+class AwqGptq:
+    """``awq+gptq``: inputs scaled, see the module awq; then GPTQ.
+
+    Attributes:
+        input_scaling: the search of the scales.
+        settings: damping and order of GPTQ.
+    """
+
+    input_scaling: AwqSettings = field(default_factory=AwqSettings)
+    settings: GptqSettings = field(default_factory=GptqSettings)
+
+    def round_integers(
+        self, matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[IntegerFormat]
+    ) -> list[list[RoundedMatrix]]:
+        """Round every matrix, its inputs scaled already, in every integer format, in one pass.
+
+        Args:
+            matrices: float32 [out_m, in] each.
+            hessian: [in, in], mean of x xᵀ over calibration tokens.
+            formats: the formats.
+
+        Returns:
+            For each matrix, one record per format.
+        """
+        return gptq(matrices, hessian, formats, self.settings)
+
+    def describe(self) -> dict[str, str | float | bool]:
+        """Give the method's name and settings.
+
+        Returns:
+            Plain values.
+        """
+        return {"method": "awq+gptq", **_PROFILED, **asdict(self.input_scaling), **asdict(self.settings)}
 
 
 def rounding_method(description: Mapping[str, str | float | bool]) -> RoundingMethod:
@@ -118,14 +205,24 @@ def rounding_method(description: Mapping[str, str | float | bool]) -> RoundingMe
     Raises:
         ScantlingError: no such method.
     """
-    settings = {key: value for key, value in description.items() if key != "method"}
+    settings = {key: value for key, value in description.items() if key not in {"method", "inputs"}}
     match description.get("method"):
         case "rtn":
             return RoundToNearest()
         case "gptq":
             return Gptq(GptqSettings(**settings))  # type: ignore[arg-type]
+        case "awq":
+            return Awq(_awq_settings(settings))
+        case "awq+gptq":
+            of_gptq = {key: value for key, value in settings.items() if key not in AwqSettings.__dataclass_fields__}
+            return AwqGptq(_awq_settings(settings), GptqSettings(**of_gptq))  # type: ignore[arg-type]
         case other:
-            raise ScantlingError(f"{other!r} is not a rounding method. Known: gptq, rtn.")
+            raise ScantlingError(f"{other!r} is not a rounding method. Known: awq, awq+gptq, gptq, rtn.")
+
+
+def _awq_settings(settings: Mapping[str, str | float | bool]) -> AwqSettings:
+    """Pick AWQ's settings; a file gives whole numbers back as decimal ones."""
+    return AwqSettings(**{name: int(settings[name]) for name in AwqSettings.__dataclass_fields__ if name in settings})
 
 
 def round_matrices(

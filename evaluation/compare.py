@@ -12,9 +12,9 @@ import torch
 from ..backends.formats import parse_format
 from ..backends.model import LoadedModel
 from ..backends.progress import Progress
+from ..sensitivity.final_rounding import ORIGINAL_INPUTS, round_as_shipped
 from ..sensitivity.planning import decided_layers, uniform_formats
 from ..sensitivity.profile import Profile
-from ..sensitivity.rounding_pass import round_assignments
 from ..sensitivity.text import Text, load_text, refuse_overlap, refuse_too_long, token_sequences
 from ..solver.errors import ScantlingError
 from ..solver.plan import Plan, average_bits
@@ -30,11 +30,14 @@ class EvaluationSettings:
         text_source: None for the part of the calibration text that was kept for evaluation.
         num_sequences: how many.
         sequence_length: tokens in each.
+        inputs: what layers are rounded against: ``original`` inputs, which is what predictions are for, or as
+            ``apply`` does: ``corrected`` or ``quantized``.
     """
 
     text_source: str | None = None
     num_sequences: int = 8
     sequence_length: int = 512
+    inputs: str = ORIGINAL_INPUTS
 
 
 def evaluation_sequences(
@@ -94,7 +97,7 @@ def compare(
         formats = uniform_formats(profile, target)
         contenders[f"uniform {formats[decided_layers(profile)[0].name]}"] = formats
     text, token_ids = evaluation_sequences(loaded, profile, settings)
-    candidates = round_assignments(loaded, profile, contenders, progress)
+    candidates = round_as_shipped(loaded, profile, contenders, settings.inputs, progress)
     measured = measure_candidates(loaded.model, candidates, token_ids, progress)
     original = measured["original"]
     rows = [_contender(profile, name, formats, measured[name], original) for name, formats in contenders.items()]
@@ -105,6 +108,7 @@ def compare(
         text_sha256=text.sha256,
         num_sequences=len(token_ids),
         sequence_length=token_ids.shape[1],
+        rounding_inputs=settings.inputs,
         contenders=(*rows, _original(profile, original)),
     )
 

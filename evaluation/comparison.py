@@ -44,6 +44,7 @@ class Comparison(Record):
         text_sha256: of its documents.
         num_sequences: of evaluation.
         sequence_length: tokens in each.
+        rounding_inputs: what layers were rounded against for the measurement. Predictions are for ``original`` inputs.
         contenders: the plans, the uniforms, the original.
     """
 
@@ -53,4 +54,5 @@ class Comparison(Record):
     text_sha256: str
     num_sequences: int
     sequence_length: int
+    rounding_inputs: str
     contenders: tuple[Contender, ...]

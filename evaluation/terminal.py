@@ -230,7 +230,9 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(
         f"KL divergence from the original in nats per token, ± one standard error, measured on "
         f"{comparison.num_sequences} × {comparison.sequence_length} tokens of {comparison.text_source} that were not "
-        "calibrated on. Predicted perplexity is the original's, measured, times exp(predicted KL).",
+        "calibrated on. Predicted perplexity is the original's, measured, times exp(predicted KL). Predictions are for "
+        "rounding against original inputs; measured was rounding against "
+        f"{'the same' if comparison.rounding_inputs == 'original' else f'{comparison.rounding_inputs} ones'}.",
         style="dim",
     )
     plan, *others = comparison.contenders

@@ -60,6 +60,11 @@ class Extension:
             ScantlingError: they differ.
         """
         record = profile.record
+        if settings.rounding.input_scaling is not None:
+            raise ScantlingError(
+                f"a profile rounded by {record.rounding['method']} is not extended: its scales depend on all "
+                "of its formats and sequences. Make a new profile."
+            )
         pairs = {
             "estimator": (record.estimator, settings.estimator),
             "length": (record.sequence_length, settings.sequence_length),

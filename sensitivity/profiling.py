@@ -25,7 +25,7 @@ from .measuring import Request, measure
 from .parts import parts_folder
 from .pricing import Samples
 from .profile import LayerRecord, LoadCaseRecord, Profile, ProfileRecord
-from .rounding_pass import refuse_illegal_groups
+from .rounding_pass import refuse_illegal_groups, scale_inputs_for
 from .text import refuse_too_long
 
 DEFAULT_INTEGERS = ("int2-g64", "int3-g64", "int4-g64", "int5-g64", "int6-g64", "int8-g64")
@@ -130,6 +130,8 @@ def build_profile(
         settings.num_pricing_sequences,
         settings.sequence_length,
     )
+    every = list(dict.fromkeys(target for wanted in offered.values() for target in wanted))
+    scale_inputs_for(settings.rounding, loaded, anatomy, (sequences.rounding, every), progress)
     request = Request(
         loaded=loaded,
         rounding_ids=sequences.rounding,
@@ -141,7 +143,7 @@ def build_profile(
         draws=LabelDraws(settings.seed, settings.num_label_draws),
     )
     measured = measure(request, parts_folder(output), progress)
-    names = list(dict.fromkeys(target.name for wanted in offered.values() for target in wanted))
+    names = [target.name for target in every]
     record = ProfileRecord(
         scantling_version=__version__,
         model_source=loaded.source,

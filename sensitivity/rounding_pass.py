@@ -19,6 +19,7 @@ from ..backends.rounding import RoundingMethod, round_matrices, rounding_method
 from ..solver.errors import ScantlingError
 from .capture import capture
 from .ends import head_hessian
+from .input_scaling import scale_inputs
 from .profile import Profile
 from .walk import InputGroup, walk_blocks
 
@@ -148,6 +149,27 @@ def round_layers(task: RoundingTask, progress: Progress) -> RoundedLayers:
     return rounded | round_ends(task, progress)
 
 
+def scale_inputs_for(
+    method: RoundingMethod,
+    loaded: LoadedModel,
+    anatomy: Anatomy,
+    on: tuple[Tensor, Sequence[Format]],
+    progress: Progress,
+) -> None:
+    """Scale a model's inputs where its rounding method wants that.
+
+    Args:
+        method: the rounding method.
+        loaded: the model; its norms and matrices may change, what it computes does not.
+        anatomy: of the model.
+        on: the rounding sequences, and all formats of the profile.
+        progress: shows how far the work is.
+    """
+    if method.input_scaling is not None:
+        token_ids, formats = on
+        scale_inputs(loaded, anatomy, token_ids, (method.input_scaling, formats), progress)
+
+
 def round_assignments(
     loaded: LoadedModel, profile: Profile, assignments: Mapping[str, Mapping[str, str]], progress: Progress
 ) -> dict[str, dict[str, Rounded]]:
@@ -173,6 +195,8 @@ def round_assignments(
     }
     method = rounding_method(profile.record.rounding)
     token_ids = torch.from_numpy(profile.rounding_token_ids)
+    formats = [parse_format(target) for target in profile.record.formats]
+    scale_inputs_for(method, loaded, anatomy, (token_ids, formats), progress)
     rounded = round_layers(RoundingTask(loaded, anatomy, token_ids, wanted, method), progress)
     return {
         name: {layer: rounded[layer][target] for layer, target in formats.items()} for name, formats in parsed.items()

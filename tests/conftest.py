@@ -12,6 +12,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers already fill the cores, and threads that wait for each other crawl
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--engine-python",
+        action="append",
+        default=[],
+        metavar="ENGINE=PATH",
+        help="a Python interpreter that has gptqmodel, auto-gptq or vllm; repeatable",
+    )
+
+
 @pytest.fixture(params=["llama-tied", "llama-untied", "qwen3", "gpt2"])
 def family(request: pytest.FixtureRequest) -> str:
     return request.param

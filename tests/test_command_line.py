@@ -65,7 +65,8 @@ def test_the_whole_path_on_every_architecture(tmp_path, family, text_file):
     assert rows["original"]["measured_kl_nats"] == 0
 
     checkpoint = tmp_path / "checkpoint"
-    assert run("apply", plan_path, "--backend", "fake", "-o", checkpoint).exit_code == 0
+    words = ["apply", plan_path, "--backend", "fake", "--inputs", "original", "-o", checkpoint]
+    assert run(*words).exit_code == 0
     loaded = load_model(str(model))
     rounded = round_assignments(loaded, read_profile(profile), {"plan": plan.formats()}, silent)["plan"]
     reloaded = AutoModelForCausalLM.from_pretrained(checkpoint).eval()
@@ -82,7 +83,7 @@ def test_the_whole_path_on_every_architecture(tmp_path, family, text_file):
 
 
 @pytest.mark.parametrize("estimator", list(ESTIMATORS))
-@pytest.mark.parametrize("rounding", ["gptq", "rtn"])
+@pytest.mark.parametrize("rounding", ["gptq", "rtn", "awq", "awq+gptq"])
 def test_every_estimator_and_rounding_gives_a_profile_that_can_be_solved(
     tmp_path, llama_folder, text_file, estimator, rounding
 ):
@@ -263,7 +264,7 @@ def test_a_truncated_gguf_is_refused(tmp_path, text_file):
         (["--formats", "int7-g32"], "not offered"),
         (["--formats", "int4-g32"], "leaves nothing to decide"),
         (["--estimator", "guess"], "Known: fisher"),
-        (["--rounding", "guess"], "Known: gptq, rtn"),
+        (["--rounding", "guess"], r"Known: awq, awq\+gptq, gptq, rtn"),
         (["--length", "65"], "exceed the model's context of 64"),
         (["--include", "head"], "tied to the embedding"),
         (["--sequences", "0"], "at least one sequence"),

@@ -64,6 +64,22 @@ def test_the_codes_are_those_of_the_definition(target, activation_order):
     assert same > 0.995  # a tie may fall the other way in float32, and moves what follows in its row
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("activation_order", [False, True])
+@pytest.mark.parametrize(
+    "target",
+    [IntegerFormat(2, 32), IntegerFormat(3, 64, symmetric=True), IntegerFormat(4, None), IntegerFormat(8, 128)],
+)
+def test_in_float64_every_integer_is_that_of_the_definition(target, activation_order, seed):
+    torch.manual_seed(seed)
+    inputs = correlated_inputs(600, 128, seed).double()
+    hessian = inputs.t() @ inputs / 600
+    weight = torch.randn(40, 128).double()
+    settings = GptqSettings(0.01, activation_order)
+    ours = gptq([weight], hessian, [target], settings)[0][0]
+    assert torch.equal(ours.codes, reference(weight, hessian, target, settings))
+
+
 def test_the_factor_is_that_of_the_damped_inverse():
     inputs = correlated_inputs(500, 48).double()
     hessian = inputs.t() @ inputs / 500

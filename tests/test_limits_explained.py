@@ -4,9 +4,8 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from random_programs import all_choices, lawful_choices, random_program
-from test_program import layers_of_a_real_size
 
+from random_programs import all_choices, lawful_choices, random_program
 from scantling.solver.conflict import explain_infeasibility
 from scantling.solver.cpsat import CpSat
 from scantling.solver.engine import SearchSettings, Status
@@ -17,6 +16,7 @@ from scantling.solver.prices import sensitivities
 from scantling.solver.rules import Allow, Limit, LossLimit
 from scantling.solver.solve import solve
 from scantling.solver.verify import violations
+from test_program import layers_of_a_real_size
 
 SETTINGS = SearchSettings(time_limit_seconds=20)
 SEEDS = range(400)

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from random_programs import all_choices, lawful_choices, optima, random_program
 
+from random_programs import all_choices, lawful_choices, optima, random_program
 from scantling.solver.compilation import compile_instance
 from scantling.solver.cpsat import CpSat
 from scantling.solver.engine import SearchSettings, Status

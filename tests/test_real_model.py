@@ -72,7 +72,7 @@ def test_a_plan_is_better_than_uniform_and_its_prediction_holds(demo, tmp_path):
 
 def test_the_checkpoint_gives_the_logits_of_the_plan_in_memory(demo, tmp_path):
     folder, _, _ = demo
-    run("apply", folder / "plan.json", "--backend", "fake", "-o", tmp_path / "checkpoint")
+    run("apply", folder / "plan.json", "--backend", "fake", "--inputs", "original", "-o", tmp_path / "checkpoint")
     loaded = load_model(str(demo_model_path()))
     profile, plan = read_profile(folder / "profile.safetensors"), read_plan(folder / "plan.json")
     rounded = round_assignments(loaded, profile, {"plan": plan.formats()}, silent)["plan"]

@@ -30,16 +30,17 @@ def make_model(family: str, seed: int = 0) -> PreTrainedModel:
     torch.manual_seed(seed)
     vocab_size = len(WORDS) + 2
     match family:
-        case "llama-tied" | "llama-untied":
+        case "llama-tied" | "llama-untied" | "llama-wide":
+            wide = family == "llama-wide"  # every side a multiple of 32
             config = LlamaConfig(
                 vocab_size=vocab_size,
-                hidden_size=32,
+                hidden_size=64 if wide else 32,
                 intermediate_size=64,
                 num_hidden_layers=3,
                 num_attention_heads=4,
                 num_key_value_heads=2,
                 max_position_embeddings=64,
-                tie_word_embeddings=family == "llama-tied",
+                tie_word_embeddings=family != "llama-untied",
                 initializer_range=0.3,
             )
             model: PreTrainedModel = LlamaForCausalLM(config)

@@ -1,0 +1,264 @@
+"""The backend ``gptq``: a GPTQ checkpoint whose layers may differ in bits, group size and symmetry.
+
+``quantization_config`` states the most common format and, under ``dynamic``, one rule for every layer that differs:
+``+:^exact name$`` with its own values, ``-:^exact name$`` for a layer that stays in 16 bits. vLLM asks for fused layers
+(qkv_proj, gate_up_proj) by name, so these get a rule too where their members agree. All-symmetric plans are written in
+version 1 of the format, which every engine reads; version 1 cannot hold a zero point of 0, so others are written in
+version 2; 5 and 6 bits exist only in GPTQModel's planar layout.
+
+Knows nothing about files.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import __version__
+from ..solver.errors import ScantlingError
+from .backend import FLOAT_DTYPES, FormattedLayer, TensorSpec, refuse_ends
+from .formats import Format, IntegerFormat
+from .gptq_layout import GptqLayout
+from .grid import Rounded, RoundedMatrix
+
+PLANAR_BITS = frozenset({5, 6})
+FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+_WORD_CODES = 32
+
+
+def integer_layers(layers: Sequence[FormattedLayer]) -> list[tuple[FormattedLayer, IntegerFormat]]:
+    """Pick the layers that are stored as integers.
+
+    Args:
+        layers: all layers.
+
+    Returns:
+        Those, with their formats.
+    """
+    return [(formatted, formatted.format) for formatted in layers if isinstance(formatted.format, IntegerFormat)]
+
+
+def exact_name(name: str) -> str:
+    r"""Write the regular expression that matches one module.
+
+    Args:
+        name: the module's path.
+
+    Returns:
+        The expression.
+
+    >>> print(exact_name("model.layers.0.mlp"))
+    ^model\.layers\.0\.mlp$
+    """
+    return f"^{re.escape(name)}$"
+
+
+def scheme(target: IntegerFormat) -> dict[str, object]:
+    """Write a format in the words of GPTQ configurations.
+
+    Args:
+        target: the format.
+
+    Returns:
+        ``bits``, ``group_size`` (−1 for whole rows) and ``sym``.
+
+    >>> scheme(IntegerFormat(4, None, symmetric=True))
+    {'bits': 4, 'group_size': -1, 'sym': True}
+    """
+    return {
+        "bits": target.bits,
+        "group_size": -1 if target.group_size is None else target.group_size,
+        "sym": target.symmetric,
+    }
+
+
+@dataclass(frozen=True)
+class GptqBackend:
+    """See the module."""
+
+    name: str = "gptq"
+    engines: tuple[str, ...] = ("gptqmodel", "vllm", "transformers")
+    unties_head: bool = False
+
+    def float_dtype(self, sixteen_bit_format: str) -> torch.dtype:
+        """Give the type of all parameters that are not integers.
+
+        Args:
+            sixteen_bit_format: of the original checkpoint.
+
+        Returns:
+            That type.
+        """
+        return FLOAT_DTYPES[sixteen_bit_format]
+
+    def layout(self, formats: Collection[Format]) -> GptqLayout:
+        """Choose the variant of the layout that a plan needs.
+
+        Args:
+            formats: all formats of the plan.
+
+        Returns:
+            The variant.
+        """
+        targets = [target for target in formats if isinstance(target, IntegerFormat)]
+        planar = any(target.bits in PLANAR_BITS for target in targets)
+        version_1 = not planar and all(target.symmetric for target in targets)
+        return GptqLayout(planar, zero_offset=int(version_1))
+
+    def refuse(self, layers: Sequence[FormattedLayer]) -> None:
+        """Refuse what the format cannot express.
+
+        Args:
+            layers: all layers.
+
+        Raises:
+            ScantlingError: integers in embedding or head, no integers at all, or a shape that cannot be packed.
+        """
+        refuse_ends(layers, self.name)
+        if not integer_layers(layers):
+            raise ScantlingError(
+                "this plan has no integer layers, so there is nothing to quantize. Use --backend fake."
+            )
+        planar = self.layout({formatted.format for formatted in layers}).planar
+        for formatted, target in integer_layers(layers):
+            layer = formatted.layer
+            ragged = layer.in_features % _WORD_CODES or layer.out_features % _WORD_CODES
+            if ragged and (planar or target.bits == 3):
+                why = "5 and 6 bits in the plan" if planar else "3 bits"
+                raise ScantlingError(
+                    f"{layer.name} is {layer.out_features} × {layer.in_features}: with {why}, GPTQ packs 32 inputs and "
+                    "32 outputs at a time. Give it 2, 4 or 8 bits (and no layer 5 or 6), or use --backend fake."
+                )
+
+    def specs(self, formatted: FormattedLayer, formats: Collection[Format]) -> dict[str, TensorSpec]:
+        """Give the tensors of an integer layer.
+
+        Args:
+            formatted: the layer.
+            formats: all formats of the plan.
+
+        Returns:
+            Shapes by name.
+        """
+        assert isinstance(formatted.format, IntegerFormat)
+        layer = formatted.layer
+        return self.layout(formats).specs(formatted.format, layer.out_features, layer.in_features)
+
+    def pack(self, formatted: FormattedLayer, record: Rounded, formats: Collection[Format]) -> dict[str, Tensor]:
+        """Pack an integer layer.
+
+        Args:
+            formatted: the layer.
+            record: its codes, scales and zero points.
+            formats: all formats of the plan.
+
+        Returns:
+            The tensors by name.
+        """
+        del formatted
+        assert isinstance(record, RoundedMatrix)
+        return self.layout(formats).pack(record)
+
+    def unpack(self, formatted: FormattedLayer, tensors: Mapping[str, Tensor], formats: Collection[Format]) -> Rounded:
+        """Read an integer layer back.
+
+        Args:
+            formatted: the layer.
+            tensors: as ``pack`` gives them.
+            formats: all formats of the plan.
+
+        Returns:
+            The record.
+        """
+        assert isinstance(formatted.format, IntegerFormat)
+        layer = formatted.layer
+        return self.layout(formats).unpack(tensors, formatted.format, layer.out_features, layer.in_features)
+
+    def configuration(self, layers: Sequence[FormattedLayer]) -> dict[str, object] | None:
+        """Give the entry ``quantization_config`` of config.json.
+
+        Args:
+            layers: all layers.
+
+        Returns:
+            Plain values.
+        """
+        common = Counter(target for _, target in integer_layers(layers)).most_common(1)[0][0]
+        layout = self.layout({formatted.format for formatted in layers})
+        version = "gptq_p" if layout.planar else ("gptq" if layout.zero_offset else "gptq_v2")
+        return {
+            "quant_method": "gptq",
+            "checkpoint_format": version,
+            **scheme(common),
+            "desc_act": False,
+            "static_groups": True,
+            "lm_head": False,
+            "pack_dtype": "int32",
+            "dynamic": dict(_rules(layers, common)),
+            "meta": {"quantizer": [f"scantling:{__version__}"]},
+        }
+
+    def adapt(self, configuration: dict[str, object]) -> dict[str, object]:
+        """Leave the rest of config.json as it is.
+
+        Args:
+            configuration: config.json.
+
+        Returns:
+            The same.
+        """
+        return configuration
+
+    def further_files(self, configuration: Mapping[str, object] | None) -> dict[str, str]:
+        """Give ``quantize_config.json``, which AutoGPTQ and older programs read.
+
+        Args:
+            configuration: the entry of config.json.
+
+        Returns:
+            The file.
+        """
+        return {"quantize_config.json": json.dumps(configuration, indent=2) + "\n"}
+
+
+def _rules(layers: Sequence[FormattedLayer], common: IntegerFormat) -> Iterator[tuple[str, dict[str, object]]]:
+    """State every decoder layer that differs from the common format, and the fused layers whose members agree."""
+    by_name = {formatted.layer.name: formatted.format for formatted in layers if formatted.layer.block is not None}
+    for name, members in _fused(by_name):
+        targets = {by_name[member] for member in members}
+        if len(targets) == 1:
+            by_name[name] = targets.pop()
+    for name, target in by_name.items():
+        if not isinstance(target, IntegerFormat):
+            yield f"-:{exact_name(name)}", {}
+        elif target != common:
+            yield f"+:{exact_name(name)}", scheme(target)
+
+
+def _fused(names: Mapping[str, object]) -> list[tuple[str, list[str]]]:
+    """List the fused layers whose members are all there."""
+    found = []
+    for fused, members in FUSED.items():
+        for name in names:
+            parent, _, last = name.rpartition(".")
+            paths = [f"{parent}.{member}" for member in members]
+            if last == members[0] and all(path in names for path in paths):
+                found.append((f"{parent}.{fused}", paths))
+    return found
+
+
+def split_fusions(layers: Sequence[FormattedLayer]) -> list[str]:
+    """List the fused layers that vLLM and SGLang would refuse, since their members differ in format.
+
+    Args:
+        layers: all layers.
+
+    Returns:
+        Their paths.
+    """
+    by_name = {formatted.layer.name: formatted.format for formatted in layers}
+    return [name for name, members in _fused(by_name) if len({by_name[member] for member in members}) > 1]

@@ -1,0 +1,179 @@
+"""From a plan to a checkpoint: final rounding, packing and writing, one part at a time.
+
+Knows nothing about the command line or about engines.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .. import __version__
+from ..backends.backend import TensorSpec, refuse_other_floats
+from ..backends.backends import backend_named
+from ..backends.contents import OTHERS, Contents, store_in_sixteen_bits
+from ..backends.formats import parse_format
+from ..backends.grid import Rounded
+from ..backends.layers import take_apart
+from ..backends.model import LoadedModel
+from ..backends.progress import Progress
+from ..backends.rounding import rounding_method
+from ..backends.shards import Shard, index_file, lay_out
+from ..backends.unfinished import Unfinished, unfinished_checkpoint
+from ..sensitivity.final_rounding import CORRECTED_INPUTS, refuse_unknown_inputs, round_in_order
+from ..sensitivity.profile import Profile
+from ..sensitivity.rounding_pass import RoundingTask, scale_inputs_for
+from ..solver.atomic import refuse_existing, refuse_unwritable
+from ..solver.plan import Plan
+from .manifest import CARD_FILE, CHECK_FILE, MANIFEST_FILE, PLAN_FILE, Manifest
+from .model_card import model_card
+
+CHECK_TOKENS = 64
+CHECK_POSITIONS = 8
+LARGEST_SHARD_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class ApplySettings:
+    """How a plan is written.
+
+    Attributes:
+        backend: the checkpoint's format, by name.
+        inputs: ``corrected``, ``quantized`` or ``original``: what the layers are rounded against.
+        largest_shard_bytes: of tensors in one file.
+    """
+
+    backend: str
+    inputs: str = CORRECTED_INPUTS
+    largest_shard_bytes: int = LARGEST_SHARD_BYTES
+
+
+@dataclass(frozen=True)
+class _Job:
+    """All that is known before the first weight is rounded."""
+
+    contents: Contents
+    task: RoundingTask
+    shards: list[Shard]
+    check: Shard
+    small_files: dict[str, bytes]
+    manifest: Manifest
+
+
+def refuse_before_loading(settings: ApplySettings, folder: Path) -> None:
+    """Refuse what can be refused before the model is loaded.
+
+    Args:
+        settings: how the plan is written.
+        folder: where.
+    """
+    backend_named(settings.backend)
+    refuse_unknown_inputs(settings.inputs)
+    refuse_existing(folder)
+    refuse_unwritable(folder, 0)
+
+
+def apply_plan(
+    loaded: LoadedModel, profile: Profile, plan: Plan, settings: ApplySettings, folder: Path, progress: Progress
+) -> Manifest:
+    """Write the checkpoint of a plan, whole or not at all; a run that was stopped is taken up again.
+
+    Args:
+        loaded: the model; its weights become the quantized ones.
+        profile: of this model.
+        plan: solved from this profile.
+        settings: format and rounding.
+        folder: where; it must not exist yet.
+        progress: shows how far the work is.
+
+    Returns:
+        What was written; its sizes were computed before the first weight was rounded.
+    """
+    job = _prepare(loaded, profile, plan, settings, progress)
+    request = json.dumps({"manifest": job.manifest.model_dump(mode="json"), "rounding": profile.record.rounding})
+    with unfinished_checkpoint(folder, request, [*job.shards, job.check]) as unfinished:
+        _write_parts(job, unfinished, settings, progress)
+        further = {**job.small_files, MANIFEST_FILE: job.manifest.text().encode()}
+        unfinished.finish(further)
+    return job.manifest
+
+
+def _prepare(loaded: LoadedModel, profile: Profile, plan: Plan, settings: ApplySettings, progress: Progress) -> _Job:
+    """Lay everything out."""
+    anatomy = take_apart(loaded.model)
+    profile.refuse_other_model(loaded.sha256, [layer.name for layer in anatomy.layers])
+    backend = backend_named(settings.backend)
+    formats = {layer: parse_format(target) for layer, target in plan.formats().items()}
+    unscaled = Contents(loaded, anatomy, formats, backend)
+    backend.refuse(unscaled.layers)
+    if unscaled.dtype is not torch.float32:
+        refuse_other_floats(unscaled.layers, loaded.sixteen_bit_format)
+    method, token_ids = rounding_method(profile.record.rounding), torch.from_numpy(profile.rounding_token_ids)
+    offered = [parse_format(target) for target in profile.record.formats]
+    scale_inputs_for(method, loaded, anatomy, (token_ids, offered), progress)
+    contents = Contents(loaded, anatomy, formats, backend)  # the parameters outside the layers may have been replaced
+    store_in_sixteen_bits(contents)
+    task = RoundingTask(loaded, anatomy, token_ids, {name: [target] for name, target in formats.items()}, method)
+    shards = lay_out(contents.all_specs(), settings.largest_shard_bytes)
+    check = _check_shard(anatomy.layers[-1].out_features, profile)
+    plan_text = plan.model_dump_json(indent=1).encode() + b"\n"
+    small_files = contents.files() | {
+        PLAN_FILE: plan_text,
+        CARD_FILE: model_card(plan, contents.layers, settings.backend, settings.inputs).encode(),
+        **{name: text.encode() for name, text in index_file(shards).items()},
+    }
+    sizes = {shard.file_name: shard.num_bytes for shard in [*shards, check]}
+    manifest = Manifest(
+        scantling_version=__version__,
+        backend=settings.backend,
+        model_source=loaded.source,
+        model_sha256=loaded.sha256,
+        plan_sha256=hashlib.sha256(plan_text).hexdigest(),
+        rounding_inputs=settings.inputs,
+        float_dtype=str(contents.dtype).removeprefix("torch."),
+        num_blocks=anatomy.num_blocks,
+        plan_bytes=plan.stored_bytes,
+        tensor_bytes=sum(shard.tensor_bytes for shard in shards),
+        files=sizes | {name: len(content) for name, content in small_files.items()},
+    )
+    return _Job(contents, task, shards, check, small_files, manifest)
+
+
+def _check_shard(vocabulary: int, profile: Profile) -> Shard:
+    num_tokens = min(CHECK_TOKENS, profile.rounding_token_ids.shape[1])
+
+    return Shard(
+        CHECK_FILE,
+        {
+            "token_ids": TensorSpec(torch.int64, (num_tokens,)),
+            "logits": TensorSpec(torch.float32, (min(CHECK_POSITIONS, num_tokens), vocabulary)),
+        },
+    )
+
+
+def _write_parts(job: _Job, unfinished: Unfinished, settings: ApplySettings, progress: Progress) -> None:
+    """Round, pack and write what is not on the disk yet, and compute the logits that the checkpoint should give."""
+    done = unfinished.finished_parts()
+    if OTHERS not in done:
+        unfinished.write_part(OTHERS, job.contents.pack_others())
+
+    def finished(part: int) -> dict[str, Rounded] | None:
+        if part not in done:
+            return None
+        return job.contents.unpack(part, unfinished.files.read(job.contents.specs(part)))
+
+    for part, records in round_in_order(job.task, progress, inputs=settings.inputs, finished=finished):
+        if part not in done:
+            unfinished.write_part(part, job.contents.pack(part, records))
+    unfinished.files.write(_check_tensors(job))
+
+
+def _check_tensors(job: _Job) -> dict[str, Tensor]:
+    """Run the plan as it lies in memory on a few tokens."""
+    sequence = job.task.token_ids[0, : job.check.specs["token_ids"].shape[0]].clone()
+    with torch.no_grad():
+        logits = job.task.loaded.model(sequence.unsqueeze(0), use_cache=False).logits[0]
+    return {"token_ids": sequence, "logits": logits[-job.check.specs["logits"].shape[0] :].float().contiguous()}

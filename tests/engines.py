@@ -1,0 +1,19 @@
+"""Finding the engines: in this environment, or in one that was named with --engine-python ENGINE=PATH."""
+
+import sys
+from importlib import util
+
+import pytest
+
+MODULES = {"gptqmodel": "gptqmodel", "auto-gptq": "auto_gptq", "vllm": "vllm"}
+
+
+def python_with(engine: str, config: pytest.Config) -> str:
+    """Give an interpreter that has an engine, or skip the test and say how to have it run."""
+    for given in config.getoption("--engine-python") or []:
+        name, _, path = given.partition("=")
+        if name == engine:
+            return path
+    if util.find_spec(MODULES[engine]) is not None:
+        return sys.executable
+    pytest.skip(f"{engine} is not installed here; name an environment that has it: --engine-python {engine}=PATH")
