@@ -15,6 +15,7 @@ from ..solver.plan import Plan
 from .truth import MapOfTruth
 
 NUM_FOLDS = 4
+WITHOUT_UNIT = frozenset({"output-error"})
 _MARKED = 1.05
 _MUCH_BETTER = 1.25
 _MOST = 0.5
@@ -31,6 +32,8 @@ def print_cross_fit(
         choose: solves the same program from a part of the profile, for the formats of its plan.
         console: where.
     """
+    for warning in unit_warnings(profile):
+        console.print(f"Warning: {warning}", style="bold red", soft_wrap=True)
     num_sequences = profile.samples.shape[2]
     if num_sequences < 2 * NUM_FOLDS:
         console.print(
@@ -110,7 +113,7 @@ def print_regime(profile: Profile, console: Console) -> None:
         profile: the profile.
         console: where.
     """
-    for warning in silent_layer_warnings(profile):
+    for warning in [*unit_warnings(profile), *silent_layer_warnings(profile)]:
         console.print(f"Warning: {warning}", style="bold red", soft_wrap=True)
     regime = profile.record.regime
     if regime is None:
@@ -118,6 +121,23 @@ def print_regime(profile: Profile, console: Console) -> None:
     vocabulary = next(layer.out_features for layer in profile.record.layers if layer.kind in {"embedding", "head"})
     for warning in regime_warnings(regime, vocabulary):
         console.print(f"Warning: {warning}", style="bold red", soft_wrap=True)
+
+
+def unit_warnings(profile: Profile) -> list[str]:
+    """Say where a profile's prices are not losses.
+
+    Args:
+        profile: the profile.
+
+    Returns:
+        One sentence, or none.
+    """
+    if profile.record.estimator not in WITHOUT_UNIT:
+        return []
+    return [
+        f"the estimator {profile.record.estimator} ranks formats and predicts no loss: what is printed as nats of this "
+        "profile and its plans is a sum of relative errors. Measure its plans with scantling compare."
+    ]
 
 
 def silent_layer_warnings(profile: Profile) -> list[str]:

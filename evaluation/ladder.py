@@ -12,6 +12,7 @@ from ..sensitivity.profile import Profile
 from ..solver.errors import ScantlingError
 from ..solver.plan import Plan
 from .compare import EvaluationSettings, compare
+from .honesty import WITHOUT_UNIT
 from .truth import MapOfTruth, judge, rung
 
 LADDER_BITS = (2.25, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
@@ -39,7 +40,7 @@ def map_of_truth(
     Raises:
         ScantlingError: the estimator does not predict a loss.
     """
-    if profile.record.estimator == "output-error":
+    if profile.record.estimator in WITHOUT_UNIT:
         raise ScantlingError(
             "the estimator output-error ranks formats and predicts no loss, so there is nothing to check."
         )

@@ -109,7 +109,7 @@ def label_draws(logits: Tensor, draws: LabelDraws, sequence: int) -> Iterator[Te
         For each draw Σ_t log p(ŷ_t), a scalar with gradient. All share one graph.
     """
     log_probability = logits[0].float().log_softmax(-1)
-    cumulative = log_probability.detach().double().exp().cumsum(1)
+    cumulative = log_probability.detach().double().exp_().cumsum_(1)  # in place: it is as large as the logits, twice
     for draw in range(draws.number):
         uniform = torch.rand(len(cumulative), 1, generator=draws.generator(sequence, draw), dtype=torch.float64)
         labels = torch.searchsorted(cumulative, uniform * cumulative[:, -1:])

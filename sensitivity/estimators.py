@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ..backends.layers import Layer
+from ..solver.atomic import refuse_unwritable
 from .direct import direct
 from .fisher import sequence_form, token_form, window_form
 from .fisher_pricer import FisherPricer, Form
@@ -137,6 +138,8 @@ def hessian_diagonal(on: Measurement) -> Iterator[Pricer]:
     Yields:
         The pricer.
     """
+    num_bytes = 4 * len(on.token_ids) * sum(layer.num_weights for layer in on.layers)
+    refuse_unwritable(on.parts.folder / "hessian-diagonal", num_bytes)
     pieces = list(_diagonal_pieces(on, torch.Tensor.contiguous, "hessian-diagonal"))
 
     def price(layer: Layer, delta: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from ..backends.layers import Anatomy, Layer, blocks_of, install_matrix
 from ..backends.progress import Progress
+from ..solver.atomic import refuse_unwritable
 from .capture import removing
 
 
@@ -114,6 +115,8 @@ def partial_runs(
     Yields:
         The passes.
     """
+    vocabulary = int(getattr(model.config, "vocab_size", 0))
+    refuse_unwritable(workspace / "predictions", 4 * vocabulary * token_ids.numel())
     blocks = blocks_of(model, anatomy)
     outputs: list[list[Any]] = [[] for _ in blocks]
     with tempfile.TemporaryDirectory(dir=workspace, prefix=".scantling-predictions-") as folder:

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from scantling.__main__ import app
 from scantling.sensitivity.cross_fit import cross_fit, fold_numbers, totals
 from scantling.sensitivity.profile import LayerRecord, Profile, ProfileRecord
 from scantling.solver.errors import ScantlingError
@@ -83,3 +85,39 @@ def test_too_few_sequences_for_the_folds_are_refused(num_folds):
     with pytest.raises(ScantlingError, match="has 24 pricing sequences"):
         cross_fit(a_profile(1.0), cheapest, num_folds)
     assert set(fold_numbers(24, 4).tolist()) == {0, 1, 2, 3}
+
+
+def run(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.output
+
+
+def test_solve_prints_both_prices(tmp_path, llama_folder, text_file):
+    words = [
+        "profile",
+        llama_folder,
+        "--text",
+        text_file,
+        "--formats",
+        "int2-g32,int4-g32,int8-row",
+        "--sequences",
+        "2",
+    ]
+    words += ["--length", "32", "-o", tmp_path / "p"]
+    run(*words, "--pricing-sequences", "8")
+    solve = ["solve", tmp_path / "p", "--average-bits", "3.5", "-o", tmp_path / "plan.json"]
+    assert "on the part that their solve did not see and" in run(*solve)
+    assert "did not see" not in run(*solve, "--no-cross-fit")
+    run(*words, "--pricing-sequences", "3")
+    assert "3 pricing sequences are too few" in run(*solve)
+
+
+def test_prices_that_are_no_losses_are_called_so(tmp_path, llama_folder, text_file):
+    words = ["profile", llama_folder, "--text", text_file, "--formats", "int2-g32,int8-row", "--sequences", "2"]
+    words += ["--length", "32", "-o", tmp_path / "p", "--pricing-sequences", "2", "--estimator", "output-error"]
+    assert "ranks formats and predicts no loss" in run(*words)
+    assert "ranks formats" in run("solve", tmp_path / "p", "--average-bits", "3.5", "-o", tmp_path / "plan.json")
+    with pytest.raises(ScantlingError, match="nothing to check"):
+        run(*words, "--check")
