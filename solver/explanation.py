@@ -235,16 +235,18 @@ def _price_in_words(use: LimitUse, objective: Objective) -> str:
     gain = use.price_per_step * amount / use.step
     measured = Measure(objective.measure, objective.step)
     looser = "more" if use.at_most is not None else "less"
-    return f"one {unit} {looser} saves about {measured.show(gain)} (linear relaxation)"
+    return f"{unit} {looser} saves about {measured.show(gain)} (linear relaxation)"
 
 
 def _marginal(use: LimitUse) -> tuple[float, str]:
     """Choose a step that a person would think in, in the limit's measure."""
     if use.measure.startswith(BYTES):
-        return float(_MIB), "MiB"
+        return float(_MIB), "1 MiB"
+    if use.measure == NATS_PER_TOKEN.name:
+        return 0.01, "0.01 nats"
     if use.measure == _RATE_OF_TIME:
-        return 1e-3, "ms"
-    return (0.1, f"tenth of {use.measure}") if use.measure == "bits per weight" else (1.0, use.measure)
+        return 1e-3, "1 ms"
+    return (0.1, f"0.1 {use.measure}") if use.measure == "bits per weight" else (1.0, f"1 {use.measure}")
 
 
 def freedom_in_words(plan: Plan) -> str | None:

@@ -12,8 +12,9 @@ from .engine import Engine, SearchSettings, Status
 from .instance import Instance
 from .lagrangian import relax
 from .presolve import join_ordered_groups, tighten_rows
-from .rules import Distinct, Limit, LossLimit
+from .rules import Distinct, Limit, LossLimit, Rule
 from .solve import Solution, solve
+from .statement import Floats, Integers
 
 _SAME_OBJECTIVE = 1e-9
 
@@ -97,9 +98,18 @@ def _shadow_prices(instance: Instance, choice: tuple[int, ...]) -> dict[int, flo
     position = 0
     for index in limits:
         rows = 1 if isinstance(instance.rules[index], Limit) else vectors
-        prices[index] = float(relaxed[position : position + rows].max())
+        here = slice(position, position + rows)
+        prices[index] = float((relaxed[here] * _steps_per_unit(instance.rules[index], joined.at_most[here])).max())
         position += rows
     return prices
+
+
+def _steps_per_unit(rule: Rule, at_most: Integers) -> Floats:
+    """Tell how many steps of a statement's row are one step of a limit's row, or one nat (a power of two)."""
+    if not isinstance(rule, LossLimit) or not rule.at_most_nats:
+        return np.ones(len(at_most))
+    steps: Floats = np.exp2(np.rint(np.log2(at_most / rule.at_most_nats)))
+    return steps
 
 
 def _changes_optimum(

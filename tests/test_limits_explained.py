@@ -248,3 +248,18 @@ def test_contradictory_pins_are_the_conflict():
     assert [rules[index].origin for index in conflict.rules] == ["line 4", "line 9"]
     assert conflict.smallest
     assert conflict.relaxations == ()
+
+
+def test_the_price_of_a_limit_on_the_loss_is_counted_in_nats():
+    instance = layers_of_a_real_size()
+    free = instance.with_rules(())
+    cheapest = sum(min(losses) for losses in free.load_cases[0].loss_increase_nats)
+    limited = replace(free, minimise=("bytes",)).with_rules([LossLimit("loss", 3 * cheapest)])
+    solution = solve(limited, CpSat(), SETTINGS)
+    (price,) = sensitivities(limited, solution, CpSat(), SETTINGS).limits
+    step = 0.02 * cheapest
+    looser = solve(limited.with_rules([LossLimit("loss", 3 * cheapest + step)]), CpSat(), SETTINGS)
+    tighter = solve(limited.with_rules([LossLimit("loss", 3 * cheapest - step)]), CpSat(), SETTINGS)
+    here = solution.proofs[0].value
+    assert (here - looser.proofs[0].value) / step <= price.price * 1.05
+    assert (tighter.proofs[0].value - here) / step >= price.price * 0.95
