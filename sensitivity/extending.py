@@ -23,7 +23,7 @@ from ..backends.progress import Progress
 from ..backends.rounding import rounding_method
 from ..solver.errors import ScantlingError
 from .capture import LabelDraws
-from .load_cases import LoadCase, further_sequences
+from .load_cases import LoadCase, further_sequences, load_case_records
 from .measuring import Request, measure
 from .parts import parts_folder
 from .pricing import Samples
@@ -106,7 +106,7 @@ class Extension:
             )
             for layer in layers
         )
-        record = replace_record(profile.record, formats=tuple(all_names), layers=records)
+        record = profile.record.model_copy(update={"formats": tuple(all_names), "layers": records})
         shape = (len(layers), len(all_names), profile.samples.shape[2])
         grown = np.full(shape, np.nan)
         grown[:, : len(profile.record.formats)] = profile.samples
@@ -149,11 +149,11 @@ class Extension:
         old_positions = profile.record.case_of_sequence or (0,) * profile.samples.shape[2]
         positions = [k for k, number in enumerate(missing) for _ in range(number)]
         several = len(cases) > 1
-        record = replace_record(
-            profile.record,
-            load_cases=load_case_records(cases) if several else (),
-            case_of_sequence=(*old_positions, *positions) if several else (),
-        )
+        cases_now = {
+            "load_cases": load_case_records(cases) if several else (),
+            "case_of_sequence": (*old_positions, *positions) if several else (),
+        }
+        record = profile.record.model_copy(update=cases_now)
         new = np.full((*profile.samples.shape[:2], len(token_ids)), np.nan)
         for index, layer in enumerate(record.layers):
             if len(layer.formats) == 1:
@@ -285,33 +285,6 @@ def relative_error(profile: Profile) -> float:
         if parse_format(name).bits < 16 and np.isfinite(totals).all() and totals.mean() > 0:
             errors.append(float(totals.std(ddof=1) / math.sqrt(num_samples) / totals.mean()))
     return max(errors)
-
-
-def load_case_records(cases: Sequence[LoadCase]) -> tuple[LoadCaseRecord, ...]:
-    """Describe load cases.
-
-    Args:
-        cases: the load cases.
-
-    Returns:
-        Their records.
-    """
-    return tuple(
-        LoadCaseRecord(name=case.name, text_source=case.text.source, text_sha256=case.text.sha256) for case in cases
-    )
-
-
-def replace_record(record: ProfileRecord, **changes: object) -> ProfileRecord:
-    """Give a record with some fields changed.
-
-    Args:
-        record: the record.
-        changes: new values by field.
-
-    Returns:
-        The new record.
-    """
-    return record.model_copy(update=changes)
 
 
 def _fill(record: ProfileRecord, array: NDArray[np.float64], samples: Samples) -> None:

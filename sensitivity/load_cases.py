@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..solver.errors import ScantlingError
+from .profile import LoadCaseRecord
 from .text import Text, token_sequences
 
 DEFAULT_NAME = "text"
@@ -128,3 +129,17 @@ def further_sequences(
         int64 [num_sequences, sequence_length].
     """
     return token_sequences(tokenizer, case.text.calibration(), num_sequences, sequence_length, used)
+
+
+def load_case_records(cases: Sequence[LoadCase]) -> tuple[LoadCaseRecord, ...]:
+    """Describe load cases.
+
+    Args:
+        cases: the load cases.
+
+    Returns:
+        Their records.
+    """
+    return tuple(
+        LoadCaseRecord(name=case.name, text_source=case.text.source, text_sha256=case.text.sha256) for case in cases
+    )

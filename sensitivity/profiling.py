@@ -20,11 +20,11 @@ from ..backends.rounding import Gptq, RoundingMethod
 from ..solver.errors import ScantlingError
 from .capture import LabelDraws
 from .estimators import ESTIMATORS
-from .load_cases import LoadCase, calibration_sequences
-from .measuring import Request, measure
+from .load_cases import LoadCase, calibration_sequences, load_case_records
+from .measuring import Measured, Request, measure
 from .parts import parts_folder
 from .pricing import Samples
-from .profile import LayerRecord, LoadCaseRecord, Profile, ProfileRecord
+from .profile import LayerRecord, Profile, ProfileRecord
 from .rounding_pass import refuse_illegal_groups, scale_inputs_for
 from .text import refuse_too_long
 
@@ -143,19 +143,24 @@ def build_profile(
         draws=LabelDraws(settings.seed, settings.num_label_draws),
     )
     measured = measure(request, parts_folder(output), progress)
-    names = [target.name for target in every]
-    record = ProfileRecord(
+    record = _record(loaded, cases, settings, request, measured)
+    record = record.model_copy(update={"case_of_sequence": sequences.case_of_sequence if len(cases) > 1 else ()})
+    return Profile(record, as_array(record, measured.samples), sequences.rounding.numpy(), sequences.pricing.numpy())
+
+
+def _record(
+    loaded: LoadedModel, cases: Sequence[LoadCase], settings: ProfileSettings, request: Request, measured: Measured
+) -> ProfileRecord:
+    """Say what was measured, on what, how."""
+    anatomy = take_apart(loaded.model)
+    names = list(dict.fromkeys(target.name for wanted in request.offered.values() for target in wanted))
+    return ProfileRecord(
         scantling_version=__version__,
         model_source=loaded.source,
         model_sha256=loaded.sha256,
         text_source=cases[0].text.source,
         text_sha256=cases[0].text.sha256,
-        load_cases=tuple(
-            LoadCaseRecord(name=case.name, text_source=case.text.source, text_sha256=case.text.sha256)
-            for case in cases
-            if len(cases) > 1
-        ),
-        case_of_sequence=sequences.case_of_sequence if len(cases) > 1 else (),
+        load_cases=load_case_records(cases) if len(cases) > 1 else (),
         sequence_length=settings.sequence_length,
         seed=settings.seed,
         estimator=settings.estimator,
@@ -164,11 +169,10 @@ def build_profile(
         calibration_perplexity=measured.rounding_perplexity,
         regime=measured.regime,
         formats=tuple(names),
-        layers=tuple(layer_record(layer, offered[layer.name], names) for layer in anatomy.layers),
+        layers=tuple(layer_record(layer, request.offered[layer.name], names) for layer in anatomy.layers),
         other_bytes=2 * anatomy.num_other_parameters,
         config=config_numbers(loaded.model.config),
     )
-    return Profile(record, as_array(record, measured.samples), sequences.rounding.numpy(), sequences.pricing.numpy())
 
 
 def layer_record(layer: Layer, offered: Sequence[Format], names: Sequence[str]) -> LayerRecord:
