@@ -241,7 +241,7 @@ def apply(
     plan_path: Annotated[Path, typer.Argument(metavar="PLAN", help="Written by: scantling solve")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write; it must not exist yet.")],
     backend: Annotated[str, typer.Option(help="gptq, compressed-tensors, auto-gptq, or fake (float32).")],
-    inputs: InputsOption = "corrected",
+    inputs: InputsOption = "quantized",
     shard: Annotated[str, typer.Option(help="Bytes of tensors in one file at most.")] = "4GiB",
     model: ModelOption = None,
     profile_path: ProfileOption = None,

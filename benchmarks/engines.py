@@ -204,7 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("profile", type=Path)
     parser.add_argument("folder", type=Path, help="for checkpoints and results")
-    parser.add_argument("--inputs", default="corrected", help="what layers are rounded against; original is faster")
+    parser.add_argument("--inputs", default="quantized", help="what layers are rounded against; original is faster")
     parser.add_argument("--engine-python", action="append", default=[], metavar="ENGINE=PATH")
     parser.add_argument("--only", type=int, action="append", help="the number of a case; repeatable")
     arguments = parser.parse_args()

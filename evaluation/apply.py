@@ -23,7 +23,7 @@ from ..backends.progress import Progress
 from ..backends.rounding import rounding_method
 from ..backends.shards import Shard, index_file, lay_out
 from ..backends.unfinished import Unfinished, unfinished_checkpoint
-from ..sensitivity.final_rounding import CORRECTED_INPUTS, refuse_unknown_inputs, round_in_order
+from ..sensitivity.final_rounding import QUANTIZED_INPUTS, refuse_unknown_inputs, round_in_order
 from ..sensitivity.profile import Profile
 from ..sensitivity.rounding_pass import RoundingTask, scale_inputs_for
 from ..solver.atomic import refuse_existing, refuse_unwritable
@@ -47,7 +47,7 @@ class ApplySettings:
     """
 
     backend: str
-    inputs: str = CORRECTED_INPUTS
+    inputs: str = QUANTIZED_INPUTS
     largest_shard_bytes: int = LARGEST_SHARD_BYTES
 
 

@@ -58,7 +58,7 @@ def nothing_finished(_unit: int) -> Records | None:
 
 
 def round_in_order(
-    task: RoundingTask, progress: Progress, *, inputs: str = CORRECTED_INPUTS, finished: Finished = nothing_finished
+    task: RoundingTask, progress: Progress, *, inputs: str = QUANTIZED_INPUTS, finished: Finished = nothing_finished
 ) -> Iterator[tuple[int, Records]]:
     """Round a model in the one format that is wanted of each layer; the quantized values stay in the model.
 

@@ -108,7 +108,9 @@ def given(model, name):
 def test_corrected_rounding_aims_at_the_original_s_outputs_by_least_squares(family):
     """Before it is rounded, every matrix is the ridge regression of the original's outputs on the quantized inputs."""
     task, naive, original = a_task(family), make_model(family), make_model(family)
-    records = {name: record for _, part in round_in_order(task, silent) for name, record in part.items()}
+    records = {
+        name: record for _, part in round_in_order(task, silent, inputs="corrected") for name, record in part.items()
+    }
     for layer in task.anatomy.layers:
         (target,) = task.formats[layer.name]
         if layer.block is None or not isinstance(target, IntegerFormat):
@@ -225,7 +227,7 @@ def test_a_comparison_can_measure_what_apply_writes_and_says_what_it_measured(
     assert measured["original"]["measured_kl_nats"] != measured["corrected"]["measured_kl_nats"]
     assert "Predictions are for rounding against original inputs" in " ".join(run(*words).output.split())
     folder = tmp_path / "checkpoint"
-    run("apply", plan, "--backend", "fake", "-o", folder)
+    run("apply", plan, "--backend", "fake", "--inputs", "corrected", "-o", folder)
     loaded, written = load_model(str(llama_folder)), load_model(str(folder))
     formats = {"plan": read_plan(plan).formats()}
     rounded = round_as_shipped(loaded, read_profile(profile), formats, "corrected", silent)["plan"]
