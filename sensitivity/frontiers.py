@@ -22,6 +22,7 @@ from .profile import Profile
 from .rows import BIT_WEIGHTS, ROW_OF
 
 EVERY = "every"
+_PERCENT = 100
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,9 @@ def swept(
     if sweep.points == EVERY:
         if len(names) == 2 or sweep.nested:
             raise ScantlingError("--points every goes with one limit and without --nested. Give a number of points.")
-        points: Iterable[Point] = every_breakpoint(instance, names[0], *ranges[0], engine, settings)
+        low, high = ranges[0]
+        breakpoints = every_breakpoint(instance, names[0], low, high, engine, settings)
+        points: Iterable[Point] = _watched_down(breakpoints, low, high, progress)
     else:
         spaced = [_spaced(low, high, sweep.points) for low, high in ranges]
         if len(names) == 2:
@@ -197,6 +200,19 @@ def _watched(points: Iterable[Point], steps: Sequence[object], progress: Progres
     waiting = iter(points)
     for _ in progress(steps, "solving the frontier"):
         yield next(waiting)
+
+
+def _watched_down(points: Iterable[Point], low: int, high: int, progress: Progress) -> Iterable[Point]:
+    """Show how far the bound has come down, since nobody knows how many points there are."""
+    percents = iter(progress(range(_PERCENT), "solving the frontier"))
+    shown = 0
+    for point in points:
+        while shown * (high - low) < _PERCENT * (high - point.bounds[0]):
+            next(percents)
+            shown += 1
+        yield point
+    for _ in percents:
+        pass
 
 
 def _row_name(instance: Instance, name: str) -> str:
