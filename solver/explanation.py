@@ -96,6 +96,7 @@ class Explanation(Record):
         lines = [f"no plan meets all limits and rules. {count}{proof}:"]
         lines += [f"  {_described(rule)}" for rule in self.conflict]
         lines.append("What would mend it, everything else as it is:")
+        mends = len(lines)
         for rule in self.conflict:
             if rule.needed is not None:
                 proven = "the least change, proven" if rule.needed_is_proven else "enough; less may do"
@@ -106,7 +107,7 @@ class Explanation(Record):
         if self.together:
             lines.append("  or together: " + "; ".join(f"{rule.name}: {rule.needed}" for rule in self.together))
         if any(not rule.says for rule in self.conflict):
-            lines.append("  or without one of the rules above")
+            lines.append(f"  {'or ' if len(lines) > mends else ''}without one of the rules above")
         return "\n".join(lines)
 
 

@@ -95,8 +95,8 @@ def every_breakpoint(
 ) -> Iterator[Point]:
     """Solve for every bound at which the optimum changes: each next bound is one step below what the last plan uses.
 
-    The plans between are proven not to exist: at any bound from a point's use up to its bound, its plan stays the best.
-    The plan of each point uses the least of the row among the plans as good.
+    At any bound from a point's use up to its bound, its plan is proven to stay the best. Of plans as good the one that
+    uses least of the row is the point.
 
     Args:
         instance: the program.
@@ -109,16 +109,26 @@ def every_breakpoint(
     Yields:
         The points, loosest bound first; the last may be one without a plan.
     """
-    minimise = instance.minimise if row in instance.minimise else (*instance.minimise, row)
-    tie_broken = replace(instance, minimise=minimise)
     bound: int = highest
-    start: tuple[int, ...] | None = None
+    waiting: Point | None = None
     while bound >= lowest:
-        point = solve_at(tie_broken, [row], [bound], engine, settings, start)
-        yield point
+        start = None if waiting is None else waiting.solution.choice
+        point = solve_at(instance, [row], [bound], engine, settings, start)
+        if waiting is not None and point.used and not _costs_more(point.solution, waiting.solution):
+            point = replace(point, bounds=waiting.bounds)
+        elif waiting is not None:
+            yield waiting
         if not point.used:
+            yield point
             return
-        start, bound = point.solution.choice, point.used[0] - 1
+        bound, waiting = point.used[0] - 1, point
+    if waiting is not None:
+        yield waiting
+
+
+def _costs_more(tighter: Solution, looser: Solution) -> bool:
+    first, second = tighter.proofs[0], looser.proofs[0]
+    return first.value > second.value + 2 * max(first.resolution, second.resolution)
 
 
 def grid(
