@@ -15,6 +15,7 @@ from rich.text import Text
 
 from . import __version__
 from .commands import program, reference
+from .commands.files import plan_and_profile
 from .commands.flags import JsonOption, ProfileOption
 from .solver.errors import ScantlingError
 
@@ -59,24 +60,6 @@ def _load(source: str, *, trust_remote_code: bool) -> "LoadedModel":
 
     with waiting(_progress(), f"loading {source}"):
         return load_model(source, trust_remote_code=trust_remote_code)
-
-
-def _plan_and_profile(plan_path: Path, profile_path: Path | None) -> tuple["Plan", "Profile"]:
-    from .sensitivity.profile import read_profile
-    from .solver.plan import file_sha256, read_plan
-
-    plan = read_plan(plan_path)
-    path = profile_path or Path(plan.profile_path)
-    if profile_path is None and not path.is_file():
-        path = plan_path.parent / path.name  # both were moved, or the command is run from another folder
-    if not path.is_file():
-        raise ScantlingError(f"the plan's profile {path} is not there. Say where it is with --profile.")
-    profile = read_profile(path)
-    if file_sha256(path) != plan.profile_sha256:
-        raise ScantlingError(
-            f"{plan_path} was solved from another profile than {path}. Solve again, or give --profile."
-        )
-    return plan, profile
 
 
 @app.command()
@@ -217,7 +200,7 @@ def compare(
     from .sensitivity.planning import uniform_formats
     from .solver.plan import read_plan
 
-    plan, read = _plan_and_profile(plan_path, profile_path)
+    plan, read = plan_and_profile(plan_path, profile_path)
     plans = {"plan": plan}
     for path in other or []:
         plans[str(path)] = read_plan(path)
@@ -253,7 +236,7 @@ def apply(
 
     settings = ApplySettings(backend, inputs, parse_bytes(shard))
     refuse_before_loading(settings, output)
-    plan, read = _plan_and_profile(plan_path, profile_path)
+    plan, read = plan_and_profile(plan_path, profile_path)
     loaded = _load(model or plan.model_source, trust_remote_code=trust_remote_code)
     manifest = apply_plan(loaded, read, plan, settings, output, _progress())
     typer.echo(

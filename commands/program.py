@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from ..solver.errors import ScantlingError
+from .files import profile_beside, profile_path_of
 from .flags import JsonOption, PlanArgument, ProfileArgument, ProfileOption, with_program_flags
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def verify(plan_path: PlanArgument, profile_path: ProfileOption = None, as_json:
     from ..solver.plan import read_plan
 
     plan = read_plan(plan_path)
-    found = check_plan(plan, profile_path or _beside(plan_path, plan.profile_path))
+    found = check_plan(plan, profile_path or profile_beside(plan_path, plan.profile_path))
     if as_json:
         typer.echo(json.dumps({"valid": not found.faults, "faults": found.faults, "checked": found.checked}))
     else:
@@ -111,13 +112,6 @@ def verify(plan_path: PlanArgument, profile_path: ProfileOption = None, as_json:
             typer.echo(f"DOES NOT HOLD: {line}")
     if found.faults:
         raise typer.Exit(1)
-
-
-def _beside(plan_path: Path, recorded: str) -> Path | None:
-    for path in (Path(recorded), plan_path.parent / Path(recorded).name):
-        if path.is_file():
-            return path
-    return None
 
 
 @app.command()
@@ -135,9 +129,7 @@ def edit(
     from ..solver.plan import read_plan, write_plan
 
     plan = read_plan(plan_path)
-    path = profile_path or _beside(plan_path, plan.profile_path)
-    if path is None:
-        raise ScantlingError(f"the plan's profile {plan.profile_path} is not there. Say where it is with --profile.")
+    path = profile_path_of(plan, plan_path, profile_path)
     edited = edit_plan(plan, read_profile(path), path, settings)
     for fault in edited.faults:
         typer.echo(f"breaks {fault}", err=True)

@@ -46,7 +46,6 @@ def solve_by_cases(
     engine: Engine,
     settings: SearchSettings,
     start: tuple[int, ...] | None = None,
-    prices: Floats | None = None,
 ) -> CoreAnswer:
     """Find the best choice of a statement with or without rules of distinct formats, and prove it.
 
@@ -55,13 +54,12 @@ def solve_by_cases(
         engine: searches the cores.
         settings: limits of the search, over all cases.
         start: a choice that is likely to be good.
-        prices: of the rows at a similar budget.
 
     Returns:
         The answer.
     """
     if not statement.distinct:
-        return solve_statement(statement, engine, settings, start=start, prices=prices)
+        return solve_statement(statement, engine, settings, start=start)
     deadline = time.perf_counter() + settings.time_limit_seconds
     best = CoreAnswer(Status.INFEASIBLE)
     waiting = [_Case(-np.inf, 0, statement, np.ones(statement.num_options, dtype=bool), statement.distinct)]
@@ -80,7 +78,7 @@ def solve_by_cases(
                 heapq.heappush(waiting, child)
             continue
         within = replace(settings, time_limit_seconds=left)
-        found = solve_statement(opened, engine, within, cutoff=best.objective, start=start, prices=prices)
+        found = solve_statement(opened, engine, within, cutoff=best.objective, start=start)
         if found.status is Status.INFEASIBLE:
             continue
         least_closed = min(least_closed, max(found.bound, case.bound))
@@ -114,8 +112,7 @@ def _open(statement: Statement, bound: float, numbers: Iterator[int]) -> list[_C
     if num_cases > _MOST_CASES:
         raise ScantlingError(
             f"{most} distinct formats out of {len(formats)} are {num_cases:,} cases, more than the "
-            f"{_MOST_CASES:,} that "
-            "are searched. Offer fewer formats, or allow fewer or more distinct ones."
+            f"{_MOST_CASES:,} that are searched. Offer fewer formats, or allow fewer or more distinct ones."
         )
     table = _reduced_cost_table(small, formats, relaxation.reduced_costs)[list(groups)]
     cases = []

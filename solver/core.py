@@ -86,7 +86,6 @@ def solve_statement(
     *,
     cutoff: float = np.inf,
     start: tuple[int, ...] | None = None,
-    prices: Floats | None = None,
 ) -> CoreAnswer:
     """Find the best choice of a statement, and prove it.
 
@@ -96,7 +95,6 @@ def solve_statement(
         settings: limits of the search.
         cutoff: plans that cost more than this are of no interest; the search ends as soon as there can be no other.
         start: a choice that is likely to be good, for instance the plan of a similar budget.
-        prices: of the rows at a similar budget; used where presolve left as many rows.
 
     Returns:
         The answer. Where the cutoff ended the search the status is UNKNOWN, with the bound.
@@ -105,7 +103,7 @@ def solve_statement(
     small = presolve(statement)
     if small is None:
         return CoreAnswer(Status.INFEASIBLE)
-    relaxation = relax(small, prices if prices is not None and len(prices) == len(small.amounts) else None)
+    relaxation = relax(small)
     if relaxation.bound > largest_objective(small):
         return CoreAnswer(Status.INFEASIBLE)
     search = _Search(small, relaxation, settings, deadline, None, np.inf, relaxation.bound, relaxation.rounding)
@@ -173,8 +171,7 @@ def _grow_core(search: _Search, engine: Engine) -> CoreAnswer:
             if search.chosen is not None and mask[search.chosen].all():
                 raise ScantlingError(
                     f"{engine.name} calls a program infeasible for which a plan is known. This is a fault of the "
-                    "engine: "
-                    "use the other one (--solver), and please report the program (--save-program)."
+                    "engine: use the other one (--solver), and please report the program (--save-program)."
                 )
             if mask.all():
                 return search.answer(Status.INFEASIBLE)

@@ -57,12 +57,11 @@ class _Cut:
     value: float
 
 
-def relax(statement: Statement, prices: Floats | None = None) -> Relaxation:
+def relax(statement: Statement) -> Relaxation:
     """Maximise D.
 
     Args:
         statement: the program.
-        prices: where to begin, for instance the prices of a similar program, float64 [rows].
 
     Returns:
         The relaxation at the best prices found; any prices give a valid bound.
@@ -72,9 +71,8 @@ def relax(statement: Statement, prices: Floats | None = None) -> Relaxation:
     rows = statement.amounts / scales[:, None]
     at_most = statement.at_most / scales
     weights = np.full(num_vectors, 1.0 / num_vectors)
-    first = np.zeros(num_rows) if prices is None else prices * scales
     cuts: list[_Cut] = []
-    best_value, best = -np.inf, (weights, first)
+    best_value, best = -np.inf, (weights, np.zeros(num_rows))
     point = best
     largest = largest_objective(statement)
     for _ in range(_MAX_EVALUATIONS):
