@@ -42,6 +42,19 @@ def integer_layers(layers: Sequence[FormattedLayer]) -> list[tuple[FormattedLaye
     return [(formatted, formatted.format) for formatted in layers if isinstance(formatted.format, IntegerFormat)]
 
 
+def refuse_no_integers(layers: Sequence[FormattedLayer]) -> None:
+    """Refuse a plan that quantizes nothing.
+
+    Args:
+        layers: all layers.
+
+    Raises:
+        ScantlingError: none of them is stored as integers.
+    """
+    if not integer_layers(layers):
+        raise ScantlingError("this plan has no integer layers, so there is nothing to quantize. Use --backend fake.")
+
+
 def exact_name(name: str) -> str:
     r"""Write the regular expression that matches one module.
 
@@ -119,10 +132,7 @@ class GptqBackend:
             ScantlingError: integers in embedding or head, no integers at all, or a shape that cannot be packed.
         """
         refuse_ends(layers, self.name)
-        if not integer_layers(layers):
-            raise ScantlingError(
-                "this plan has no integer layers, so there is nothing to quantize. Use --backend fake."
-            )
+        refuse_no_integers(layers)
         planar = self.layout({formatted.format for formatted in layers}).planar
         for formatted, target in integer_layers(layers):
             layer = formatted.layer

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..solver.errors import ScantlingError
 from .backend import FLOAT_DTYPES, FormattedLayer, TensorSpec, refuse_ends
 from .formats import Format, IntegerFormat
-from .gptq_backend import integer_layers
+from .gptq_backend import integer_layers, refuse_no_integers
 from .grid import Rounded, RoundedMatrix
 
 if TYPE_CHECKING:
@@ -97,10 +97,7 @@ class PackQuantizedBackend:
         """
         refuse_missing_library()
         refuse_ends(layers, self.name)
-        if not integer_layers(layers):
-            raise ScantlingError(
-                "this plan has no integer layers, so there is nothing to quantize. Use --backend fake."
-            )
+        refuse_no_integers(layers)
         for formatted, target in integer_layers(layers):
             if not target.symmetric:
                 raise ScantlingError(
