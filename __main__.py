@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from . import __version__
-from .commands import program, reference
+from .commands import device, program, reference
 from .commands.files import plan_and_profile
 from .commands.flags import JsonOption, ProfileOption
 from .solver.errors import ScantlingError
@@ -34,6 +34,7 @@ app = typer.Typer(
 
 app.add_typer(program.app)
 app.add_typer(reference.app)
+app.add_typer(device.app)
 
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="The model, where it has moved since it was profiled.")

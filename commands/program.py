@@ -13,6 +13,7 @@ from .flags import JsonOption, PlanArgument, ProfileArgument, ProfileOption, wit
 if TYPE_CHECKING:
     from ..sensitivity.planning import Origin
     from ..sensitivity.profile import Profile
+    from ..sensitivity.program import Program
     from ..solver.engine import Engine, SearchSettings
     from ..solver.instance import Instance
     from ..solver.plan import Plan
@@ -22,19 +23,25 @@ Search = tuple["Engine", "SearchSettings"]
 NO_PLAN_STATUS = 3
 
 
-def _stated(profile_path: Path, flags: dict[str, Any]) -> "tuple[Profile, Origin, Instance]":
+def _profile_and_origin(profile_path: Path) -> "tuple[Profile, Origin]":
     from ..sensitivity.planning import Origin
     from ..sensitivity.profile import read_profile
     from ..solver.plan import file_sha256
 
-    profile = read_profile(profile_path)
-    return profile, Origin(profile_path, file_sha256(profile_path)), _program(profile, flags)
+    return read_profile(profile_path), Origin(profile_path, file_sha256(profile_path))
 
 
-def _program(profile: "Profile", flags: dict[str, Any]) -> "Instance":
+def _program(profile: "Profile", flags: dict[str, Any]) -> "Program":
     from ..sensitivity.program_options import ProgramOptions, program_from_options
 
-    return program_from_options(profile, ProgramOptions(**flags)).instance()
+    return program_from_options(profile, ProgramOptions(**flags))
+
+
+def _stated(program: "Program", search: Search) -> "Instance":
+    from ..sensitivity.full_speed import stated
+    from ..sensitivity.planning import formats_or_none
+
+    return stated(program, lambda instance: formats_or_none(instance, *search))
 
 
 def _show(plan: "Plan", *, as_json: bool) -> None:
@@ -75,7 +82,8 @@ def solve(
     from ..solver.plan import write_plan
 
     refuse_unwritable(output, 1 << 16)
-    profile, origin, instance = _stated(profile_path, flags)
+    profile, origin = _profile_and_origin(profile_path)
+    instance = _stated(_program(profile, flags), search)
     if save_program is not None:
         write_instance(instance, save_program)
     try:
@@ -87,7 +95,9 @@ def solve(
     _show(plan, as_json=as_json)
     if cross_fit and not as_json:
         console = Console(markup=False)
-        print_cross_fit(profile, plan, lambda part: choose_formats(_program(part, flags), *search), console)
+        print_cross_fit(
+            profile, plan, lambda part: choose_formats(_stated(_program(part, flags), search), *search), console
+        )
 
 
 @app.command()
@@ -181,7 +191,8 @@ def frontier(
     from ..evaluation.terminal import TerminalProgress
     from ..sensitivity.frontiers import Sweep, swept
 
-    profile, _, instance = _stated(profile_path, flags)
+    profile, _ = _profile_and_origin(profile_path)
+    instance = _program(profile, flags).instance()
     sweep = Sweep(tuple(against), tuple(lowest or ()), tuple(highest or ()), points, nested)
     found = swept(profile, instance, sweep, *search, TerminalProgress(Console(stderr=True)))
     if output is not None:

@@ -381,7 +381,7 @@ class Rows:
         if rate is None:
             raise ScantlingError(
                 "power as a row needs a rate, since at full speed it is no sum. State the workload's rate, such as "
-                "26 tok/s; a limit on power alone may do without."
+                "26 tok/s; a limit on power, and solve with power as the objective, do without."
             )
         base = self.on(what_for).number("base_power", WATTS, what_for)
         per_byte = self.traffic_joules(what_for) * rate

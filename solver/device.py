@@ -15,9 +15,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
+import yaml
 from pydantic import AfterValidator, BeforeValidator, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic_core import CoreSchema
 
+from .atomic import whole_file
 from .errors import ScantlingError
 from .patterns import Pattern, compiled
 from .plan import Record
@@ -43,7 +45,9 @@ class Figure(Record):
 
     Attributes:
         value: with its unit.
-        origin: measured, taken from a datasheet, estimated (also fitted), or stated by the user without more.
+        origin: measured (also fitted to measurements of this device, where more points than parameters test the fit),
+            taken from a datasheet, estimated (also fitted to what others published), or stated by the user without
+            more.
         source: where to look it up.
     """
 
@@ -235,6 +239,18 @@ def load_device(name: str, beside: Path | None = None) -> Device:
         f"{name!r} is neither a known device nor a file. Known: {', '.join(device_names())}; "
         "or give the path of a device file."
     )
+
+
+def write_device(device: Device, path: Path) -> None:
+    """Write a device file, whole or not at all.
+
+    Args:
+        device: the device.
+        path: the file, replaced where it exists.
+    """
+    with whole_file(path) as partial:
+        text = yaml.safe_dump(device.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+        partial.write_text(text, encoding="utf-8")
 
 
 def _validated(read: Positioned) -> Device:
