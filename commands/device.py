@@ -11,6 +11,7 @@ from .files import plan_and_profile
 from .flags import JsonOption, PlanArgument, ProfileOption
 
 if TYPE_CHECKING:
+    from ..evaluation.decode_engines import DecodeEngine
     from ..solver.device import Device
 
 app = typer.Typer()
@@ -118,3 +119,64 @@ def _base_device(base: str | None, bandwidth: str | None, name: str) -> "Device"
     assert bandwidth is not None
     parse_quantity(bandwidth, BYTES_PER_SECOND)
     return Device(name=name, bandwidth=Figure(value=bandwidth))
+
+
+@device.command()
+def measure(
+    output: Annotated[Path, typer.Option("-o", "--output", help="The points to write, as CSV for: device fit.")],
+    model: Annotated[
+        str | None, typer.Option(help="Decoded by torch, whole and cut to fewer blocks. Default: the demo's model.")
+    ] = None,
+    gguf: Annotated[
+        list[Path] | None, typer.Option(help="GGUF files, decoded by llama.cpp instead of torch; repeatable.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Of each run; 10 at least where energy is read.")] = 3.0,
+    array: Annotated[str, typer.Option(help="Read over and over for the bandwidth; much larger than caches.")] = "1GiB",
+    threads: Annotated[int | None, typer.Option(help="That decode. Default: torch's own choice.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure this machine: bandwidth, decode in several formats, energy where it has a counter."""
+    import torch
+
+    from ..evaluation.device_points import read_points
+    from ..evaluation.energy_meters import SECONDS_OF_A_WINDOW, find_meters
+    from ..evaluation.measure_device import measure_runs, stream_bandwidth, write_points
+    from ..evaluation.measured_table import measured_device, print_measured
+    from ..evaluation.terminal import TerminalProgress
+    from ..solver.atomic import refuse_unwritable
+    from ..solver.quantities import parse_bytes
+
+    refuse_unwritable(output, 1 << 16)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    engine = _decode_engine(model, gguf or [], trust_remote_code=trust_remote_code)
+    meters = find_meters()
+    stream = stream_bandwidth(parse_bytes(array))
+    window = max(seconds, SECONDS_OF_A_WINDOW) if meters.found else seconds
+    runs = measure_runs(engine.runs(), window, meters.found, TerminalProgress(Console(stderr=True)))
+    found = measured_device(runs, stream, engine.name, (tuple(m.name for m in meters.found), meters.missing))
+    heading = (f"read bandwidth {stream.read_bytes_per_second:.6g} B/s", f"engine: {engine.name}")
+    write_points(runs, heading, output)
+    read_points(output)
+    if as_json:
+        typer.echo(found.model_dump_json())
+        return
+    print_measured(found, runs, Console(markup=False))
+    bandwidth = f"{stream.read_bytes_per_second / 1e9:.4g} GB/s"
+    typer.echo(f"Wrote {output}. Next: scantling device fit {output} --bandwidth '{bandwidth}' -o mine.yaml")
+
+
+def _decode_engine(model: str | None, gguf: list[Path], *, trust_remote_code: bool) -> "DecodeEngine":
+    from ..backends.model import load_model
+    from ..evaluation.decode_engines import TorchEngine
+    from ..evaluation.demo import demo_model_path
+    from ..evaluation.llama_cpp_engine import LlamaCppEngine
+
+    if gguf and model is not None:
+        raise ScantlingError("--model is decoded by torch, --gguf by llama.cpp. Give one of the two.")
+    if gguf:
+        return LlamaCppEngine(gguf)
+    return TorchEngine(load_model(model or str(demo_model_path()), trust_remote_code=trust_remote_code))
