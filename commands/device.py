@@ -180,3 +180,21 @@ def _decode_engine(model: str | None, gguf: list[Path], *, trust_remote_code: bo
     if gguf:
         return LlamaCppEngine(gguf)
     return TorchEngine(load_model(model or str(demo_model_path()), trust_remote_code=trust_remote_code))
+
+
+@device.command("reference-case")
+def reference_case(as_json: JsonOption = False) -> None:
+    """The numbers this project was started from, from the shapes of Qwen2.5-32B, and what they can show."""
+    import dataclasses
+    import json
+
+    from ..evaluation.reference_case import reference_case as work_out
+    from ..evaluation.reference_page import reference_page
+
+    case = work_out()
+    if as_json:
+        told = {key: getattr(case, key) for key in ("stored_bytes", "read_bytes")}
+        told |= {key: getattr(case, key).model_dump() for key in ("prediction", "published")}
+        typer.echo(json.dumps(told | {"fitted": dataclasses.asdict(case.fitted)}))
+    else:
+        typer.echo(reference_page(case))
