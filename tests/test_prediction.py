@@ -31,6 +31,11 @@ CARD = Device.model_validate({
 })
 
 
+def there(found):
+    assert found is not None
+    return found
+
+
 def predicted(device=CARD, **work):
     profile = make_profile()
     contenders = {"mine": uniform_formats(profile, "4"), **contenders_of(profile, {}, ["2"])}
@@ -52,9 +57,9 @@ def test_every_number_follows_from_the_bytes():
         assert row.read_bytes_per_step == read
         seconds = read / 0.8e9 + 1e-5
         assert row.tokens_per_second == pytest.approx(1 / seconds)
-        assert row.full_speed.watts == pytest.approx(20 + 30 * read / 1e9 / seconds)
-        assert row.full_speed.joules_per_token == pytest.approx(row.full_speed.watts * seconds)
-        assert row.same_rate.watts == pytest.approx(20 + 30 * read * 100 / 1e9)
+        assert there(row.full_speed).watts == pytest.approx(20 + 30 * read / 1e9 / seconds)
+        assert there(row.full_speed).joules_per_token == pytest.approx(there(row.full_speed).watts * seconds)
+        assert there(row.same_rate).watts == pytest.approx(20 + 30 * read * 100 / 1e9)
         loss = 0 if formats is None else profile.predict(formats)[0]
         assert row.loss_increase_nats == pytest.approx(loss)
     assert (found.kv_cache_bytes, found.activation_bytes) == (cache, activations)
@@ -74,11 +79,11 @@ def test_the_origin_of_every_parameter_is_told():
 
 def test_powers_are_compared_at_the_slowest_full_speed_where_no_rate_is_stated():
     _, found = predicted()
-    slowest = min(found.contenders, key=lambda row: row.tokens_per_second)
+    slowest = min(found.contenders, key=lambda row: there(row.tokens_per_second))
     assert found.same_rate_origin == f"full speed of {slowest.name}" == "full speed of original"
     assert found.same_rate_tokens_per_second == pytest.approx(slowest.tokens_per_second)
     assert all(row.same_rate is not None for row in found.contenders)
-    assert slowest.same_rate.watts == pytest.approx(slowest.full_speed.watts)
+    assert there(slowest.same_rate).watts == pytest.approx(there(slowest.full_speed).watts)
 
 
 def test_what_is_out_of_reach_does_not_fit_or_lacks_is_said_beside_the_rest():
@@ -103,14 +108,14 @@ def test_a_query_is_predicted_at_the_mean_length_of_its_answer():
     profile = make_profile()
     cache = sum(Rows(profile, Workload(context=11)).kv_cache_by_block)
     read = found.contenders[0].read_bytes_per_step - sum(Rows(profile, Workload(answer=21)).kv_cache_by_block) + cache
-    assert found.contenders[0].query.seconds == pytest.approx(21 * (read / 0.8e9 + 1e-5))
+    assert there(found.contenders[0].query).seconds == pytest.approx(21 * (read / 0.8e9 + 1e-5))
     _, found = predicted(prompt=50, answer=5)
     assert found.contenders[0].query is None
     assert any("a query needs the device's compute" in note for note in found.contenders[0].notes)
     computing = CARD.model_copy(update={"compute": Figure(value="1 GFLOP/s"), "compute_power": Figure(value="5 W")})
     _, found = predicted(computing, prompt=50, answer=1)
     multiplied = sum(layer.num_weights for layer in profile.record.layers[:6]) + 96 * 64 + 64
-    assert found.contenders[0].query.seconds_to_first_token == pytest.approx(2 * 50 * multiplied / 1e9)
+    assert there(found.contenders[0].query).seconds_to_first_token == pytest.approx(2 * 50 * multiplied / 1e9)
 
 
 def test_the_command_says_it_in_words_and_as_json(tmp_path):
@@ -170,8 +175,8 @@ def test_the_reference_case_is_within_its_bounds():
     plan, original = case.prediction.contenders
     assert original.tokens_per_second == pytest.approx(26, rel=0.03)
     assert plan.tokens_per_second == pytest.approx(70, rel=0.03)
-    assert original.same_rate.watts == pytest.approx(295, rel=0.03)
-    assert plan.same_rate.watts == pytest.approx(165, rel=0.03)
+    assert there(original.same_rate).watts == pytest.approx(295, rel=0.03)
+    assert there(plan.same_rate).watts == pytest.approx(165, rel=0.03)
     assert plan.loss_increase_nats is None  # nothing is invented
     assert case.fitted.base_watts_at_full_speeds < 0  # the other reading of the powers is impossible
     page = reference_page(case)
