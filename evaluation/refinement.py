@@ -149,7 +149,7 @@ class Refinement:
         """Give c(l, f) − c(l, plan) on every sequence."""
         index, samples = self.profile.layer_index[layer], self.profile.samples
         position = self.profile.format_index
-        return samples[index, position[target]] - samples[index, position[self.formats[layer]]]
+        return np.subtract(samples[index, position[target]], samples[index, position[self.formats[layer]]])
 
     def _kl(self, records: Records, formats: Formats, unseen: NDArray[np.bool_]) -> Floats:
         """Measure a plan on the sequences that no gradient sees."""
