@@ -147,9 +147,8 @@ class Refinement:
 
     def _separable(self, layer: str, target: str) -> Floats:
         """Give c(l, f) − c(l, plan) on every sequence."""
-        index, samples = self.profile.layer_index[layer], self.profile.samples
-        position = self.profile.format_index
-        return np.subtract(samples[index, position[target]], samples[index, position[self.formats[layer]]])
+        samples, position = self.profile.samples[self.profile.layer_index[layer]], self.profile.format_index
+        return np.asarray(samples[position[target]] - samples[position[self.formats[layer]]], dtype=np.float64)
 
     def _kl(self, records: Records, formats: Formats, unseen: NDArray[np.bool_]) -> Floats:
         """Measure a plan on the sequences that no gradient sees."""
