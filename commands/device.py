@@ -170,7 +170,7 @@ def measure(
     if as_json:
         typer.echo(found.model_dump_json())
         return
-    print_measured(found, runs, Console(markup=False))
+    print_measured(found, Console(markup=False))
     bandwidth = f"{stream.read_bytes_per_second / 1e9:.4g} GB/s"
     typer.echo(f"Wrote {output}. Next: scantling device fit {output} --bandwidth '{bandwidth}' -o mine.yaml")
 
