@@ -4,8 +4,8 @@
 
 The demo's GGUF file is turned into several types by llama.cpp itself, and each is cut to a third and two thirds of its
 blocks; the law fitted to the cut files predicts the whole ones. FOLDER takes the files, about 1.5 GB, and those that
-stand there are used again; a run takes SECONDS, 8 when nothing is said. llama.cpp is used
-where llama-cpp-python is installed, torch always. Results go to results/measure_device.md.
+stand there are used again; a run takes SECONDS, 8 when nothing is said. llama.cpp is used where llama-cpp-python is
+installed, torch always. Results go to results/measure_device.md.
 """
 
 import ctypes
@@ -107,8 +107,8 @@ def main(folder: Path, seconds: str = "8") -> None:
     lines += [
         f"at least {seconds} s a run. Predicted: η of each format and one t0, fitted to the files cut to",
         "a third and two thirds of the blocks, applied to the whole ones, which the fit did not see. Measured is the",
-        "speed of the least disturbed tenth of the tokens; the machine is shared, and where the median is much lower it",
-        "was busy with other work.",
+        "speed of the least disturbed tenth of the tokens; the machine is shared, and where the median is much lower",
+        "it was busy with other work.",
     ]
     if llama_cpp_is_here():
         files = []
