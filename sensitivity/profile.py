@@ -26,6 +26,7 @@ from safetensors.numpy import save_file
 from ..solver.atomic import whole_file
 from ..solver.errors import ScantlingError
 from ..solver.plan import Finite, Record
+from .reach import Reach
 
 PROFILE_VERSION: Final = 2
 _TENSORS = ("samples", "rounding_token_ids", "pricing_token_ids")
@@ -43,6 +44,10 @@ class LayerRecord(Record):
         formats: the formats offered, as positions in the profile's list.
         stored_bytes: what each of them takes, in the same order.
         read_share: of the tokens that it is read for, below 1 for a routed expert; None where it was not measured.
+        num_rounding_tokens: how many tokens of the rounding sequences reached it; None for a layer that is no expert.
+        num_pricing_tokens: of the pricing sequences, likewise; None also where the estimator does not follow tokens.
+            Where no token came, the prices are zero: what the layer costs on this text. What it costs on other text is
+            not known, and ``Reach.is_rare`` tells such layers.
     """
 
     name: str
@@ -53,6 +58,13 @@ class LayerRecord(Record):
     formats: tuple[int, ...]
     stored_bytes: tuple[int, ...]
     read_share: Finite | None = None
+    num_rounding_tokens: int | None = None
+    num_pricing_tokens: int | None = None
+
+    @property
+    def reach(self) -> Reach | None:
+        """How many tokens reached the layer; None for one that is no expert."""
+        return None if self.num_rounding_tokens is None else Reach(self.num_rounding_tokens, self.num_pricing_tokens)
 
     @property
     def num_weights(self) -> int:

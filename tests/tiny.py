@@ -9,13 +9,27 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 WORDS = [f"w{i}" for i in range(90)]
+_SIDES_OF_EXPERTS = {
+    "vocab_size": len(WORDS) + 2,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+}
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -61,6 +75,12 @@ def make_model(family: str, seed: int = 0) -> PreTrainedModel:
         case "gpt2":
             model = GPT2LMHeadModel(
                 GPT2Config(vocab_size=vocab_size, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3)
+            )
+        case "mixtral":
+            model = MixtralForCausalLM(MixtralConfig(intermediate_size=48, num_local_experts=4, **_SIDES_OF_EXPERTS))
+        case "qwen3-moe":
+            model = Qwen3MoeForCausalLM(
+                Qwen3MoeConfig(moe_intermediate_size=32, num_experts=8, head_dim=16, **_SIDES_OF_EXPERTS)
             )
         case _:
             raise ValueError(family)
