@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..solver.errors import ScantlingError
 from .backend import WEIGHT, Backend, FormattedLayer, TensorSpec, float_specs, pack_float
+from .experts import Expert
 from .formats import FloatFormat, Format
 from .grid import CastMatrix, Rounded
 from .layers import Anatomy
@@ -49,7 +50,12 @@ class Contents:
         """All layers with their formats."""
         modules = self.loaded.model
         return [
-            FormattedLayer(layer, self.formats[layer.name], isinstance(modules.get_submodule(layer.name), Conv1D))
+            FormattedLayer(
+                layer,
+                self.formats[layer.name],
+                transposed=isinstance(modules.get_submodule(layer.name), Conv1D),
+                stacked=isinstance(modules.get_submodule(layer.name.rpartition(".")[0]), Expert),
+            )
             for layer in self.anatomy.layers
         ]
 
@@ -135,7 +141,7 @@ class Contents:
         return [self.stored_name(f"{name}.{WEIGHT}").removesuffix(f".{WEIGHT}") for name in names]
 
     def stored_name(self, name: str) -> str:
-        """Give the name of a tensor in checkpoints of this architecture.
+        """Give the name of a tensor in the checkpoint.
 
         Args:
             name: in the model.
@@ -153,7 +159,7 @@ class Contents:
                 "a block in one, which apply does not write. Profiles, plans and comparisons of this model are not "
                 "concerned."
             )
-        return name if names is None else names[name]
+        return name if names is None or self.backend.keeps_model_names else names[name]
 
     def all_specs(self) -> dict[str, TensorSpec]:
         """Give all tensors of the checkpoint, in the order of the parts.

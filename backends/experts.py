@@ -133,7 +133,7 @@ def _separated(module: nn.Module) -> SeparateExperts | None:
     parameters = dict(module.named_parameters(recurse=False))
     first = GATE_UP if GATE_UP in parameters else UP
     matrices = [parameters.get(first), parameters.get(DOWN)]
-    if not set(parameters) <= _KNOWN or any(matrix is None or matrix.dim() != 3 for matrix in matrices):  # noqa: PLR2004
+    if not set(parameters) <= _KNOWN or any(matrix is None or matrix.dim() != 3 for matrix in matrices):
         return None
     gate, activation = getattr(module, "_apply_gate", None), getattr(module, "act_fn", None)
     combine = gate if first == GATE_UP else activation
@@ -207,7 +207,7 @@ def _stored_names(model: PreTrainedModel, found: Sequence[_Fused]) -> dict[str, 
         tagged |= _tagged_experts(fused, tag)
     try:
         stored = revert_weight_conversion(model, tagged)
-    except Exception:  # noqa: BLE001  whatever the converters of an architecture come upon
+    except Exception:  # whatever the converters of an architecture come upon
         return {}
     names: dict[str, str] = {}
     for key, numbers in stored.items():

@@ -96,6 +96,7 @@ class GptqBackend:
     name: str = "gptq"
     engines: tuple[str, ...] = ("gptqmodel", "vllm", "transformers")
     unties_head: bool = False
+    keeps_model_names: bool = True
 
     def float_dtype(self, sixteen_bit_format: str) -> torch.dtype:
         """Give the type of all parameters that are not integers.

@@ -1,7 +1,8 @@
 """The layers of a model, found from its module tree: names, shapes, kinds and blocks.
 
 The decoder blocks are the elements of the module list that holds the most weights in linear layers; every linear inside
-is a layer, an expert's too: the module experts takes apart those that share one tensor. The embedding and the output head are what the model itself names as such; a tied pair is one layer.
+is a layer, also those of experts, which the module experts takes apart where they share one tensor. The embedding and
+the output head are what the model itself names as such; a tied pair is one layer.
 
 Knows nothing about architectures by name.
 """

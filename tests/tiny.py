@@ -7,6 +7,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
+    GptOssConfig,
+    GptOssForCausalLM,
+    GraniteMoeConfig,
+    GraniteMoeForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MixtralConfig,
@@ -81,6 +85,17 @@ def make_model(family: str, seed: int = 0) -> PreTrainedModel:
         case "qwen3-moe":
             model = Qwen3MoeForCausalLM(
                 Qwen3MoeConfig(moe_intermediate_size=32, num_experts=8, head_dim=16, **_SIDES_OF_EXPERTS)
+            )
+        case "gpt-oss":  # transposed, with biases, gate and up interleaved
+            model = GptOssForCausalLM(
+                GptOssConfig(intermediate_size=48, num_local_experts=4, head_dim=16, **_SIDES_OF_EXPERTS)
+            )
+            for name, parameter in model.named_parameters():
+                if name.endswith("_bias"):
+                    parameter.data.normal_()
+        case "granite-moe":
+            model = GraniteMoeForCausalLM(
+                GraniteMoeConfig(intermediate_size=48, num_local_experts=4, **_SIDES_OF_EXPERTS)
             )
         case _:
             raise ValueError(family)
