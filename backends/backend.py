@@ -237,8 +237,8 @@ def refuse_stacked_experts(layers: Sequence[FormattedLayer], backend: str, reaso
     for formatted in layers:
         if formatted.stacked and not isinstance(formatted.format, FloatFormat):
             raise ScantlingError(
-                f"{formatted.layer.name}, an expert's, is {formatted.format.name} in this plan, and the backend {backend} "
-                f"does not write integers there: {reason}. Use --backend gptq or fake."
+                f"{formatted.layer.name}, an expert's, is {formatted.format.name} in this plan, and the backend "
+                f"{backend} does not write integers there: {reason}. Use --backend gptq or fake."
             )
 
 

@@ -155,8 +155,8 @@ class Contents:
         names = self.loaded.stored_names
         if names is not None and name not in names:
             raise ScantlingError(
-                f"checkpoints of {type(self.loaded.model).__name__} have no tensor for {name}: they keep the experts of "
-                "a block in one, which apply does not write. Profiles, plans and comparisons of this model are not "
+                f"checkpoints of {type(self.loaded.model).__name__} have no tensor for {name}: they keep the experts "
+                "of a block in one, which apply does not write. Profiles, plans and comparisons of this model are not "
                 "concerned."
             )
         return name if names is None or self.backend.keeps_model_names else names[name]

@@ -79,7 +79,7 @@ class SeparateExperts(nn.Module):
         """
         leaving = torch.zeros_like(hidden_states)
         experts = list(self.children())
-        for number in top_k_index.unique().tolist():
+        for number in sorted(set(top_k_index.flatten().tolist())):
             if number < len(experts):
                 tokens, place = torch.where(top_k_index == number)
                 output = experts[number](hidden_states[tokens]) * top_k_weights[tokens, place, None]

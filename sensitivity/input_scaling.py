@@ -137,7 +137,9 @@ def _scale_block(
         for moment in collect_moments(block, stage, calls):
             reader = moment.layers[0]
             reaching = next((call for call in calls if reader in inputs_of(block, [reader], call)), None)
-            fold = reaching and find_fold(loaded.model.config, block, (moment.layers, layers), reaching)
+            if reaching is None:
+                continue
+            fold = find_fold(loaded.model.config, block, (moment.layers, layers), reaching)
             if fold is None:
                 continue
             matrices = [matrix_of(reader) for reader in fold.readers]

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from test_passes import whole_model_tape
 from torch import nn
 
 from scantling.backends.experts import separate_experts
@@ -12,7 +13,6 @@ from scantling.backends.progress import silent
 from scantling.sensitivity.capture import LabelDraws, capture, label_draws
 from scantling.sensitivity.fisher import first_order_changes, sequence_form, token_form, window_form
 from scantling.sensitivity.walk import walk_blocks
-from test_passes import whole_model_tape
 from tiny import make_model
 
 NUM_EXPERTS = {"mixtral": 4, "qwen3-moe": 8}
@@ -29,7 +29,9 @@ def routed(model, tokens):
     """The experts that the routers choose: for each block, [tokens of all sequences, k]."""
     chosen = {block: [] for block in range(len(model.model.layers))}
     handles = [
-        layer.mlp.gate.register_forward_hook(lambda _module, _given, output, block=block: chosen[block].append(output[2]))
+        layer.mlp.gate.register_forward_hook(
+            lambda _module, _given, output, block=block: chosen[block].append(output[2])
+        )
         for block, layer in enumerate(model.model.layers)
     ]
     with torch.no_grad():
@@ -75,8 +77,9 @@ def test_every_matrix_of_every_expert_is_a_layer_and_nothing_is_copied(mixture):
     shapes = {layer.kind.rpartition(".")[2]: (layer.out_features, layer.in_features) for layer in experts}
     assert shapes == {"gate_proj": (inner, 32), "up_proj": (inner, 32), "down_proj": (32, inner)}
     third = model.get_submodule("model.layers.1.mlp.experts.2")
-    assert torch.equal(torch.cat([third.gate_proj.weight, third.up_proj.weight]), fused[2])
-    assert third.gate_proj.weight.data_ptr() == fused[2].data_ptr()
+    gate, up = third.get_parameter("gate_proj.weight"), third.get_parameter("up_proj.weight")
+    assert torch.equal(torch.cat([gate, up]), fused[2])
+    assert gate.data_ptr() == fused[2].data_ptr()
     others = [p.numel() for name, p in model.named_parameters() if "norm" in name or name.endswith("mlp.gate.weight")]
     assert anatomy.num_other_parameters == sum(others)
 
@@ -105,6 +108,7 @@ def test_a_token_with_fewer_experts_than_others_goes_through_those_alone(mixture
 
 def test_names_in_the_checkpoint_are_those_of_the_architecture(mixture):
     names = separate_experts(make_model(mixture))
+    assert names is not None
     inner = "block_sparse_moe.experts.3.w3" if mixture == "mixtral" else "mlp.experts.3.up_proj"
     assert names["model.layers.1.mlp.experts.3.up_proj.weight"] == f"model.layers.1.{inner}.weight"
 
@@ -163,7 +167,7 @@ def test_a_change_of_an_expert_is_priced_per_token_of_the_whole_text(mixture, pa
 
 
 def test_first_order_changes_of_the_experts_add_up_to_the_gradient_of_the_fused_tensors(mixture):
-    """Σ over experts and matrices of Σₜ aₜ is ⟨∂ log p / ∂W, ΔW⟩ by autograd through the model as transformers has it."""
+    """Σ over experts and matrices of Σₜ aₜ is ⟨∂ log p / ∂W, ΔW⟩ by autograd through transformers' own model."""
     fused = make_model(mixture)
     fused.set_experts_implementation("eager")
     separate = copy.deepcopy(fused)
