@@ -21,6 +21,8 @@ GATE_UP, UP, DOWN = "gate_up_proj", "up_proj", "down_proj"
 _KNOWN = {name + suffix for name in (GATE_UP, UP, DOWN) for suffix in ("", "_bias")}
 _TOLERANCE = 1e-4  # of the largest output: float32 sums in another order differ by about 1e-6
 _TAGGED_ROWS, _TAGGED_COLUMNS = 2, 3
+_STACK_DIMENSIONS = 3
+_NARROWEST_MATRIX = 8  # convolutions have kernels of a few columns
 
 
 class Expert(nn.Module):
@@ -128,12 +130,28 @@ def separate_experts(model: PreTrainedModel) -> dict[str, str] | None:
     return names
 
 
+def still_together(model: nn.Module) -> list[str]:
+    """List the tensors that look like experts' and were not taken apart: three dimensions, two of them wide.
+
+    Args:
+        model: the model.
+
+    Returns:
+        Their names.
+    """
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.dim() == _STACK_DIMENSIONS and min(parameter.shape[1:]) >= _NARROWEST_MATRIX
+    ]
+
+
 def _separated(module: nn.Module) -> SeparateExperts | None:
     """Make what takes a module's place; None where it holds no fused experts, or not in a way that is understood."""
     parameters = dict(module.named_parameters(recurse=False))
     first = GATE_UP if GATE_UP in parameters else UP
     matrices = [parameters.get(first), parameters.get(DOWN)]
-    if not set(parameters) <= _KNOWN or any(matrix is None or matrix.dim() != 3 for matrix in matrices):
+    if not set(parameters) <= _KNOWN or any(matrix is None or matrix.dim() != _STACK_DIMENSIONS for matrix in matrices):
         return None
     gate, activation = getattr(module, "_apply_gate", None), getattr(module, "act_fn", None)
     combine = gate if first == GATE_UP else activation

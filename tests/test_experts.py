@@ -1,15 +1,18 @@
 """Experts taken apart, what reaches them, and what changes of them cost, on tiny models of real architectures."""
 
 import copy
+import io
 
 import pytest
 import torch
+from rich.console import Console
 from test_passes import whole_model_tape
 from torch import nn
 
 from scantling.backends.experts import separate_experts
 from scantling.backends.layers import take_apart
 from scantling.backends.progress import silent
+from scantling.evaluation.together_report import print_still_together
 from scantling.sensitivity.capture import LabelDraws, capture, label_draws
 from scantling.sensitivity.fisher import first_order_changes, sequence_form, token_form, window_form
 from scantling.sensitivity.walk import walk_blocks
@@ -227,3 +230,16 @@ def test_the_window_of_an_expert_is_its_share_of_the_tokens():
     assert float(window_form(quarter, [128], 512, 64)) == pytest.approx(full / 16, rel=0.1)  # a quarter, squared
     assert float(token_form(quarter, [128], 512)) == pytest.approx(float(token_form(whole, [512], 512)) / 4, rel=0.1)
     assert window_form(quarter[:, :0], [0], 512).tolist() == [0.0]
+
+
+def test_tensors_of_experts_that_stay_together_are_named(mixture):
+    console = Console(file=io.StringIO(), width=200)
+    model = make_model(mixture)
+    print_still_together(model, console)
+    size = sum(p.numel() for p in model.parameters() if p.dim() == 3) * 2
+    assert "4 tensors of three dimensions are no layers" in console.file.getvalue()
+    assert f"({size:,} bytes) (first: model.layers.0.mlp.experts.gate_up_proj)" in console.file.getvalue()
+    separate_experts(model)
+    silent_console = Console(file=io.StringIO())
+    print_still_together(model, silent_console)
+    assert not silent_console.file.getvalue()
