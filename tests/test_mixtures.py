@@ -20,14 +20,19 @@ from scantling.backends.formats import parse_format
 from scantling.backends.layers import matrix_of, take_apart
 from scantling.backends.model import load_model
 from scantling.backends.progress import silent
+from scantling.backends.unfinished import Unfinished
 from scantling.evaluation.check import CheckSettings, check
 from scantling.evaluation.reach_report import rare_experts
 from scantling.sensitivity import measuring
+from scantling.sensitivity.block_inputs import collect_moments, inputs_of
+from scantling.sensitivity.capture import capture
+from scantling.sensitivity.entering import enter_blocks
 from scantling.sensitivity.final_rounding import round_as_shipped
 from scantling.sensitivity.input_scaling import scale_inputs
 from scantling.sensitivity.profile import read_profile
 from scantling.sensitivity.program import Program
 from scantling.sensitivity.reach import FEWEST_TOKENS, kind_of_siblings
+from scantling.sensitivity.walk import walk_blocks
 from scantling.solver.errors import ScantlingError
 from scantling.solver.plan import read_plan
 from tiny import make_model, make_tokenizer, prose, save_model
@@ -196,15 +201,14 @@ def test_an_interrupted_profile_goes_on_and_ends_byte_identical(tmp_path, monkey
     assert (tmp_path / "p").read_bytes() == (folder / "p").read_bytes()
 
 
-def test_an_extended_profile_counts_all_its_sequences(tmp_path, folder):
-    words = [*SMALL, "--text", folder / "prose.txt", "-o", tmp_path / "p", "--extend"]
+@pytest.mark.parametrize("formats", ["int2-row,int4-row,int8-row", "int2-row,int4-row,int8-row,int3-row"])
+def test_an_extended_profile_counts_all_its_sequences(tmp_path, folder, formats):
     (tmp_path / "p").write_bytes((folder / "p").read_bytes())
-    words[words.index("--pricing-sequences") + 1] = "12"
-    words[words.index("--formats") + 1] = "int2-row,int4-row,int8-row,int3-row"
-    run("profile", folder / "model", *words)
-    small, grown = read_profile(folder / "p"), read_profile(tmp_path / "p")
+    small = ["--sequences", "2", "--pricing-sequences", "12", "--length", "32", "--formats", formats]
+    run("profile", folder / "model", "--text", folder / "prose.txt", *small, "-o", tmp_path / "p", "--extend")
+    before, grown = read_profile(folder / "p"), read_profile(tmp_path / "p")
     assert len(grown.pricing_token_ids) == 12
-    assert np.array_equal(grown.samples[:, : len(small.record.formats), :8], small.samples, equal_nan=True)
+    assert np.array_equal(grown.samples[:, : len(before.record.formats), :8], before.samples, equal_nan=True)
     counts = counted(folder, grown)
     total = grown.rounding_token_ids.size + grown.pricing_token_ids.size
     for record in grown.record.layers:
@@ -259,6 +263,46 @@ def test_transformers_gives_the_very_logits_of_the_plan(tmp_path, folder, inputs
     tokens = torch.from_numpy(profile.pricing_token_ids[:2])
     with torch.no_grad():
         assert torch.equal(written.eval()(tokens).logits, expected(tokens).logits)
+
+
+def test_a_checkpoint_of_experts_is_taken_up_where_it_stopped(tmp_path, monkeypatch, made):
+    words = ["apply", made["mixtral"] / "plan.json", "--backend", "fake", "-o"]
+    run(*words, tmp_path / "whole")
+    write_part = Unfinished.write_part
+
+    def write_and_die(unfinished, part, tensors):
+        write_part(unfinished, part, tensors)
+        if part == 1:
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Unfinished, "write_part", write_and_die)
+        with pytest.raises(KilledError):
+            run(*words, tmp_path / "broken")
+    run(*words, tmp_path / "broken")
+    whole, broken = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
+    assert whole.keys() == broken.keys()
+    assert all(torch.equal(tensor, broken[name]) for name, tensor in whole.items())
+
+
+def test_an_expert_that_no_token_reached_is_rounded_as_if_its_inputs_were_alike(made):
+    loaded, profile = load_model(str(made["never"] / "model")), read_profile(made["never"] / "p")
+    anatomy = take_apart(loaded.model)
+    tokens = torch.from_numpy(profile.rounding_token_ids)
+    walked = walk_blocks(loaded.model, anatomy, capture(loaded.model, anatomy, tokens, None, silent, ""), None, silent)
+    groups = {group.layers[0].name: group for visit in walked for group in visit.groups}
+    unreached = [name for name, group in groups.items() if group.num_tokens == 0]
+    assert {f"{NEVER}.{part}_proj" for part in ("gate", "up", "down")} <= set(unreached)
+    for name in unreached:
+        assert torch.equal(groups[name].hessian, torch.eye(groups[name].layers[0].in_features))
+    calls = enter_blocks(loaded.model, anatomy, tokens)[0]
+    block = loaded.model.get_submodule("model.layers.0")
+    originals = [inputs_of(block, anatomy.layers_of(0), call) for call in calls]
+    for moment in collect_moments(block, anatomy.layers_of(0), calls, originals):
+        if moment.layers[0].name.startswith(NEVER):
+            assert torch.equal(moment.hessian(), torch.eye(moment.layers[0].in_features))
+        # as many tokens in the original may be other tokens: no correction for experts
+        assert (moment.shift is None) == (".experts." in moment.layers[0].name)
 
 
 def test_the_original_s_names_are_those_of_the_checkpoint(tmp_path, folder):
