@@ -26,8 +26,9 @@ def print_rarely_reached(profile: Profile, console: Console) -> None:
     total = len({_expert(layer) for layer in profile.record.layers if layer.reach is not None})
     console.print(
         f"Warning: {len(experts)} of {total} experts were reached by fewer than {FEWEST_TOKENS} calibration tokens (in "
-        f"brackets), so what their formats cost is not known: {', '.join(named)}{more}. Plans give them at least as "
-        "many bits as every sibling that was measured. More or more varied text reaches more of them.",
+        f"brackets), so what their formats cost is not known: {', '.join(named)}{more}. Each is priced as the "
+        "dearest sibling that was measured, in the predicted loss too; where none was, it keeps the finest format. "
+        "More text, or more varied text, reaches more of them.",
         style="bold red",
         soft_wrap=True,
     )

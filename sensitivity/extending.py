@@ -292,7 +292,7 @@ def relative_error(profile: Profile) -> float:
     decided = [index for index, layer in enumerate(profile.record.layers) if len(layer.formats) > 1]
     errors = [0.0]
     for target, name in enumerate(profile.record.formats):
-        totals: NDArray[np.float64] = profile.samples[decided, target].sum(axis=0)
+        totals: NDArray[np.float64] = profile.prices[decided, target].sum(axis=0)
         if parse_format(name).bits < 16 and np.isfinite(totals).all() and totals.mean() > 0:
             errors.append(float(totals.std(ddof=1) / math.sqrt(num_samples) / totals.mean()))
     return max(errors)
