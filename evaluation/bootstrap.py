@@ -16,7 +16,7 @@ Knows nothing about models, plans or text.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -88,7 +88,7 @@ class Resampling:
     """
 
     document_of_sequence: tuple[int, ...]
-    certainty: Certainty = Certainty()
+    certainty: Certainty = field(default_factory=Certainty)
 
     @cached_property
     def num_documents(self) -> int:
