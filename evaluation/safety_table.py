@@ -6,6 +6,7 @@ Knows nothing about how they were found.
 from rich.console import Console
 from rich.table import Table
 
+from ..solver.plan import SafetyClaim
 from .bootstrap import Interval
 from .safety_file import CaseCurve, MeasuredPlan, PlanSafety, Point, SafetyFile
 
@@ -40,6 +41,22 @@ def verdict(plan: PlanSafety) -> str:
         f"bound {plan.factor_lower:.2f}, required {plan.required_factor:g}: margin {plan.margin:+.2f} "
         f"({plan.gamma.basis}, γ = {plan.gamma.value:.2f})"
     )
+
+
+def safety_in_words(claim: SafetyClaim) -> str:
+    """Say what a plan claims about its factor of safety.
+
+    Args:
+        claim: the claim.
+
+    Returns:
+        The line.
+    """
+    found = f"factor of safety {claim.factor:.2f}, lower bound {claim.factor_lower:.2f}, required "
+    found += f"{claim.required_factor:g}; {claim.num_solves} solve{'s' if claim.num_solves > 1 else ''}"
+    if claim.confirmed:
+        return f"CONFIRMED by measurement: {found}"
+    return f"PREDICTED, not confirmed: {found}. Measure it with: scantling safety PLAN"
 
 
 def _print_ladder(safety: SafetyFile, curve: CaseCurve, console: Console) -> None:
