@@ -39,7 +39,7 @@ def safety(
     ] = None,
     sequences: Annotated[int, typer.Option(help="Evaluation sequences of every load case.")] = 24,
     length: Annotated[int, typer.Option(help="Tokens in each.")] = 512,
-    rungs: Annotated[int, typer.Option(help="Of the ladder.")] = 13,
+    rungs: Annotated[int, typer.Option(help="Of the ladder.")] = 11,
     inputs: Annotated[str, typer.Option(help="What layers are rounded against: original, quantized, corrected.")] = (
         "original"
     ),

@@ -41,7 +41,7 @@ class SafetySettings:
     sources: tuple[tuple[str, str], ...] = ()
     num_sequences: int = 24
     sequence_length: int = 512
-    num_rungs: int = 13
+    num_rungs: int = 11
     inputs: str = ORIGINAL_INPUTS
     thresholds: Thresholds = field(default_factory=Thresholds)
     required_factor: float = 1.0
