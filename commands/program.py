@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..sensitivity.profile import Profile
     from ..sensitivity.program import Program
     from ..solver.engine import Engine, SearchSettings
+    from ..solver.instance import Instance
     from ..solver.plan import Plan
 
 app = typer.Typer()
@@ -31,18 +32,25 @@ Search = tuple["Engine", "SearchSettings"]
 NO_PLAN_STATUS = 3
 
 
-def _stated(profile_path: Path, flags: dict[str, Any]) -> "tuple[Program, Origin]":
+def _profile_and_origin(profile_path: Path) -> "tuple[Profile, Origin]":
     from ..sensitivity.planning import Origin
     from ..sensitivity.profile import read_profile
     from ..solver.plan import file_sha256
 
-    return _wishes(read_profile(profile_path), flags), Origin(profile_path, file_sha256(profile_path))
+    return read_profile(profile_path), Origin(profile_path, file_sha256(profile_path))
 
 
-def _wishes(profile: "Profile", flags: dict[str, Any]) -> "Program":
+def _program(profile: "Profile", flags: dict[str, Any]) -> "Program":
     from ..sensitivity.program_options import ProgramOptions, program_from_options
 
     return program_from_options(profile, ProgramOptions(**flags))
+
+
+def _stated(program: "Program", search: Search) -> "Instance":
+    from ..sensitivity.full_speed import stated
+    from ..sensitivity.planning import formats_or_none
+
+    return stated(program, lambda instance: formats_or_none(instance, *search))
 
 
 def _show(plan: "Plan", *, as_json: bool) -> None:
@@ -106,14 +114,16 @@ def solve(
     from ..solver.plan import write_plan
 
     refuse_unwritable(output, 1 << 16)
-    program, origin = _stated(profile_path, flags)
+    profile, origin = _profile_and_origin(profile_path)
+    program = _program(profile, flags)
     if program.safety_factor is None and (safety is not None or unconfirmed):
         raise ScantlingError("--safety and --unconfirmed are for --safety-factor, which was not given.")
 
-    def plan_of(stated: "Program") -> "Plan":
+    def plan_of(wanted: "Program") -> "Plan":
+        instance = _stated(wanted, search)
         if save_program is not None:
-            write_instance(stated.instance(), save_program)
-        return solve_program(stated.profile, origin, stated.instance(), *search)
+            write_instance(instance, save_program)
+        return solve_program(profile, origin, instance, *search)
 
     try:
         if program.safety_factor is None:
@@ -128,7 +138,7 @@ def solve(
     if cross_fit and not as_json and program.safety_factor is None:
         console = Console(markup=False)
         print_cross_fit(
-            program.profile, plan, lambda part: choose_formats(_wishes(part, flags).instance(), *search), console
+            profile, plan, lambda part: choose_formats(_stated(_program(part, flags), search), *search), console
         )
 
 
@@ -223,9 +233,10 @@ def frontier(
     from ..evaluation.terminal import TerminalProgress
     from ..sensitivity.frontiers import Sweep, swept
 
-    program, _ = _stated(profile_path, flags)
+    profile, _ = _profile_and_origin(profile_path)
+    instance = _program(profile, flags).instance()
     sweep = Sweep(tuple(against), tuple(lowest or ()), tuple(highest or ()), points, nested)
-    found = swept(program.profile, program.instance(), sweep, *search, TerminalProgress(Console(stderr=True)))
+    found = swept(profile, instance, sweep, *search, TerminalProgress(Console(stderr=True)))
     if output is not None:
         found.write(output)
     if picture is not None:

@@ -112,7 +112,7 @@ class Measurer:
         """
         if ORIGINAL in plans:
             raise ScantlingError("a plan cannot be called 'original'. Rename its file.")
-        different = {formats_sha256(formats): name for name, formats in reversed(plans.items())}
+        different = {formats_sha256(formats): name for name, formats in reversed(list(plans.items()))}
         missing = {name: plans[name] for name in different.values() if not self._stand_there(plans[name])}
         if missing or not self._stand_there(None):
             self._measure(missing)

@@ -80,7 +80,7 @@ class Program(Wishes):
         return self.wish(_made(SumRule, {"sum": row, "layers": _many(layers), **bounds}, origin), origin)
 
     def memory(self, at_most: Number, origin: str = CALL) -> "Program":
-        """Limit resident bytes: weights, what lies outside the program, and the KV cache at the workload's context.
+        """Limit resident bytes: weights, what lies outside the program, and at a context KV cache and activations.
 
         Args:
             at_most: such as ``18 GiB``.
@@ -311,7 +311,7 @@ class Program(Wishes):
 
         Args:
             origin: where it was stated.
-            values: keys of ``Workload``: context, batch, kv_bits, kv_cache, rate.
+            values: keys of ``Workload``: context, prompt, answer, batch, kv_bits, rate and others.
 
         Returns:
             The program with the workload; what was said before stays.
