@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from . import __version__
-from .commands import device, program, reference, safety
+from .commands import device, intelligence, program, reference, safety
 from .commands.files import plan_and_profile
 from .commands.flags import JsonOption, ModelOption, ProfileOption, TrustOption
 from .commands.loading import load as _load
@@ -37,6 +37,7 @@ app.add_typer(program.app)
 app.add_typer(reference.app)
 app.add_typer(device.app)
 app.add_typer(safety.app)
+app.add_typer(intelligence.app)
 
 InputsOption = Annotated[
     str,

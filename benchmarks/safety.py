@@ -20,7 +20,7 @@ from scantling.sensitivity.program import Program
 from scantling.solver.cpsat import CpSat
 from scantling.solver.engine import SearchSettings
 
-NUM_SEQUENCES, SEQUENCE_LENGTH, NUM_RUNGS = 24, 512, 11
+NUM_SEQUENCES, SEQUENCE_LENGTH, NUM_RUNGS = 16, 512, 11
 BITS = (2.5, 3.0, 3.5, 4.0)
 UNIFORMS = ("int3-g64", "int4-g64")
 

@@ -26,7 +26,7 @@ from .evaluation_text import EvaluationCase
 from .quality import Quality, measure_candidates
 
 ORIGINAL: Final = "original"
-_AT_ONCE = 6  # plans measured together share one run of the original; killed together they are lost together
+_AT_ONCE = 4  # plans measured together share one run of the original; killed together they are lost together
 
 Formats = Mapping[str, str]
 QualityOf = dict[str, dict[str, Quality]]

@@ -110,7 +110,7 @@ class CaseCurve(Record):
     sequence_length: int
     num_documents: int
     original_perplexity: Finite
-    original_accuracy: Finite
+    original_accuracy: Interval
     elastic_limit_nats: Finite | None
     onset_kl_nats: Finite | None
     onset_rung: str | None

@@ -63,7 +63,9 @@ def _print_ladder(safety: SafetyFile, curve: CaseCurve, console: Console) -> Non
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("ladder", "predicted\nKL", "measured KL", "perplexity", "accuracy", "same top\ntoken", "flips"):
         table.add_column(heading, justify="left" if heading == "ladder" else "right", no_wrap=True)
-    table.add_row("original", "", "", f"{curve.original_perplexity:.2f}", f"{curve.original_accuracy:.1%}", "", "")
+    table.add_row(
+        "original", "", "", f"{curve.original_perplexity:.2f}", f"{curve.original_accuracy.estimate:.1%}", "", ""
+    )
     for rung in safety.ladder:
         table.add_row(*_rung_cells(rung, curve))
     console.print(f"Load case {curve.load_case}:", style="bold")

@@ -389,6 +389,14 @@ class Program(Wishes):
             )
         return replace(self, safety_factor=asked, safety_origin=origin)
 
+    def without_safety(self) -> "Program":
+        """Leave the factor of safety out.
+
+        Returns:
+            The program with all other wishes.
+        """
+        return replace(self, safety_factor=None, safety_origin="")
+
     def safe_below(self, loss_nats: float) -> "Program":
         """Put a limit on the loss in the place of the factor of safety that was asked for.
 

@@ -254,7 +254,7 @@ def test_a_ladder_that_is_killed_goes_on(folder, found, tmp_path):
     words = [str(word) for word in words]
     killed = subprocess.run([sys.executable, "-c", script, *words], check=False, timeout=300, capture_output=True)
     assert killed.returncode == -9, killed.stderr
-    assert len(list((tmp_path / "kept").glob("*.json"))) == 1 + 6  # the original, and a group of six
+    assert len(list((tmp_path / "kept").glob("*.json"))) == 1 + 4  # the original, and a group of four
     assert not (tmp_path / "s").exists()
     assert run(*words).exit_code == 0
     assert (tmp_path / "s").read_text() == (folder / "safety").read_text()
@@ -418,6 +418,15 @@ def test_the_constraint_file_asks_for_a_factor(folder, found, tmp_path):
     assert use.origin == f"{file}:1:1"
     with pytest.raises(ScantlingError, match="two factors of safety"):
         raise run("solve", folder / "p", "--constraints", file, "--safety-factor", 2, "-o", tmp_path / "plan").exception
+
+
+def test_rules_show_the_factor(folder, tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("limits: {average_bits: 4}\nsafety: {factor: 1.5}\n")
+    assert "c.yaml:2:1 factor of safety ≥ 1.5" in run("rules", file, folder / "p").output
+    said = json.loads(run("rules", file, folder / "p", "--json").stdout)
+    assert [record["name"] for record in said][-1] == "safety"
+    assert said[-1]["origin"] == f"{file}:2:1"
 
 
 @pytest.mark.parametrize("text", ["safety: {factor: 0}", "safety: {factor: -1.5}", "safety: {}", "safety: 1.5"])
