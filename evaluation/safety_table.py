@@ -3,6 +3,8 @@
 Knows nothing about how they were found.
 """
 
+import math
+
 from rich.console import Console
 from rich.table import Table
 
@@ -23,6 +25,12 @@ def print_safety(safety: SafetyFile, console: Console) -> None:
     _print_factors(safety, console)
     for plan in safety.plans:
         console.print(verdict(plan), style="bold green" if plan.passes else "bold red")
+        needed = documents_to_decide(safety, plan)
+        if needed is not None:
+            console.print(
+                f"      The estimate reaches what is required, its lower bound does not: about {needed} documents would "
+                "decide (an estimate). Measure on more with --sequences."
+            )
 
 
 def verdict(plan: PlanSafety) -> str:
@@ -41,6 +49,30 @@ def verdict(plan: PlanSafety) -> str:
         f"bound {plan.factor_lower:.2f}, required {plan.required_factor:g}: margin {plan.margin:+.2f} "
         f"({plan.gamma.basis}, γ = {plan.gamma.value:.2f})"
     )
+
+
+def documents_to_decide(safety: SafetyFile, plan: PlanSafety) -> int | None:
+    """Estimate how many documents would tell whether a factor is above what is required.
+
+    An interval's width falls with the square root of the number of documents n; on the scale of log factors
+
+        needed = n · (log(factor / lower end) / log(factor / required))²
+
+    Args:
+        safety: the file.
+        plan: its factors.
+
+    Returns:
+        The number; None where the lower end decides already, or the estimate itself is too low.
+    """
+    if plan.passes:
+        return None
+    case = next(case for case in plan.cases if case.load_case == plan.governing_case)
+    if case.at_yield.estimate <= plan.required_factor:
+        return None
+    curve = next(curve for curve in safety.curves if curve.load_case == plan.governing_case)
+    width = math.log(case.at_yield.estimate / case.at_yield.lower)
+    return math.ceil(curve.num_documents * (width / math.log(case.at_yield.estimate / plan.required_factor)) ** 2)
 
 
 def safety_in_words(claim: SafetyClaim) -> str:

@@ -215,6 +215,16 @@ def test_exit_status_and_json(folder, found):
     assert said == json.loads((folder / "again").read_text())
 
 
+def test_an_undecided_plan_says_how_much_text_would_decide(folder, found):
+    """With so many documents the lower end would come to the required factor."""
+    solved = found.plans[0]
+    between = math.sqrt(solved.factor * solved.factor_lower)
+    result = run("safety", folder / "plan", "-o", folder / "undecided", *FEW, "--require", between)
+    assert result.exit_code == 3
+    assert f"about {4 * found.curves[0].num_documents} documents" in " ".join(result.output.split())
+    assert "documents would" not in run("safety", folder / "plan", "-o", folder / "undecided", *FEW).output
+
+
 def test_what_was_measured_is_not_measured_again(folder, found, monkeypatch):
     monkeypatch.setattr(measured_module, "measure_candidates", None)
     monkeypatch.setattr(measured_module, "round_as_shipped", None)
