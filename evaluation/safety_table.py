@@ -28,7 +28,7 @@ def print_safety(safety: SafetyFile, console: Console) -> None:
         needed = documents_to_decide(safety, plan)
         if needed is not None:
             console.print(
-                f"      The estimate reaches what is required, its lower bound does not: about {needed} documents would "
+                f"      The estimate reaches what is required, its lower end does not: about {needed} documents would "
                 "decide (an estimate). Measure on more with --sequences."
             )
 
