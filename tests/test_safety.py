@@ -286,7 +286,7 @@ def test_a_ladder_that_is_killed_goes_on(folder, found, tmp_path):
     words = [str(word) for word in words]
     killed = subprocess.run([sys.executable, "-c", script, *words], check=False, timeout=300, capture_output=True)
     assert killed.returncode == -9, killed.stderr
-    assert len(list((tmp_path / "kept").glob("*.json"))) == 1 + 4  # the original, and a group of four
+    assert len(list((tmp_path / "kept").glob("*.json"))) == 1 + 5  # the original, and a group of five
     assert not (tmp_path / "s").exists()
     assert run(*words).exit_code == 0
     assert (tmp_path / "s").read_text() == (folder / "safety").read_text()
