@@ -355,7 +355,7 @@ def test_bad_input(folder, found, words, message):
     assert not (folder / "bad").exists()
 
 
-def test_a_plan_for_another_model_is_refused(folder, tmp_path):
+def test_a_plan_for_another_model_is_refused(folder, found, tmp_path):  # also where all is measured already
     other = save_model(tmp_path / "other", "llama-tied", seed=1)
     with pytest.raises(ScantlingError, match="with weights"):
         raise failure("safety", folder / "plan", "-o", tmp_path / "s", *FEW, "--model", other)
