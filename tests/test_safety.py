@@ -342,14 +342,18 @@ def test_a_predicted_plan_carries_a_larger_gamma(folder, found):
         (["--offset", "0%"], "not in order"),
         (["--offset", "200%"], "not in order"),
         (["--offset", "2"], "not a percentage"),
-        (["--require", 0], "asks for nothing"),
-        (["--require", -1], "asks for nothing"),
+        (["--require", 0], "is none"),
+        (["--require", -1], "is none"),
+        (["--require", "nan"], "is none"),
+        (["--require", "inf"], "is none"),
         (["--rungs", 2], "4 or more"),
         (["--uniform", "int5-g32"], "no uniform"),
         (["--inputs", "none"], "none"),
     ],
 )
-def test_bad_input(folder, found, words, message):
+def test_bad_input_is_refused_before_anything_is_measured(folder, found, words, message, monkeypatch, tmp_path):
+    monkeypatch.setattr(measured_module, "measure_candidates", None)
+    words = [*words, "--cache", tmp_path / "empty"]
     with pytest.raises(ScantlingError, match=message):
         raise failure("safety", folder / "plan", "-o", folder / "bad", *FEW, *words)
     assert not (folder / "bad").exists()
