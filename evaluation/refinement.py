@@ -147,7 +147,7 @@ class Refinement:
 
     def _separable(self, layer: str, target: str) -> Floats:
         """Give c(l, f) − c(l, plan) on every sequence."""
-        samples, position = self.profile.samples[self.profile.layer_index[layer]], self.profile.format_index
+        samples, position = self.profile.prices[self.profile.layer_index[layer]], self.profile.format_index
         return np.asarray(samples[position[target]] - samples[position[self.formats[layer]]], dtype=np.float64)
 
     def _kl(self, records: Records, formats: Formats, unseen: NDArray[np.bool_]) -> Floats:
