@@ -8,7 +8,16 @@ from rich.console import Console
 
 from ..solver.errors import ScantlingError
 from .files import profile_beside, profile_path_of
-from .flags import JsonOption, PlanArgument, ProfileArgument, ProfileOption, with_program_flags
+from .flags import (
+    JsonOption,
+    ModelOption,
+    PlanArgument,
+    ProfileArgument,
+    ProfileOption,
+    TrustOption,
+    with_program_flags,
+)
+from .safety import SafeOptions, safe_plan
 
 if TYPE_CHECKING:
     from ..sensitivity.planning import Origin
@@ -45,6 +54,7 @@ def _stated(program: "Program", search: Search) -> "Instance":
 
 
 def _show(plan: "Plan", *, as_json: bool) -> None:
+    from ..evaluation.safety_table import safety_in_words
     from ..evaluation.terminal import print_allocation, print_certificate
 
     if as_json:
@@ -52,6 +62,8 @@ def _show(plan: "Plan", *, as_json: bool) -> None:
     else:
         print_allocation(plan, Console(markup=False))
         print_certificate(plan, Console(markup=False))
+        if plan.safety is not None:
+            typer.echo(safety_in_words(plan.safety))
 
 
 @app.command()
@@ -64,8 +76,28 @@ def solve(
     save_program: Annotated[
         Path | None, typer.Option(help="Also write the program itself as JSON.", rich_help_panel="Solver")
     ] = None,
+    safety: Annotated[
+        Path | None,
+        typer.Option(
+            help="A safety file: --safety-factor takes its text and thresholds.", rich_help_panel="Factor of safety"
+        ),
+    ] = None,
+    unconfirmed: Annotated[
+        bool,
+        typer.Option(
+            "--unconfirmed",
+            help="Predict the factor from the safety file; measure nothing.",
+            rich_help_panel="Factor of safety",
+        ),
+    ] = False,
+    model: ModelOption = None,
+    trust_remote_code: TrustOption = False,
     cross_fit: Annotated[
-        bool, typer.Option(help="Also price such plans on sequences that their solve did not see; four more solves.")
+        bool,
+        typer.Option(
+            help="Also price such plans on sequences that their solve did not see; four more solves. Not with "
+            "--safety-factor, which measures the plan."
+        ),
     ] = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -84,18 +116,28 @@ def solve(
 
     refuse_unwritable(output, 1 << 16)
     profile, origin = _profile_and_origin(profile_path)
-    instance = _stated(_program(profile, flags), search)
-    if save_program is not None:
-        write_instance(instance, save_program)
+    program = _program(profile, flags)
+    if program.safety_factor is None and (safety is not None or unconfirmed):
+        raise ScantlingError("--safety and --unconfirmed are for --safety-factor, which was not given.")
+
+    def plan_of(wanted: "Program") -> "Plan":
+        instance = _stated(wanted, search)
+        if save_program is not None:
+            write_instance(instance, save_program)
+        return solve_program(profile, origin, instance, *search)
+
     try:
-        plan = solve_program(profile, origin, instance, *search)
+        if program.safety_factor is None:
+            plan = plan_of(program)
+        else:
+            plan = safe_plan(program, origin, plan_of, SafeOptions(safety, unconfirmed, model, trust_remote_code))
     except NoPlanError as error:
         typer.echo(error.explanation.model_dump_json() if as_json else str(error), err=not as_json)
         raise typer.Exit(NO_PLAN_STATUS) from error
     write_plan(plan, output)
     _show(plan, as_json=as_json)
     print_rarely_reached(profile, Console(markup=False, stderr=as_json))
-    if cross_fit and not as_json:
+    if cross_fit and not as_json and program.safety_factor is None:
         console = Console(markup=False)
         print_cross_fit(
             profile, plan, lambda part: choose_formats(_stated(_program(part, flags), search), *search), console

@@ -13,12 +13,13 @@ from ..backends.formats import parse_format
 from ..backends.model import LoadedModel
 from ..backends.progress import Progress
 from ..sensitivity.final_rounding import ORIGINAL_INPUTS, round_as_shipped
+from ..sensitivity.load_cases import DEFAULT_NAME
 from ..sensitivity.planning import decided_layers, uniform_formats
 from ..sensitivity.profile import Profile
-from ..sensitivity.text import Text, load_text, refuse_overlap, refuse_too_long, token_sequences
-from ..solver.errors import ScantlingError
+from ..sensitivity.text import Text
 from ..solver.plan import Plan, average_bits
 from .comparison import Comparison, Contender
+from .evaluation_text import evaluation_case, profiled_cases
 from .quality import Quality, measure_candidates
 
 
@@ -52,23 +53,10 @@ def evaluation_sequences(
 
     Returns:
         The text and int64 [sequences, tokens].
-
-    Raises:
-        ScantlingError: the text has changed since calibration, is too short, or was calibrated on.
     """
-    refuse_too_long(loaded.model.config, settings.sequence_length)
-    text = load_text(settings.text_source or profile.record.text_source, loaded)
-    same = text.sha256 == profile.record.text_sha256
-    if settings.text_source is None and not same:
-        raise ScantlingError(
-            f"the text {text.source} has changed since it was calibrated on, so what was kept for evaluation is not "
-            "known. Name an evaluation text with --text."
-        )
-    documents = text.evaluation() if same else text.documents
-    token_ids = token_sequences(loaded.tokenizer, documents, settings.num_sequences, settings.sequence_length)
-    for calibration in (profile.rounding_token_ids, profile.pricing_token_ids):
-        refuse_overlap(torch.from_numpy(calibration), token_ids)
-    return text, token_ids
+    named = profiled_cases(profile)[0] if settings.text_source is None else (DEFAULT_NAME, settings.text_source)
+    case = evaluation_case(loaded, profile, named, settings.num_sequences, settings.sequence_length)
+    return case.text, case.token_ids
 
 
 def compare(

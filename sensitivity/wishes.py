@@ -39,6 +39,9 @@ class Wishes:
         objectives: what is minimised, one after the other; empty where nothing was said.
         loss: how load cases and uncertainty become one loss; None where nothing was said.
         objectives_origin: where the objectives were stated.
+        safety_factor: that the plan must reach; None where nothing was said. It becomes a limit on the loss when it is
+            known what the model bears, which only a measurement tells.
+        safety_origin: where it was stated.
     """
 
     profile: Profile
@@ -49,6 +52,8 @@ class Wishes:
     objectives: tuple[str, ...] = ()
     loss: LossMeasure | None = None
     objectives_origin: str = ""
+    safety_factor: float | None = None
+    safety_origin: str = ""
 
     @cached_property
     def layers(self) -> Layers:
@@ -109,8 +114,13 @@ class Wishes:
 
         Raises:
             ScantlingError: a wish matches nothing, has no effect, contradicts an engine, or needs a number that is
-                not there.
+                not there; or a factor of safety is asked for, which is not known without measuring.
         """
+        if self.safety_factor is not None:
+            raise ScantlingError(
+                f"{self.safety_origin}: a factor of safety of {self.safety_factor:g} is no limit of the program before "
+                "it is measured what the model bears. scantling solve does that; elsewhere limit loss_increase."
+            )
         rows: dict[str, Row] = self.rows.available()
         for statement in self.statements:
             for row in statement.rows:
