@@ -90,7 +90,13 @@ def profile(
     sequences: Annotated[int, typer.Option(help="Calibration sequences that formats are fitted to.")] = 16,
     pricing_sequences: Annotated[int, typer.Option(help="Others, on which the loss increase is measured.")] = 24,
     length: Annotated[int, typer.Option(help="Tokens in each.")] = 512,
-    rounding: Annotated[str, typer.Option(help="gptq, rtn, awq or awq+gptq.")] = "gptq",
+    rounding: Annotated[
+        str | None, typer.Option(help="gptq (the default), rtn, awq or awq+gptq; ggml, for types of GGUF.")
+    ] = None,
+    imatrix: Annotated[
+        Path | None,
+        typer.Option(help="An importance matrix of llama.cpp, in place of the calibration's own; for ggml."),
+    ] = None,
     estimator: Annotated[
         str, typer.Option(help="fisher, or another one: sensitivity/estimators.py has the list.")
     ] = "fisher",
@@ -109,7 +115,7 @@ def profile(
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Measure what every format of every layer costs."""
-    from .backends.rounding import rounding_method
+    from .backends.rounding import rounding_named
     from .evaluation.honesty import print_regime
     from .evaluation.terminal import print_profile
     from .sensitivity.extending import Extension, parse_share
@@ -120,14 +126,15 @@ def profile(
     from .sensitivity.text import load_text
     from .solver.atomic import refuse_unwritable
 
+    names = tuple(name.strip() for name in formats.split(",")) if formats else None
     settings = ProfileSettings(
-        formats=tuple(name.strip() for name in formats.split(",")) if formats else None,
+        formats=names,
         include=tuple(include or ()),
         num_rounding_sequences=sequences,
         num_pricing_sequences=pricing_sequences,
         sequence_length=length,
         estimator=estimator,
-        rounding=rounding_method({"method": rounding}),
+        rounding=rounding_named(rounding, names, imatrix),
         seed=seed,
         num_label_draws=label_draws,
     )

@@ -14,6 +14,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from ..backends.gguf_types import GGUF_FORMATS
 from ..sensitivity.planning import decided_layers, uniform_formats
 from ..sensitivity.profile import Profile
 from ..solver.explanation import Measure, amount_in_words, freedom_in_words, limit_in_words
@@ -119,7 +120,7 @@ def print_allocation(plan: Plan, console: Console) -> None:
     in_blocks = [assignment for assignment in decided if assignment.block is not None]
     blocks = sorted({a.block for a in in_blocks if a.block is not None})
     kinds = list(dict.fromkeys(a.kind for a in in_blocks))
-    bits_at = {(a.kind, a.block): a.bits for a in in_blocks}
+    bits_at = {(a.kind, a.block): int(a.bits) for a in in_blocks}  # the whole part, where scales are counted too
     margin = max((len(kind) for kind in kinds), default=0) + 2
     per_line = max(10, console.width - margin - 8)
     console.print("Bits by kind of layer (rows) and block (columns); the last column is the row's average.")
@@ -179,12 +180,16 @@ def print_certificate(plan: Plan, console: Console) -> None:
     freedom = freedom_in_words(plan)
     if freedom:
         table.add_row("freedom", freedom)
-    table.add_row("average bits", f"{plan.average_bits:.4f} (scales and zero points not counted)")
+    in_gguf = any(assignment.format in GGUF_FORMATS for assignment in plan.assignments)
+    counted = "scales counted" if in_gguf else "scales and zero points not counted"
+    table.add_row("average bits", f"{plan.average_bits:.4f} ({counted})")
     table.add_row("bytes", f"{show_bytes(plan.stored_bytes)} in all tensors")
     for kind in dict.fromkeys(a.kind for a in plan.assignments if not a.decided):
         kept = sum(a.stored_bytes for a in plan.assignments if a.kind == kind)
         table.add_row("", f"{show_bytes(kept)} of them {kind}, kept in 16 bits")
-    table.add_row("", f"{show_bytes(plan.other_bytes)} of them norms, biases and the like, in 16 bits")
+    table.add_row(
+        "", f"{show_bytes(plan.other_bytes)} of them norms, biases and the like, in {32 if in_gguf else 16} bits"
+    )
     console.print(table)
 
 
@@ -263,6 +268,19 @@ def print_profile(profile: Profile, console: Console) -> None:
         if formats:
             table.add_row(name, f"{profile.stored_bytes(formats):,}", show_nats(*profile.predict(formats)))
     console.print(table)
+    _print_narrow_types(profile, console)
+
+
+def _print_narrow_types(profile: Profile, console: Console) -> None:
+    """Say which types of GGUF not every layer can have."""
+    decided = decided_layers(profile)
+    for name in [name for name in profile.record.formats if name in GGUF_FORMATS]:
+        fitting = [layer for layer in decided if profile.format_index[name] in layer.formats]
+        if len(fitting) < len(decided):
+            console.print(
+                f"{name}: {len(fitting)} of {len(decided)} layers, those whose input width is a multiple of "
+                f"{GGUF_FORMATS[name].block_weights}"
+            )
 
 
 def _is_offered_everywhere(profile: Profile, name: str) -> bool:
