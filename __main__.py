@@ -229,9 +229,23 @@ def compare(
 @app.command()
 def apply(
     plan_path: Annotated[Path, typer.Argument(metavar="PLAN", help="Written by: scantling solve")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write; it must not exist yet.")],
-    backend: Annotated[str, typer.Option(help="gptq, compressed-tensors, auto-gptq, or fake (float32).")],
-    inputs: InputsOption = "quantized",
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The folder (of gguf, the file) to write; it must not exist yet.")
+    ],
+    backend: Annotated[str, typer.Option(help="gptq, compressed-tensors, auto-gptq, fake (float32), or gguf.")],
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            help="What layers are rounded against: quantized inputs (the default), corrected or original ones "
+            "(the only ones for gguf)."
+        ),
+    ] = None,
+    imatrix: Annotated[
+        Path | None, typer.Option(help="Where the importance matrix that the file was rounded with shall go; for gguf.")
+    ] = None,
+    emit: Annotated[
+        str | None, typer.Option(help="llama-quantize: also print the command that makes the same file; for gguf.")
+    ] = None,
     shard: Annotated[str, typer.Option(help="Bytes of tensors in one file at most.")] = "4GiB",
     model: ModelOption = None,
     profile_path: ProfileOption = None,
@@ -241,7 +255,13 @@ def apply(
     from .evaluation.apply import ApplySettings, apply_plan, refuse_before_loading
     from .solver.quantities import parse_bytes, show_bytes
 
-    settings = ApplySettings(backend, inputs, parse_bytes(shard))
+    if backend == "gguf":
+        source = (plan_path, profile_path, model, trust_remote_code)
+        _apply_gguf(source, output, inputs or "original", imatrix, emit)
+        return
+    if imatrix is not None or emit is not None:
+        raise ScantlingError("--imatrix and --emit are for --backend gguf. Leave them out.")
+    settings = ApplySettings(backend, inputs or "quantized", parse_bytes(shard))
     refuse_before_loading(settings, output)
     plan, read = plan_and_profile(plan_path, profile_path)
     loaded = _load(model or plan.model_source, trust_remote_code=trust_remote_code)
@@ -253,9 +273,34 @@ def apply(
     )
 
 
+def _apply_gguf(
+    source: tuple[Path, Path | None, str | None, bool],
+    output: Path,
+    inputs: str,
+    imatrix: Path | None,
+    emit: str | None,
+) -> None:
+    from .evaluation.apply_gguf import apply_gguf, refuse_gguf_before_loading
+    from .evaluation.llama_quantize import command_line, refuse_unknown_emission
+    from .solver.quantities import show_bytes
+
+    plan_path, profile_path, model, trust_remote_code = source
+    refuse_unknown_emission(emit, imatrix)
+    plan, read = plan_and_profile(plan_path, profile_path)
+    refuse_gguf_before_loading(plan, inputs, output)
+    loaded = _load(model or plan.model_source, trust_remote_code=trust_remote_code)
+    manifest = apply_gguf(loaded, read, plan, (output, imatrix), _progress())
+    typer.echo(
+        f"Wrote {output}: {show_bytes(manifest.file_bytes)}, {show_bytes(manifest.tensor_bytes)} of them tensors; the "
+        f"plan counts {manifest.plan_bytes:,}.\nCompare what llama.cpp makes of it with: scantling check {output}"
+    )
+    if emit is not None and imatrix is not None:
+        typer.echo(command_line(output, imatrix, loaded.source))
+
+
 @app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Written by: scantling apply")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder or a .gguf file that scantling apply wrote.")],
     engine: Annotated[
         str | None, typer.Option(help="transformers, gptqmodel, auto-gptq or vllm; by default the backend's own.")
     ] = None,
@@ -268,15 +313,16 @@ def check(
     """Load a checkpoint in its engine and compare what it computes with what the plan in memory did."""
     from .evaluation.check import CheckSettings
     from .evaluation.check import check as check_folder
+    from .evaluation.check_gguf import check_gguf
     from .evaluation.terminal import waiting
 
     settings = CheckSettings(engine=engine, python=python, time_limit_seconds=time_limit)
     with waiting(_progress(), f"running {folder} in its engine"):
-        report = check_folder(folder, settings)
+        report = check_gguf(folder, settings) if folder.suffix == ".gguf" else check_folder(folder, settings)
     typer.echo(report.model_dump_json() if as_json else report.in_words())
     if not report.passed:
         raise ScantlingError(
-            f"{report.engine} computes something else from {folder} than the plan in memory: do not deploy it."
+            f"the engine computes something else from {folder} than the plan in memory: do not deploy it."
         )
 
 
