@@ -7,11 +7,7 @@ the first rounding had done once. The result, in 16 bits, is the model here, and
 Set-up: importance from 16 × 512 tokens of the Wikipedia excerpt, the same for plans and mixes; prices on 16 × 512
 others; measured on 8 × 512 of the part kept for evaluation. Every piece is kept in FOLDER, so a stopped run goes on.
 
-    python benchmarks/llama_cpp_mixes.py source FOLDER        the model
-    python benchmarks/llama_cpp_mixes.py profile FOLDER       its profile
-    python benchmarks/llama_cpp_mixes.py mixes FOLDER         llama.cpp's mixes, and plans of their sizes
-    python benchmarks/llama_cpp_mixes.py measure FOLDER       in llama.cpp
-    python benchmarks/llama_cpp_mixes.py report FOLDER        writes results/gguf.md
+    python benchmarks/llama_cpp_mixes.py FOLDER
 """
 
 import argparse
@@ -38,7 +34,7 @@ from scantling.evaluation.check_gguf import check_gguf
 from scantling.evaluation.compare import EvaluationSettings, evaluation_sequences
 from scantling.evaluation.demo import demo_model_path
 from scantling.evaluation.engine_worker import LlamaCppEngine
-from scantling.sensitivity.planning import Origin, solve
+from scantling.sensitivity.planning import Origin, solve, uniform_formats
 from scantling.sensitivity.profile import read_profile
 from scantling.sensitivity.program import Program
 from scantling.solver.cpsat import CpSat
@@ -112,17 +108,21 @@ def tensor_bytes(path: Path) -> int:
     return sum(int(tensor.n_bytes) for tensor in open_gguf(path).tensors.values())
 
 
-def make_plan(folder: Path, name: str, budget_bytes: int) -> None:
+def make_plan(folder: Path, name: str, budget_bytes: int | None) -> None:
     """Solve and write a plan of at most so many bytes.
 
     Args:
         folder: has the model and its profile.
         name: of the files.
-        budget_bytes: of all tensors.
+        budget_bytes: of all tensors; None for those of uniform Q8_0.
     """
     path = folder / "profile.safetensors"
     read = read_profile(path)
-    instance = Program(read).limit("memory", at_most=f"{budget_bytes}B").instance()
+    wanted = read.stored_bytes(uniform_formats(read, "Q8_0")) if budget_bytes is None else budget_bytes
+    program = Program(read).limit("memory", at_most=f"{wanted}B")
+    if budget_bytes is None:
+        program = program.allow("*", ["Q8_0"])
+    instance = program.instance()
     plan = solve(read, Origin(path, file_sha256(path)), instance, CpSat(), SearchSettings())
     write_plan(plan, folder / f"{name}.plan.json")
     loaded = load_model(str(folder / "source.gguf"))
@@ -150,7 +150,7 @@ def mixes(folder: Path) -> None:
         folder: has the profile.
     """
     if not (folder / "imatrix.gguf").exists():
-        make_plan(folder, "first", 10**9)  # any plan that quantizes everything: for the importance matrix
+        make_plan(folder, "first", None)  # any plan that quantizes everything has the whole importance matrix
     for mix in MIXES:
         out = folder / f"mix-{mix}.gguf"
         if not out.exists():
@@ -233,7 +233,8 @@ def measure(folder: Path) -> None:
     kept = folder / "sequences.npy"
     if not kept.exists():
         loaded = load_model(str(folder / "source.gguf"))
-        np.save(kept, evaluation_sequences(loaded, read, EvaluationSettings())[1].numpy())
+        settings = EvaluationSettings(sequence_length=read.record.sequence_length)
+        np.save(kept, evaluation_sequences(loaded, read, settings)[1].numpy())
     sequences = np.load(kept)
     for name in ("source", *(f"{kind}-{mix}" for mix in MIXES for kind in ("mix", "plan"))):
         out = folder / f"{name}.json"
@@ -280,7 +281,7 @@ def report(folder: Path) -> None:
     """
     source = json.loads((folder / "source.json").read_text())
     lines = [
-        "| | bytes of tensors | bytes of the file | predicted KL | KL in llama.cpp | perplexity | tokens/s, one thread |",
+        "| | bytes of tensors | bytes of file | predicted KL | KL in llama.cpp | perplexity | tokens/s, one thread |",
         "|---|---|---|---|---|---|---|",
     ]
     ratios, distances = [], []
@@ -308,14 +309,18 @@ def report(folder: Path) -> None:
 
 
 def main() -> None:
-    """Do one step."""
-    steps = {"source": make_source, "profile": profile, "mixes": mixes, "measure": measure, "report": report}
+    """Do what is not done yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=steps)
     parser.add_argument("folder", type=Path)
-    asked = parser.parse_args()
+    folder = parser.parse_args().folder
     torch.set_num_threads(os.cpu_count() or 1)
-    steps[asked.step](asked.folder)
+    if not (folder / "source.gguf").exists():
+        make_source(folder)
+    if not (folder / "profile.safetensors").exists():
+        profile(folder)
+    mixes(folder)
+    measure(folder)
+    report(folder)
 
 
 if __name__ == "__main__":
