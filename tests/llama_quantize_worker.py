@@ -69,7 +69,7 @@ def main(words: list[str]) -> int:
     overrides = (Override * (len(rules) + 1))(*(Override(rule.encode(), TYPES[kind]) for rule, _, kind in rules))
     if rules:
         params.tt_overrides = ctypes.cast(overrides, type(params.tt_overrides))
-    return llama_cpp.llama_model_quantize(asked.source.encode(), asked.out.encode(), ctypes.byref(params))
+    return llama_cpp.llama_model_quantize(asked.source.encode(), asked.out.encode(), ctypes.pointer(params))
 
 
 if __name__ == "__main__":
