@@ -244,7 +244,7 @@ def apply(
             "(the only ones for gguf)."
         ),
     ] = None,
-    imatrix: Annotated[
+    write_imatrix: Annotated[
         Path | None, typer.Option(help="Where the importance matrix that the file was rounded with shall go; for gguf.")
     ] = None,
     emit: Annotated[
@@ -261,10 +261,10 @@ def apply(
 
     if backend == "gguf":
         source = (plan_path, profile_path, model, trust_remote_code)
-        _apply_gguf(source, output, inputs or "original", imatrix, emit)
+        _apply_gguf(source, output, inputs or "original", write_imatrix, emit)
         return
-    if imatrix is not None or emit is not None:
-        raise ScantlingError("--imatrix and --emit are for --backend gguf. Leave them out.")
+    if write_imatrix is not None or emit is not None:
+        raise ScantlingError("--write-imatrix and --emit are for --backend gguf. Leave them out.")
     settings = ApplySettings(backend, inputs or "quantized", parse_bytes(shard))
     refuse_before_loading(settings, output)
     plan, read = plan_and_profile(plan_path, profile_path)

@@ -20,6 +20,7 @@ import torch
 from gguf import GGMLQuantizationType, GGUFReader, ReaderTensor
 from torch import Tensor
 
+from ..solver.atomic import refuse_unwritable
 from ..solver.errors import ScantlingError
 from .ggml import dequantize_blocks, llama_cpp_folder
 from .gguf_names import tensor_names
@@ -174,6 +175,7 @@ def source_of(model: str, work: Path) -> GgufSource:
             "convert the folder with your own convert_hf_to_gguf.py --outtype f32, and profile that file as the model."
         )
     converted = work / "source.gguf"
+    refuse_unwritable(converted, 2 * sum(file.stat().st_size for file in path.glob("*.safetensors")))  # 16 to 32 bits
     command = [sys.executable, str(converter), "--outtype", "f32", "--outfile", str(converted), str(path.absolute())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  llama.cpp's own script
     if done.returncode or not converted.is_file():

@@ -103,18 +103,13 @@ def apply_gguf(
     file, imatrix = files
     with tempfile.TemporaryDirectory(dir=file.absolute().parent, prefix=".scantling-") as work:
         job = _prepare(loaded, profile, plan, Path(work))
-        importance: dict[str, Tensor] = {}
-        with whole_file(file) as partial, partial.open("wb") as opened:
-            fill_header(job.layout, opened)
-            _copy_others(job, opened)
-            for _, records in round_in_order(job.task, progress, inputs=ORIGINAL_INPUTS):
-                for layer, record in records.items():
-                    fill_tensor(job.layout, opened, job.names[layer], _in_file_order(record, job.orders[layer]))
-                    if isinstance(record, PackedMatrix) and record.importance is not None:
-                        importance[job.names[layer]] = record.importance
+        importance = _write_tensors(job, file, progress)
     if imatrix is not None:
         num_sequences, num_tokens = profile.rounding_token_ids.shape
         write_imatrix(imatrix, importance, num_sequences * num_tokens, num_tokens, profile.record.text_source)
+    sequence = job.task.token_ids[0, :CHECK_TOKENS].clone()
+    with torch.no_grad():
+        logits = loaded.model(sequence.unsqueeze(0), use_cache=False).logits[0].float()
     manifest = GgufManifest(
         scantling_version=__version__,
         model_source=loaded.source,
@@ -126,9 +121,26 @@ def apply_gguf(
         tensor_bytes=job.layout.tensor_bytes,
         file_bytes=job.layout.file_bytes,
         file_sha256=file_sha256(file),
-        negative_log_likelihood_nats=0.0,
+        negative_log_likelihood_nats=_negative_log_likelihood_nats(logits, sequence),
     )
-    return _write_expected(job, manifest, file)
+    with whole_file(check_path(file)) as partial:
+        tensors = {"token_ids": sequence, "logits": logits[-CHECK_POSITIONS:].contiguous()}
+        save_file(tensors, partial, metadata={"scantling_gguf": manifest.model_dump_json()})
+    return manifest
+
+
+def _write_tensors(job: _Job, file: Path, progress: Progress) -> dict[str, Tensor]:
+    """Round and write layer after layer; give the importance that each tensor was rounded with."""
+    importance: dict[str, Tensor] = {}
+    with whole_file(file) as partial, partial.open("wb") as opened:
+        fill_header(job.layout, opened)
+        _copy_others(job, opened)
+        for _, records in round_in_order(job.task, progress, inputs=ORIGINAL_INPUTS):
+            for layer, record in records.items():
+                fill_tensor(job.layout, opened, job.names[layer], _in_file_order(record, job.orders[layer]))
+                if isinstance(record, PackedMatrix) and record.importance is not None:
+                    importance[job.names[layer]] = record.importance
+    return importance
 
 
 def plan_types(formats: Mapping[str, Format], names: Mapping[str, str]) -> dict[str, GGMLQuantizationType]:
@@ -201,15 +213,6 @@ def _in_file_order(record: Rounded, order: Tensor | None) -> NDArray[np.generic]
     return (rows if order is None else rows[order]).contiguous().numpy()
 
 
-def _write_expected(job: _Job, manifest: GgufManifest, file: Path) -> GgufManifest:
-    """Run the plan as it lies in memory on a few tokens, and write what it gives beside the file."""
-    sequence = job.task.token_ids[0, :CHECK_TOKENS].clone()
-    with torch.no_grad():
-        logits = job.task.loaded.model(sequence.unsqueeze(0), use_cache=False).logits[0].float()
-    expected = logits.log_softmax(-1)
-    likelihood = -float(expected[:-1].gather(1, sequence[1:, None]).mean(dtype=torch.float64))
-    manifest = manifest.model_copy(update={"negative_log_likelihood_nats": likelihood})
-    with whole_file(check_path(file)) as partial:
-        tensors = {"token_ids": sequence, "logits": logits[-CHECK_POSITIONS:].contiguous()}
-        save_file(tensors, partial, metadata={"scantling_gguf": manifest.model_dump_json()})
-    return manifest
+def _negative_log_likelihood_nats(logits: Tensor, sequence: Tensor) -> float:
+    log_probability = logits[:-1].log_softmax(-1).gather(1, sequence[1:, None])
+    return -float(log_probability.mean(dtype=torch.float64))

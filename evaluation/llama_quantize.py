@@ -37,7 +37,7 @@ def refuse_unknown_emission(emit: str | None, imatrix: Path | None) -> None:
     if imatrix is None:
         raise ScantlingError(
             "llama-quantize makes the same file only with the same importance matrix. Say where to write it, with "
-            "--imatrix FILE."
+            "--write-imatrix FILE."
         )
 
 

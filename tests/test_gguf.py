@@ -238,7 +238,7 @@ def plan(tmp_path_factory, source, text_file) -> Path:
 @pytest.fixture(scope="module")
 def applied(tmp_path_factory, plan):
     folder = tmp_path_factory.mktemp("applied")
-    words = ["apply", plan, "--backend", "gguf", "-o", folder / "q.gguf", "--imatrix", folder / "i.gguf"]
+    words = ["apply", plan, "--backend", "gguf", "-o", folder / "q.gguf", "--write-imatrix", folder / "i.gguf"]
     result = run(*words, "--emit", "llama-quantize")
     assert result.exit_code == 0, result.output
     return folder / "q.gguf", result.output
@@ -370,7 +370,7 @@ def test_wishes_that_cannot_be_met_are_refused(tmp_path, source, text_file, plan
         "apply", plan, "--backend", "gguf", "-o", out, "--emit", "llama-quantize"
     )
     assert "cannot be emitted" in refused("apply", plan, "--backend", "gguf", "-o", out, "--emit", "ollama")
-    assert "for --backend gguf" in refused("apply", plan, "--backend", "fake", "-o", out, "--imatrix", out)
+    assert "for --backend gguf" in refused("apply", plan, "--backend", "fake", "-o", out, "--write-imatrix", out)
     assert not out.exists()
 
 
@@ -413,7 +413,7 @@ def test_a_users_importance_matrix_takes_the_place_of_the_calibrations_own(appli
     words = ["profile", source, "-o", tmp_path / "p.safetensors", "--text", text_file, "--formats", FORMATS, *SMALL]
     assert run(*words, "--include", "embedding", "--imatrix", tmp_path / "other.gguf").exit_code == 0
     assert run("solve", tmp_path / "p.safetensors", "--average-bits", 5, "-o", tmp_path / "plan.json").exit_code == 0
-    apply = ["apply", tmp_path / "plan.json", "--backend", "gguf", "--imatrix", tmp_path / "used.gguf", "-o"]
+    apply = ["apply", tmp_path / "plan.json", "--backend", "gguf", "--write-imatrix", tmp_path / "used.gguf", "-o"]
     assert run(*apply, tmp_path / "q.gguf").exit_code == 0
     used = read_imatrix(tmp_path / "used.gguf").means
     for name, values in used.items():
