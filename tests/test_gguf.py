@@ -14,7 +14,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -116,6 +116,7 @@ def test_importance_lessens_the_error_that_it_weighs(name):
     assert error(means) < 0.9 * error(torch.ones(256))
 
 
+@settings(deadline=None)
 @given(width=st.integers(1, 20).map(lambda n: 16 * n))
 def test_a_type_fits_where_its_blocks_fill_the_row(width):
     for name, target in GGUF_FORMATS.items():
@@ -164,6 +165,7 @@ def test_kernels_take_longer_for_larger_matrices():
 # ---------------------------------------------------------------------------------------------- importance matrices
 
 
+@settings(deadline=None, max_examples=25)
 @given(num_tokens=st.integers(1, 1 << 20), seed=st.integers(0, 100))
 def test_an_importance_matrix_is_read_back_bit_by_bit(tmp_path_factory, num_tokens, seed):
     path = tmp_path_factory.mktemp("imatrix") / "i.gguf"
