@@ -37,12 +37,13 @@ def _program(profile: "Profile", flags: dict[str, Any]) -> "Instance":
     return program_from_options(profile, ProgramOptions(**flags)).instance()
 
 
-def _show(plan: "Plan", *, as_json: bool) -> None:
-    from ..evaluation.terminal import print_allocation, print_certificate
+def _show(plan: "Plan", profile: "Profile", *, as_json: bool) -> None:
+    from ..evaluation.terminal import print_allocation, print_certificate, print_verdict
 
     if as_json:
         typer.echo(plan.model_dump_json(exclude={"program"}))
     else:
+        print_verdict(plan, profile, Console(markup=False))
         print_allocation(plan, Console(markup=False))
         print_certificate(plan, Console(markup=False))
 
@@ -84,7 +85,7 @@ def solve(
         typer.echo(error.explanation.model_dump_json() if as_json else str(error), err=not as_json)
         raise typer.Exit(NO_PLAN_STATUS) from error
     write_plan(plan, output)
-    _show(plan, as_json=as_json)
+    _show(plan, profile, as_json=as_json)
     if cross_fit and not as_json:
         console = Console(markup=False)
         print_cross_fit(profile, plan, lambda part: choose_formats(_program(part, flags), *search), console)
@@ -130,7 +131,8 @@ def edit(
 
     plan = read_plan(plan_path)
     path = profile_path_of(plan, plan_path, profile_path)
-    edited = edit_plan(plan, read_profile(path), path, settings)
+    profile = read_profile(path)
+    edited = edit_plan(plan, profile, path, settings)
     for fault in edited.faults:
         typer.echo(f"breaks {fault}", err=True)
     if edited.faults and not force:
@@ -138,7 +140,7 @@ def edit(
             "the edited plan was not written: it breaks limits or rules. Write it anyway with --force."
         )
     write_plan(edited.plan, output)
-    _show(edited.plan, as_json=as_json)
+    _show(edited.plan, profile, as_json=as_json)
 
 
 @app.command()

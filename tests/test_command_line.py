@@ -360,7 +360,7 @@ def test_a_comparison_that_makes_no_sense_is_refused(tmp_path, profile_path, tex
     words = ["--sequences", "15", "--pricing-sequences", "15", "--length", "64"]
     run("profile", model, "-o", long_profile, "--text", text_file, "--formats", FORMATS, *words)
     run("solve", long_profile, "--average-bits", "3", "-o", plan)
-    refused("runs of 64 tokens", "compare", plan, "--text", calibrated, "--sequences", "20", "--length", "64")
+    refused("runs of 32 tokens", "compare", plan, "--text", calibrated, "--sequences", "20", "--length", "64")
 
 
 def test_an_output_that_stands_there_already_is_never_touched(tmp_path, profile_path):
