@@ -157,7 +157,7 @@ def _print_method(comparison: Comparison, console: Console) -> None:
         f"{comparison.sequence_length} tokens of {comparison.text_source} that were not calibrated on, from "
         f"{comparison.num_documents} documents. Differences are paired by sequence; their intervals are "
         f"{comparison.certainty.confidence:.0%}, by {comparison.certainty.num_resamples:,} resamples of whole "
-        f"documents (seed {comparison.certainty.seed}). Predictions are for rounding against original inputs; measured was "
-        f"rounding against {inputs}.",
+        f"documents (seed {comparison.certainty.seed}). Predictions are for rounding against original inputs; measured "
+        f"was rounding against {inputs}.",
         style="dim",
     )

@@ -7,7 +7,8 @@ as long as
     Σ extra(i) over the widened layers i ≤ l   ≤   (room / Σ extra) · Σ extra(i) over all layers i ≤ l
 
 extra being what the wider format takes more, and room what the plan takes more than the narrower uniform. It never
-takes more than the plan, and less by at most one layer's extra.
+takes more than the plan, and less by at most one layer's extra. Where a uniform is within 0.1 % of the plan, it is the
+counterpart.
 
 Knows nothing about measurement.
 """
@@ -25,6 +26,7 @@ from ..solver.errors import ScantlingError
 SAME_BYTES = "same-bytes"
 SAME_BITS = "same-bits"
 NEAREST = "nearest"
+SAME = 0.001  # a uniform this close to the plan's size is its counterpart, be it a little larger
 SIZED = (SAME_BYTES, SAME_BITS, NEAREST)
 
 
@@ -170,6 +172,9 @@ def _even(
     decided = decided_layers(profile)
     asked = sum(amount(layer, plan_formats[layer.name]) for layer in decided)
     totals = {name: sum(amount(layer, name) for layer in decided) for name in uniform_names(profile)}
+    closest = min(totals, key=lambda name: abs(totals[name] - asked), default=None)
+    if closest is not None and abs(totals[closest] - asked) <= SAME * asked:
+        return _uniform(profile, closest, f"the plan's {counted} {totals[closest] / asked - 1:+.2%}")
     fitting = [name for name, total in totals.items() if total <= asked]
     if not fitting:
         raise ScantlingError(
@@ -182,8 +187,6 @@ def _even(
         for name, total in totals.items()
         if total > asked and all(amount(layer, name) >= amount(layer, narrow) for layer in decided)
     ]
-    if totals[narrow] == asked:
-        return _uniform(profile, narrow, f"the plan's {counted} exactly")
     if not wider:
         return _uniform(profile, narrow, f"no wider than the plan's {counted}, and no format is wider")
     wide = min(wider, key=lambda name: totals[name])
@@ -203,5 +206,5 @@ def _even(
         f"even {narrow}/{wide}",
         formats,
         f"{wide} in {len(widened)} of {len(decided)} layers, spread evenly, {narrow} in the others, no price looked at",
-        (f"the plan's {counted} less {(asked - totals[narrow] - taken) / asked:.2%}",),
+        (f"the plan's {counted} {(totals[narrow] + taken) / asked - 1:+.2%}",),
     )
