@@ -14,14 +14,15 @@ from rich.console import Console
 from rich.text import Text
 
 from . import __version__
-from .commands import program, reference
+from .commands import program, reference, safety
 from .commands.files import plan_and_profile
-from .commands.flags import JsonOption, ProfileOption
+from .commands.flags import JsonOption, ModelOption, ProfileOption, TrustOption
+from .commands.loading import load as _load
+from .commands.loading import progress as _progress
 from .solver.errors import ScantlingError
 
 if TYPE_CHECKING:
     from .backends.model import LoadedModel
-    from .evaluation.terminal import TerminalProgress
     from .sensitivity.profile import Profile
     from .solver.plan import Plan
 
@@ -34,11 +35,8 @@ app = typer.Typer(
 
 app.add_typer(program.app)
 app.add_typer(reference.app)
+app.add_typer(safety.app)
 
-ModelOption = Annotated[
-    str | None, typer.Option("--model", help="The model, where it has moved since it was profiled.")
-]
-TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")]
 InputsOption = Annotated[
     str,
     typer.Option(
@@ -46,20 +44,6 @@ InputsOption = Annotated[
         "corrected: quantized ones, towards the outputs of the original."
     ),
 ]
-
-
-def _progress() -> "TerminalProgress":
-    from .evaluation.terminal import TerminalProgress
-
-    return TerminalProgress(Console(stderr=True))
-
-
-def _load(source: str, *, trust_remote_code: bool) -> "LoadedModel":
-    from .backends.model import load_model
-    from .evaluation.terminal import waiting
-
-    with waiting(_progress(), f"loading {source}"):
-        return load_model(source, trust_remote_code=trust_remote_code)
 
 
 @app.command()

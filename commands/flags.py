@@ -19,6 +19,10 @@ PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="Written by: 
 ProfileOption = Annotated[
     Path | None, typer.Option("--profile", help="The profile, where it has moved since the plan was solved.")
 ]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="The model, where it has moved since it was profiled.")
+]
+TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 _LIMITS, _USE, _RULES, _AIM = "Limits", "Device and use", "Rules", "Objective"

@@ -16,7 +16,7 @@ Knows nothing about models, plans or text.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -88,7 +88,7 @@ class Resampling:
     """
 
     document_of_sequence: tuple[int, ...]
-    certainty: Certainty = Certainty()
+    certainty: Certainty = field(default_factory=Certainty)
 
     @cached_property
     def num_documents(self) -> int:
@@ -122,7 +122,8 @@ class Resampling:
             self.num_documents, [1 / self.num_documents] * self.num_documents, self.certainty.num_resamples
         )
         drawn = counts[:, document].astype(np.float64)
-        return drawn / drawn.sum(axis=1, keepdims=True)
+        shares: NDArray[np.float64] = drawn / drawn.sum(axis=1, keepdims=True)
+        return shares
 
     def means(self, values: ArrayLike) -> NDArray[np.float64]:
         """Resample a mean.
@@ -133,7 +134,8 @@ class Resampling:
         Returns:
             The mean, or the row of means, of every resample.
         """
-        return self.weights @ np.asarray(values, dtype=np.float64)
+        resampled: NDArray[np.float64] = self.weights @ np.asarray(values, dtype=np.float64)
+        return resampled
 
     @cached_property
     def levels(self) -> tuple[float, float]:

@@ -13,13 +13,15 @@ from .. import __version__
 from ..backends.model import LoadedModel
 from ..backends.progress import Progress
 from ..sensitivity.final_rounding import ORIGINAL_INPUTS, round_as_shipped
+from ..sensitivity.load_cases import DEFAULT_NAME
 from ..sensitivity.profile import Profile
-from ..sensitivity.text import CutSequences, Text, cut_sequences, load_text, refuse_overlap, refuse_too_long
+from ..sensitivity.text import Text
 from ..solver.errors import ScantlingError
 from ..solver.plan import Plan
 from .bootstrap import Certainty, Resampling, needed_documents
 from .comparison import ORIGINAL, Comparison, Contender, PairedDifference
 from .contenders import SIZED, Rival, rivals
+from .evaluation_text import EvaluationCase, evaluation_case, profiled_cases
 from .moves import moves
 from .quality import Quality, measure_candidates, standard_error
 from .widths import widths
@@ -46,7 +48,7 @@ class EvaluationSettings:
 def evaluation_sequences(
     loaded: LoadedModel, profile: Profile, settings: EvaluationSettings
 ) -> tuple[Text, torch.Tensor]:
-    """Cut the evaluation sequences as ``cut_evaluation`` does.
+    """Cut the evaluation sequences.
 
     Args:
         loaded: the model.
@@ -56,37 +58,13 @@ def evaluation_sequences(
     Returns:
         The text and int64 [sequences, tokens].
     """
-    text, cut = cut_evaluation(loaded, profile, settings)
-    return text, cut.token_ids
+    case = _case(loaded, profile, settings)
+    return case.text, case.token_ids
 
 
-def cut_evaluation(loaded: LoadedModel, profile: Profile, settings: EvaluationSettings) -> tuple[Text, CutSequences]:
-    """Cut the evaluation sequences, and say which documents they are of.
-
-    Args:
-        loaded: the model.
-        profile: says what was calibrated on.
-        settings: what is measured on.
-
-    Returns:
-        The text and the sequences.
-
-    Raises:
-        ScantlingError: the text has changed since calibration, is too short, or was calibrated on.
-    """
-    refuse_too_long(loaded.model.config, settings.sequence_length)
-    text = load_text(settings.text_source or profile.record.text_source, loaded)
-    same = text.sha256 == profile.record.text_sha256
-    if settings.text_source is None and not same:
-        raise ScantlingError(
-            f"the text {text.source} has changed since it was calibrated on, so what was kept for evaluation is not "
-            "known. Name an evaluation text with --text."
-        )
-    documents = text.evaluation() if same else text.documents
-    cut = cut_sequences(loaded.tokenizer, documents, settings.num_sequences, settings.sequence_length)
-    for calibration in (profile.rounding_token_ids, profile.pricing_token_ids):
-        refuse_overlap(torch.from_numpy(calibration), cut.token_ids)
-    return text, cut
+def _case(loaded: LoadedModel, profile: Profile, settings: EvaluationSettings) -> EvaluationCase:
+    named = profiled_cases(profile)[0] if settings.text_source is None else (DEFAULT_NAME, settings.text_source)
+    return evaluation_case(loaded, profile, named, settings.num_sequences, settings.sequence_length)
 
 
 @dataclass(frozen=True)
@@ -94,14 +72,12 @@ class Measured:
     """Sets of formats, measured on one text.
 
     Attributes:
-        text: the text.
-        cut: its sequences.
+        case: the text and its sequences.
         rows: one a set of formats.
         original: the original's row.
     """
 
-    text: Text
-    cut: CutSequences
+    case: EvaluationCase
     rows: tuple[Contender, ...]
     original: Contender
 
@@ -121,12 +97,12 @@ def measured_beside(
     Returns:
         What was measured.
     """
-    text, cut = cut_evaluation(loaded, profile, settings)
+    case = _case(loaded, profile, settings)
     formats = {one.name: one.formats for one in everyone}
     candidates = round_as_shipped(loaded, profile, formats, settings.inputs, progress)
-    found = measure_candidates(loaded.model, candidates, cut.token_ids, progress)
+    found = measure_candidates(loaded.model, candidates, case.token_ids, progress)
     rows = tuple(_contender(profile, one, found) for one in everyone)
-    return Measured(text, cut, rows, _original(profile, found[ORIGINAL]))
+    return Measured(case, rows, _original(profile, found[ORIGINAL]))
 
 
 def compare(
@@ -155,7 +131,7 @@ def compare(
     everyone = [*(Rival(name, plan.formats(), is_plan=True) for name, plan in plans.items()), *beside]
     measured = measured_beside(loaded, profile, everyone, settings, progress)
     plan_row, *others = measured.rows
-    resampling = Resampling(measured.cut.document_of_sequence, Certainty())
+    resampling = Resampling(measured.case.document_of_sequence, Certainty())
     closest = min(
         (row for row in others if row.role == "rival"),
         key=lambda row: abs(row.stored_bytes - plan_row.stored_bytes),
@@ -166,10 +142,10 @@ def compare(
         model_source=loaded.source,
         model_sha256=loaded.sha256,
         profile_sha256=first.profile_sha256,
-        text_source=measured.text.source,
-        text_sha256=measured.text.sha256,
-        num_sequences=len(measured.cut.token_ids),
-        sequence_length=measured.cut.token_ids.shape[1],
+        text_source=measured.case.text.source,
+        text_sha256=measured.case.text.sha256,
+        num_sequences=len(measured.case.token_ids),
+        sequence_length=measured.case.token_ids.shape[1],
         num_documents=resampling.num_documents,
         rounding_inputs=settings.inputs,
         certainty=resampling.certainty,

@@ -12,8 +12,22 @@ from dataclasses import dataclass, field
 from html import escape
 
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
-LIGHT = {"ink": "#1b1b1b", "faint": "#6b6b6b", "grid": "#e3e3e3", "plan": "#b3400a", "rival": "#0a5fa5", "line": "#444444"}
-DARK = {"ink": "#ececec", "faint": "#a5a5a5", "grid": "#3a3a3a", "plan": "#ff9a4d", "rival": "#6cb8f5", "line": "#c4c4c4"}
+LIGHT = {
+    "ink": "#1b1b1b",
+    "faint": "#6b6b6b",
+    "grid": "#e3e3e3",
+    "plan": "#b3400a",
+    "rival": "#0a5fa5",
+    "line": "#444444",
+}
+DARK = {
+    "ink": "#ececec",
+    "faint": "#a5a5a5",
+    "grid": "#3a3a3a",
+    "plan": "#ff9a4d",
+    "rival": "#6cb8f5",
+    "line": "#c4c4c4",
+}
 
 
 def chart_style(colours: dict[str, str], ground: str) -> str:
@@ -225,7 +239,9 @@ class Plot:
     y: Scale
     parts: list[str] = field(default_factory=list)
 
-    def axes(self, x_label: str, y_label: str, x_words: Callable[[float], str], y_words: Callable[[float], str]) -> None:
+    def axes(
+        self, x_label: str, y_label: str, x_words: Callable[[float], str], y_words: Callable[[float], str]
+    ) -> None:
         """Draw grid, ticks and labels.
 
         Args:
