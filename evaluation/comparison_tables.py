@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .comparison import Comparison, Move
-from .verdicts import comparison_verdict, show_difference, show_nats, show_size
+from .verdicts import comparison_verdict, show_difference, show_nats, show_signed, show_size
 
 _MOST_MOVES = 8
 _WIDE = 110  # columns
@@ -138,9 +138,9 @@ def _moves_table(found: Sequence[Move], *, wide: bool) -> Table:
             f"{move.before} → {move.after}",
             f"{move.stored_bytes:+,}",
             f"{move.share_of_plan_loss:.1%}",
-            f"{move.saved_nats:+.5f}",
-            *(["" if move.paid_nats is None else f"{move.paid_nats:+.5f}"] if wide else []),
-            "" if move.net_nats is None else f"{move.net_nats:+.5f}",
+            show_signed(move.saved_nats),
+            *([show_signed(move.paid_nats)] if wide else []),
+            show_signed(move.net_nats),
         )
     return table
 

@@ -56,6 +56,21 @@ def show_size(num_bytes: int) -> str:
     return f"{num_bytes} bytes"
 
 
+def show_signed(nats: float | None) -> str:
+    """Write a difference of losses.
+
+    Args:
+        nats: the difference; None where it is not known.
+
+    Returns:
+        Five decimals with their sign; nothing where it is not known.
+
+    >>> show_signed(-0.0000001), show_signed(0.25), show_signed(None)
+    ('+0.00000', '+0.25000', '')
+    """
+    return "" if nats is None else f"{round(nats, 5) + 0.0:+.5f}"
+
+
 def _digits(error: float) -> int:
     return min(max(1 - math.floor(math.log10(error)), 0), 8)
 

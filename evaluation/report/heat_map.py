@@ -51,7 +51,7 @@ def heat_map(plan: Plan) -> Chart:
     height = _TOP + len(kinds) * _CELL + 24
     return Chart(
         "allocation",
-        f"Bits of every layer of {plan.model_source}, by kind and block",
+        "Bits of every layer, by kind and block",
         _LEFT + len(blocks) * _CELL + 46,
         height,
         "".join(parts),

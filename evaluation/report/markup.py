@@ -15,7 +15,7 @@ class Table:
     """Rows of words.
 
     Attributes:
-        name: of its file, without ending.
+        name: of its kind, for the page's style.
         headings: one a column; a column whose heading ends in ``#`` holds numbers.
         rows: the cells.
         caption: what it shows.
@@ -45,8 +45,8 @@ class Table:
         )
         caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
         return (
-            f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(self.caption or self.name)}"><table>'
-            f"{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+            f'<div class="scroll {self.name}" tabindex="0" role="region" aria-label="{escape(self.caption or self.name)}">'
+            f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
 
 
@@ -110,8 +110,8 @@ def figure(chart: Chart, caption: str) -> str:
         An element that scrolls by itself where the page is narrow.
     """
     return (
-        f'<figure><div class="scroll" tabindex="0" role="region" aria-label="{escape(chart.title)}">{chart.inline()}</div>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        f'<figure><div class="scroll" tabindex="0" role="region" aria-label="{escape(chart.title)}">'
+        f"{chart.inline()}</div><figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 

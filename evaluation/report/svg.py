@@ -219,9 +219,10 @@ class Chart:
 
     def _wrapped(self, head: str) -> str:
         width, height = number(self.width), number(self.height)
+        attributes = f'class="chart {self.name}" role="group" aria-label="{escape(self.title)}"'
         return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" class="chart {self.name}" role="group" aria-label="{escape(self.title)}" '
-            f'viewBox="0 0 {width} {height}" width="{width}" height="{height}">{head}{self.body}</svg>'
+            f'<svg xmlns="http://www.w3.org/2000/svg" {attributes} viewBox="0 0 {width} {height}" width="{width}" '
+            f'height="{height}">{head}{self.body}</svg>'
         )
 
 
@@ -314,17 +315,17 @@ class Plot:
             shape = f'<polygon class="{css}" points="{corners}"/>'
         self.parts.append(titled(shape, title))
 
-    def words(self, at: tuple[float, float], words: str, css: str, shift: tuple[float, float] = (9, -7)) -> None:
-        """Write beside a value; words that would leave the picture on the right stand on the left.
+    def words(self, at: tuple[float, float], words: str, css: str) -> None:
+        """Write beside a mark: what is a plan's below it on the left, all else above it on the right, where room is.
 
         Args:
             at: values of both axes.
             words: what to write.
-            css: classes.
-            shift: in pixels, to the right and down.
+            css: classes; ``plan`` stands on the left.
         """
-        x, y = self.x(at[0]), self.y(at[1])
-        if x + shift[0] + 6.5 * len(words) > self.x.end + 20:
-            self.parts.append(text(x - shift[0], y + shift[1], words, css, "end"))
+        x, y, width = self.x(at[0]), self.y(at[1]), 7.0 * len(words)
+        left = "plan" in css.split() and x - width > self.x.start
+        if left or x + width + 9 > self.x.end + 24:
+            self.parts.append(text(x - 7, y + (17 if left else -11), words, css, "end"))
         else:
-            self.parts.append(text(x + shift[0], y + shift[1], words, css))
+            self.parts.append(text(x + 9, y - 7, words, css))
