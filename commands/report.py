@@ -50,8 +50,8 @@ def report(
     frontiers = frontiers_of(plan, profile, points, (engine_named("cpsat"), SearchSettings()), progress())
     material = Material(plan, profile, measured.comparison, measured.safety, frontiers, sources)
     sections = sections_of(material)
-    write_page(material, sections, output)
-    typer.echo(f"Wrote {output}: {output.stat().st_size:,} bytes, nothing in it is loaded from elsewhere.")
     if figures is not None:
         written = write_files(material, sections, figures)
         typer.echo(f"Wrote {len(written)} files to {figures}.")
+    write_page(material, sections, output)
+    typer.echo(f"Wrote {output}: {output.stat().st_size:,} bytes, nothing in it is loaded from elsewhere.")

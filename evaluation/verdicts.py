@@ -38,6 +38,18 @@ def show_nats(value: float, error: float | None) -> str:
     return f"{value:.{digits}f}±{error:.{digits}f}"
 
 
+def byte_unit(num_bytes: int) -> str:
+    """Choose a unit for bytes.
+
+    Args:
+        num_bytes: the number of bytes.
+
+    Returns:
+        The largest binary unit that leaves at least 1; ``B`` below 1 KiB.
+    """
+    return next((unit for unit in ("TiB", "GiB", "MiB", "KiB") if num_bytes >= BYTES_PER_UNIT[unit]), "B")
+
+
 def show_size(num_bytes: int) -> str:
     """Write bytes shortly, for tables that have the exact number elsewhere.
 
@@ -50,10 +62,8 @@ def show_size(num_bytes: int) -> str:
     >>> show_size(100532736), show_size(12)
     ('95.88 MiB', '12 bytes')
     """
-    for unit in ("TiB", "GiB", "MiB", "KiB"):
-        if num_bytes >= BYTES_PER_UNIT[unit]:
-            return f"{num_bytes / BYTES_PER_UNIT[unit]:.2f} {unit}"
-    return f"{num_bytes} bytes"
+    unit = byte_unit(num_bytes)
+    return f"{num_bytes} bytes" if unit == "B" else f"{num_bytes / BYTES_PER_UNIT[unit]:.2f} {unit}"
 
 
 def show_signed(nats: float | None) -> str:

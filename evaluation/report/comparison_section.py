@@ -10,7 +10,7 @@ from .markup import Section, Table, figure, missing, paragraph
 from .material import Material
 from .svg import Chart, Plot, spanning
 
-_SIDE = 420
+_WIDTH, _HEIGHT = 480, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 398, 34, 370
 _MOST_MOVES = 15
 TITLE = "Predicted against measured"
@@ -129,7 +129,7 @@ def agreement_chart(found: Comparison) -> Chart:
         measured = show_nats(at[1], row.measured_kl_standard_error_nats)
         plot.mark(at, css, f"{row.name}: predicted {predicted}, measured {measured} nats per token")
         plot.words(at, row.name.removeprefix("uniform "), css)
-    return Chart("predicted-measured", "Predicted against measured KL divergence", _SIDE, _SIDE, "".join(plot.parts))
+    return Chart("predicted-measured", "Predicted against measured KL divergence", _WIDTH, _HEIGHT, "".join(plot.parts))
 
 
 def _bars(row: Contender) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -14,17 +14,16 @@ from ...sensitivity.rows import POWER, STORED_BYTES
 from ...solver.engine import Engine, SearchSettings
 from ...solver.instance import LOSS, Instance
 from ...solver.plan import Plan
+from ...solver.quantities import BYTES_PER_UNIT
 from ...solver.rules import Limit, LossLimit
 from ..contenders import uniform_names
-from ..verdicts import show_nats
+from ..verdicts import byte_unit, show_nats
 from .markup import Section, figure, missing, paragraph
 from .material import Material
 from .svg import Chart, Plot, spanning
 
-_MIB = 2**20
 _WIDTH, _HEIGHT = 720, 400
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 690, 34, 350
-_NAMES = {STORED_BYTES: "bytes in all tensors, MiB", POWER: "watts at the workload's rate"}
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 640, 34, 350
 _FILES = {STORED_BYTES: "frontier-bytes", POWER: "frontier-watts"}
 
 
@@ -145,10 +144,19 @@ class _FrontierChart:
         return self.frontier.rows[0].name
 
     @property
+    def label(self) -> str:
+        """What the axis shows."""
+        if self.row == STORED_BYTES:
+            return f"bytes in all tensors, {byte_unit(self.material.plan.stored_bytes)}"
+        return "power at the workload's rate, watts"
+
+    @property
     def unit(self) -> float:
         """One step of the row in what the axis shows."""
         step = self.frontier.rows[0].step
-        return step / _MIB if self.row == STORED_BYTES else step
+        if self.row == STORED_BYTES:
+            return step / BYTES_PER_UNIT[byte_unit(self.material.plan.stored_bytes)]
+        return step
 
     @property
     def points(self) -> list[tuple[float, FrontierPoint]]:
@@ -162,8 +170,8 @@ class _FrontierChart:
         measured = "" if not self._measured() else " Open marks: measured on held-out text."
         return (
             f"The curve: {len(self.points)} plans of least predicted loss at their size under the plan's rules, "
-            f"{proven} of them proven optimal; band: ± one standard error. Filled marks: predicted.{measured} The vertical "
-            "axis is logarithmic."
+            f"{proven} of them proven optimal; band: ± one standard error. Filled marks: predicted.{measured} The "
+            "vertical axis is logarithmic."
         )
 
     def draw(self) -> Chart:
@@ -174,7 +182,7 @@ class _FrontierChart:
             spanning([mark.x for mark in marks] + [x for x, *_ in curve], _LEFT, _RIGHT),
             spanning([mark.y for mark in marks] + [y for _, y, _ in curve], _BOTTOM, _TOP, log=True),
         )
-        plot.axes(_NAMES[self.row], "loss increase, nats per token", "{:g}".format, "{:g}".format)
+        plot.axes(self.label, "loss increase, nats per token", "{:g}".format, "{:g}".format)
         errors = [(x, y, point.predicted_loss_standard_error_nats or 0.0) for x, y, point in curve]
         plot.band([(x, max(y - error, y / 10), y + error) for x, y, error in errors])
         plot.path([(x, y) for x, y, _ in curve], "curve")
@@ -185,14 +193,14 @@ class _FrontierChart:
             plot.mark((mark.x, mark.y), mark.css, mark.title)
             if "open" not in mark.css:
                 plot.words((mark.x, mark.y), mark.name, mark.css)
-        title = f"Predicted loss increase against {_NAMES[self.row]}"
+        title = f"Predicted loss increase against {self.label}"
         return Chart(_FILES[self.row], title, _WIDTH, _HEIGHT, "".join(plot.parts))
 
     def _mark(self, formats: dict[str, str], name: str, css: str, loss: tuple[float, float | None], how: str) -> _Mark:
         program = self.material.plan.program
         amount = program.amount(self.row, [unit.formats.index(formats[unit.name]) for unit in program.units])
         x = amount * self.unit
-        title = f"{name}: {x:,.2f} {_NAMES[self.row].rpartition(', ')[2]}; {how} {show_nats(*loss)} nats per token"
+        title = f"{name}: {x:,.2f} {self.label.rpartition(', ')[2]}; {how} {show_nats(*loss)} nats per token"
         return _Mark(x, loss[0], name.removeprefix("uniform "), css, title)
 
     def _predicted(self) -> list[_Mark]:

@@ -43,10 +43,11 @@ class Table:
             + "</tr>"
             for row in self.rows
         )
-        caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
+        label = escape(self.caption or self.name)
+        caption = paragraph(self.caption, "caption") if self.caption else ""
         return (
-            f'<div class="scroll {self.name}" tabindex="0" role="region" aria-label="{escape(self.caption or self.name)}">'
-            f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+            f'{caption}<div class="scroll {self.name}" tabindex="0" role="region" aria-label="{label}">'
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
 
 

@@ -18,7 +18,7 @@ header{{padding-top:1.5rem}}h1{{font-size:1.5rem;margin:0 0 .2rem;overflow-wrap:
 h2{{font-size:1.15rem;margin:2.2rem 0 .6rem;border-top:1px solid var(--line);padding-top:1rem}}
 nav a{{margin-right:1rem;color:inherit}}nav{{margin:.5rem 0}}
 p{{margin:.5rem 0;max-width:48rem;overflow-wrap:anywhere}}
-.note,figcaption,caption{{color:var(--faint);font-size:.875rem}}
+.note,figcaption,.caption{{color:var(--faint);font-size:.875rem}}
 .verdict{{font-weight:600}}.missing{{border-left:4px solid var(--line);padding:.3rem .8rem}}
 code{{font:.9em ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace;overflow-wrap:anywhere}}
 .cards{{display:grid;grid-template-columns:repeat(auto-fit,minmax(10rem,1fr));gap:.6rem;margin:0 0 1rem}}
@@ -27,7 +27,7 @@ code{{font:.9em ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace;overflo
 .cards b{{font-size:1.3rem;font-weight:600;white-space:nowrap}}
 .scroll{{overflow-x:auto}}.scroll:focus-visible{{outline:2px solid var(--faint)}}
 figure{{margin:1rem 0}}figure svg{{display:block}}
-table{{border-collapse:collapse;margin:.8rem 0;font-size:.875rem}}caption{{text-align:left;padding-bottom:.3rem}}
+table{{border-collapse:collapse;margin:.2rem 0 .8rem;font-size:.875rem}}.caption{{margin-top:1.2rem}}
 th,td{{text-align:left;padding:.2rem .9rem .2rem 0;vertical-align:top;border-bottom:1px solid var(--line)}}
 th{{font-weight:600;vertical-align:bottom}}.number{{text-align:right;white-space:nowrap}}th.number{{white-space:normal}}
 .provenance td:last-child{{overflow-wrap:anywhere}}.moves td:nth-child(2){{white-space:nowrap}}

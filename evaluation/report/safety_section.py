@@ -12,7 +12,7 @@ from .material import Material
 from .svg import Chart, Plot, spanning, text
 
 _WIDTH, _HEIGHT = 720, 400
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 690, 34, 350
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 640, 34, 350
 TITLE = "Load and deflection: how far from breaking"
 
 

@@ -52,6 +52,9 @@ def chart_style(colours: dict[str, str], ground: str) -> str:
     )
 
 
+_MARGIN = 76  # pixels on the right of the axes, for words
+
+
 def number(value: float) -> str:
     """Write a coordinate.
 
@@ -325,7 +328,7 @@ class Plot:
         """
         x, y, width = self.x(at[0]), self.y(at[1]), 7.0 * len(words)
         left = "plan" in css.split() and x - width > self.x.start
-        if left or x + width + 9 > self.x.end + 24:
+        if left or x + width + 9 > self.x.end + _MARGIN:
             self.parts.append(text(x - 7, y + (17 if left else -11), words, css, "end"))
         else:
             self.parts.append(text(x + 9, y - 7, words, css))
