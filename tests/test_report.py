@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from scantling.__main__ import app
+from scantling.backends.progress import silent
 from scantling.evaluation.bootstrap import Certainty, Interval
 from scantling.evaluation.comparison import Comparison, Contender, PairedDifference, write_comparison
 from scantling.evaluation.report.frontier_section import frontiers_of
@@ -184,9 +185,21 @@ def parsed(path):
     return page
 
 
+def value(element, attribute):
+    found = element.get(attribute)
+    assert found is not None
+    return found
+
+
+def words_of(element, tag):
+    found = element.find(f"{SVG}{tag}")
+    assert found is not None
+    return "".join(found.itertext())
+
+
 def pictures(path):
     found = re.findall(r"<svg .*?</svg>", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-    return {root.get("class").split()[1]: root for root in map(ElementTree.fromstring, found)}
+    return {value(root, "class").split()[1]: root for root in map(ElementTree.fromstring, found)}
 
 
 @pytest.fixture(scope="session")
@@ -243,13 +256,13 @@ def test_every_layer_is_in_the_heat_map_with_its_width(folder):
     cells = {}
     for group in root.iter(f"{SVG}g"):
         if group.get("tabindex") is not None:
-            cells[group.find(f"{SVG}title").text.partition(":")[0]] = (group.find(f"{SVG}text").text, group)
+            cells[words_of(group, "title").partition(":")[0]] = (words_of(group, "text"), group)
     inside = [one for one in plan.assignments if one.block is not None]
     assert {name: digit for name, (digit, _) in cells.items()} == {one.layer: str(one.bits) for one in inside}
     fills = {one.bits: cells[one.layer][1].find(f"{SVG}rect").get("fill") for one in inside}
     assert len(set(fills.values())) == len(fills) > 1
     for one in inside:
-        assert f"{one.format}; {one.stored_bytes:,} bytes" in cells[one.layer][1].find(f"{SVG}title").text
+        assert f"{one.format}; {one.stored_bytes:,} bytes" in words_of(cells[one.layer][1], "title")
 
 
 def test_experts_share_a_row(tmp_path):
@@ -264,8 +277,8 @@ def test_experts_share_a_row(tmp_path):
     assert len(cells) == 3
     for block, cell in enumerate(cells):
         bits = [one.bits for one in plan.assignments if one.block == block]
-        assert float(cell.find(f"{SVG}text").text) == pytest.approx(sum(bits) / 16, abs=0.051)
-        assert "16 layers such as" in cell.find(f"{SVG}title").text
+        assert float(words_of(cell, "text")) == pytest.approx(sum(bits) / 16, abs=0.051)
+        assert "16 layers such as" in words_of(cell, "title")
 
 
 def test_hostile_names_are_shown_and_not_obeyed(tmp_path):
@@ -308,18 +321,18 @@ def test_hostile_names_are_shown_and_not_obeyed(tmp_path):
 
 def test_the_plan_lies_on_the_frontier_and_uniforms_above(folder):
     plan, profile = read_plan(folder / "plan.json"), read_profile(folder / "profile.safetensors")
-    (found,) = frontiers_of(plan, profile, 60, (CpSat(), SearchSettings()), lambda items, _: iter(items))
+    (found,) = frontiers_of(plan, profile, 60, (CpSat(), SearchSettings()), silent)
     assert {point.status for point in found.points} == {"OPTIMAL"}
     for name in ("int2-g32", "int4-g32", "int8-row"):
         formats = uniform_formats(profile, name)
         size = plan.program.amount(STORED_BYTES, [u.formats.index(formats[u.name]) for u in plan.program.units])
         assert size == profile.stored_bytes(formats)
-        reached = [point.predicted_loss_nats for point in found.points if point.bounds[0] >= size]
+        reached = [point.predicted_loss_nats or 0.0 for point in found.points if point.bounds[0] >= size]
         assert all(loss <= profile.predict(formats)[0] + 1e-12 for loss in reached)
         assert reached
-    reached = [point.predicted_loss_nats for point in found.points if point.bounds[0] >= plan.stored_bytes]
+    reached = [point.predicted_loss_nats or 0.0 for point in found.points if point.bounds[0] >= plan.stored_bytes]
     assert max(reached) <= plan.loss_increase_nats + 1e-12
-    assert frontiers_of(plan, profile, 0, (CpSat(), SearchSettings()), lambda items, _: iter(items)) == ()
+    assert frontiers_of(plan, profile, 0, (CpSat(), SearchSettings()), silent) == ()
 
 
 def test_where_the_program_knows_watts_they_are_shown(tmp_path):
@@ -334,8 +347,8 @@ def test_marks_stand_where_their_values_are(whole_page):
     """In a picture whose axes have the same scale, what was measured as predicted stands on the diagonal."""
     root = pictures(whole_page)["predicted-measured"]
     (guide,) = [line for line in root.iter(f"{SVG}polyline") if line.get("class") == "guide"]
-    (x0, y0), (x1, y1) = (map(float, pair.split(",")) for pair in guide.get("points").split())
-    marks = [(float(m.get("cx")), float(m.get("cy"))) for m in root.iter(f"{SVG}circle")]
+    (x0, y0), (x1, y1) = (map(float, pair.split(",")) for pair in value(guide, "points").split())
+    marks = [(float(value(m, "cx")), float(value(m, "cy"))) for m in root.iter(f"{SVG}circle")]
     assert len(marks) == 1
     for x, y in marks:
         assert (x - x0) / (x1 - x0) == pytest.approx((y - y0) / (y1 - y0), abs=2e-3)
@@ -374,7 +387,9 @@ def test_figures_and_tables_are_those_of_the_page(folder, whole_page):
         png = (figs / f"{name}.png").read_bytes()
         assert png.startswith(b"\x89PNG")
         width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
-        assert (width, height) == pytest.approx((2 * float(root.get("width")), 2 * float(root.get("height"))), abs=2)
+        assert (width, height) == pytest.approx(
+            (2 * float(value(root, "width")), 2 * float(value(root, "height"))), abs=2
+        )
         assert len(png) > 3000
     with (figs / "allocation.csv").open() as opened:
         rows = list(csv.DictReader(opened))

@@ -74,8 +74,8 @@ def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
         f'<section id="{section.name}"><h2>{escape(section.title)}</h2>{section.html}</section>\n'
         for section in sections
     )
-    dark = chart_style(DARK, _GROUND_DARK)
-    style = f"{_LAYOUT}{chart_style(LIGHT, _GROUND_LIGHT)}\n@media (prefers-color-scheme:dark){{{dark}}}"
+    dark = chart_style(DARK)
+    style = f"{_LAYOUT}{chart_style(LIGHT)}\n@media (prefers-color-scheme:dark){{{dark}}}"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -30,12 +30,11 @@ DARK = {
 }
 
 
-def chart_style(colours: dict[str, str], ground: str) -> str:
+def chart_style(colours: dict[str, str]) -> str:
     """Give the style of all charts.
 
     Args:
         colours: by role.
-        ground: behind marks that are hollow.
 
     Returns:
         CSS rules.
@@ -47,7 +46,7 @@ def chart_style(colours: dict[str, str], ground: str) -> str:
         f".chart .curve{{stroke:{line};fill:none;stroke-width:1.5}}.chart .dot{{fill:{line}}}"
         f".chart .band{{fill:{line};opacity:.13}}.chart .guide{{stroke:{faint};stroke-dasharray:4 3;fill:none}}"
         f".chart .plan{{fill:{plan};stroke:{plan}}}.chart .rival{{fill:{rival};stroke:{rival}}}"
-        f".chart .open{{fill:{ground}}}.chart text.plan{{stroke:none;font-weight:600}}.chart text.rival{{stroke:none}}"
+        f".chart .open{{fill:none;stroke-width:1.5}}.chart text.plan{{stroke:none;font-weight:600}}.chart text.rival{{stroke:none}}"
         ".chart .cell text{font-size:11px;text-anchor:middle}"
     )
 
@@ -217,7 +216,7 @@ class Chart:
         Returns:
             A whole SVG document.
         """
-        style = f"<title>{escape(self.title)}</title><style>{chart_style(LIGHT, '#ffffff')}</style>"
+        style = f"<title>{escape(self.title)}</title><style>{chart_style(LIGHT)}</style>"
         return self._wrapped(f'{style}<rect width="100%" height="100%" fill="#ffffff"/>') + "\n"
 
     def _wrapped(self, head: str) -> str:
