@@ -29,6 +29,7 @@ _STATUS_WORDS = {
     "OPTIMAL": "optimal: no plan within the limits and rules is better",
     "FEASIBLE": "feasible: the search ended before the proof, a better plan may exist, by at most the gap",
     "EDITED": "edited by hand: nothing is proven",
+    "REFINED": "refined by measurement, from a plan that was optimal by the profile's prices",
 }
 
 
@@ -193,7 +194,7 @@ def _proof_in_words(objective: Objective) -> str:
 def _search_in_words(proven: Certificate) -> str:
     core = f"{proven.num_core_options} left after presolve" if proven.num_core_options else "presolve proved it alone"
     size = f"{proven.num_units} decisions, {proven.num_options} options"
-    return size if proven.status == "EDITED" else f"{size}, {core}"
+    return size if proven.status in {"EDITED", "REFINED"} else f"{size}, {core}"
 
 
 def print_profile(profile: Profile, console: Console) -> None:

@@ -107,8 +107,8 @@ class Certificate(Record):
 
     Attributes:
         status: ``OPTIMAL``; ``FEASIBLE`` where the search ended before the proof; ``EDITED`` where formats were set
-            by hand.
-        objectives: in the order in which they were minimised; empty for an edited plan.
+            by hand; ``REFINED`` where steps were taken from a proven plan to one that measures better.
+        objectives: in the order in which they were minimised; empty for an edited or refined plan.
         solve_seconds: wall time from the program to the answer.
         engine: its name and version.
         seed: of its random choices.
@@ -118,7 +118,7 @@ class Certificate(Record):
         num_free_units: decisions to which the limits leave more than one format; None where that was not looked at.
     """
 
-    status: Literal["OPTIMAL", "FEASIBLE", "EDITED"]
+    status: Literal["OPTIMAL", "FEASIBLE", "EDITED", "REFINED"]
     objectives: tuple[Objective, ...]
     solve_seconds: Finite
     engine: str

@@ -1,0 +1,133 @@
+"""The measured loss around a plan: its gradient there, and what a further change of single layers would do to it.
+
+Let D be the mean KL divergence per token from the original model to the quantized one, h the gradient of Σₜ KLₜ at a
+layer's output and x the layer's input, both in the quantized model, and V = W(l, f) − W(l, plan). Then
+
+    D(plan with f in layer l) − D(plan) ≈ Σₜ hₜᵀ V xₜ / T + ½ vec(V)ᵀ F vec(V).
+
+The first term is exact to first order and holds every interaction with what the plan did to the other layers. The
+second is the Fisher loss increase of V in its window form (see sensitivity/fisher.py), with labels sampled from the
+quantized model. It needs every layer in the formats of interest, rounded as the profile did.
+
+Knows nothing about programs or how steps are chosen.
+"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..backends.grid import CastMatrix, Rounded
+from ..backends.layers import Anatomy, blocks_of, take_apart
+from ..backends.model import LoadedModel
+from ..backends.progress import Progress
+from ..sensitivity.capture import Capture, LabelDraws, capture, first_tensor, gradients_of_draws, removing
+from ..sensitivity.fisher import first_order_changes, window_form
+from ..sensitivity.walk import Tape, walk_blocks
+from .quality import Candidate, installed
+
+Records = Mapping[str, Mapping[str, Rounded]]  # by layer and format
+Samples = NDArray[np.float64]  # one value a sequence
+
+
+@dataclass(frozen=True)
+class Linearisation:
+    """What was found around a plan.
+
+    Attributes:
+        kl_nats: D of the plan, float64 [sequences].
+        changes_nats: what each other format of each layer would add, float64 [sequences] by layer and format.
+    """
+
+    kl_nats: Samples
+    changes_nats: dict[str, dict[str, Samples]]
+
+
+def linearise(
+    loaded: LoadedModel,
+    records: Records,
+    formats: Mapping[str, str],
+    on: tuple[Tensor, LabelDraws],
+    progress: Progress,
+) -> Linearisation:
+    """Measure a plan's loss and what changes of single layers would add to it.
+
+    The quantized matrices are held beside the original ones meanwhile, in float32.
+
+    Args:
+        loaded: the original model; it has its own values again afterwards.
+        records: the decided layers in the formats of interest, the plan's own among them.
+        formats: the plan's.
+        on: the sequences, int64 [sequences, tokens], and the draws of labels.
+        progress: shows how far the passes are.
+
+    Returns:
+        The linearisation; only layers inside blocks have changes.
+    """
+    token_ids, draws = on
+    anatomy = take_apart(loaded.model)
+    quantized = {name: CastMatrix(of[formats[name]].dequantize()) for name, of in records.items()}
+    with installed(loaded.model, quantized):
+        captured = capture(loaded.model, anatomy, token_ids, None, progress, "reading text through the plan")
+    kl_nats = _differentiate_loss(loaded.model, anatomy, quantized, (token_ids, draws, captured), progress)
+    changes: dict[str, dict[str, list[Tensor]]] = {}
+    with installed(loaded.model, quantized):
+        one_sequence = Capture([calls[:1] for calls in captured.calls], [], 0.0)
+        for visit in walk_blocks(loaded.model, anatomy, one_sequence, captured, progress):
+            for tapes in visit.tapes():
+                for layer, tape in tapes.items():
+                    if layer.name in records:
+                        _price(changes.setdefault(layer.name, {}), tape, records[layer.name], formats[layer.name])
+    return Linearisation(
+        np.array(kl_nats),
+        {layer: {name: torch.cat(parts).numpy() for name, parts in of.items()} for layer, of in changes.items()},
+    )
+
+
+def _differentiate_loss(
+    model: Any,  # noqa: ANN401
+    anatomy: Anatomy,
+    quantized: Candidate,
+    on: tuple[Tensor, LabelDraws, Capture],
+    progress: Progress,
+) -> list[float]:
+    """Put the gradients of Σₜ KLₜ and of the draws of labels into the capture; returns D of every sequence."""
+    token_ids, draws, captured = on
+    kl_nats: list[float] = []
+    ends: list[Tensor] = []
+
+    def start_graph(_module: nn.Module, _arguments: tuple[Any, ...], output: Any) -> Any:  # noqa: ANN401
+        ends.append(first_tensor(output).detach().requires_grad_())
+        return ends[-1] if isinstance(output, Tensor) else (ends[-1], *output[1:])
+
+    for number, sequence in enumerate(progress(list(token_ids), "differentiating the loss")):
+        with torch.no_grad():
+            original = model(sequence.unsqueeze(0), use_cache=False).logits[0].float().log_softmax(-1)
+        with ExitStack() as during:
+            during.enter_context(installed(model, quantized))
+            during.enter_context(removing(blocks_of(model, anatomy)[-1].register_forward_hook(start_graph)))
+            logits = model(sequence.unsqueeze(0), use_cache=False).logits
+        changed = logits[0].float().log_softmax(-1)
+        divergence = nn.functional.kl_div(changed, original, reduction="sum", log_target=True)
+        of_loss = torch.autograd.grad(divergence, ends[-1], retain_graph=True)[0]
+        captured.gradients.append([of_loss, *gradients_of_draws(logits, ends.pop(), draws, number)])
+        kl_nats.append(divergence.item() / len(sequence))
+    return kl_nats
+
+
+def _price(found: dict[str, list[Tensor]], tape: Tape, records: Mapping[str, Rounded], own: str) -> None:
+    """Add what some sequences say about one layer."""
+    current = records[own].dequantize()
+    for name, record in records.items():
+        if name == own:
+            continue
+        terms = first_order_changes(tape.inputs, tape.gradients, record.dequantize() - current)
+        of_sequence = torch.split(terms[0], tape.rows_per_sequence)
+        slope = torch.stack([part.sum() for part in of_sequence]) / tape.sequence_length
+        curvature = window_form(terms[1:], tape.rows_per_sequence, tape.sequence_length)
+        found.setdefault(name, []).append(slope + curvature)

@@ -1,0 +1,305 @@
+"""Re-linearisation: a plan is measured, the loss is expanded anew around it, and the program solved again nearby.
+
+The separable sum of prices leaves out how the errors of layers act together. Around a plan (see linearisation.py)
+every format f of a layer l has the change c'(l, f) of the measured loss, interactions with the present plan included.
+One step solves the same program with these costs inside a trust region: each layer moves at most to its next dearer or
+cheaper format, and at most k layers move,
+
+    minimise Σ c'(l, f) x(l, f)   subject to the program's own limits and rules, and  Σ_l Σ_{f ≠ plan(l)} x(l, f) ≤ k.
+
+c' is noisy, and an optimiser picks what is underestimated. What the separable prices do not explain of it,
+R = c' − (c(l, f) − c(l, plan)), is therefore shrunk by its share of signal, 1 − Σ se² / Σ R² over all layers and
+formats (the positive part of James and Stein 1961), before it is added to them.
+
+A step is kept only if the KL divergence falls on sequences that the gradient did not see. If it rises, k is halved and
+the program solved again; below one layer the refinement ends. So the plan that comes out is never worse there than the
+one that went in.
+
+Knows nothing about command lines.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..backends.formats import parse_format
+from ..backends.layers import take_apart
+from ..backends.model import LoadedModel
+from ..backends.progress import Progress
+from ..backends.rounding import rounding_method
+from ..sensitivity.capture import LabelDraws
+from ..sensitivity.profile import Profile
+from ..sensitivity.rounding_pass import RoundingTask, round_layers, scale_inputs_for
+from ..solver.errors import ScantlingError
+from ..solver.instance import LOSS, Instance, LoadCase, LossMeasure, Row
+from ..solver.rules import Allow, Limit, LossLimit
+from .linearisation import Records, linearise
+from .quality import measure_candidates
+
+UNSEEN_EVERY = 3  # every third pricing sequence of a load case is kept from the gradient, to judge steps
+FIRST_SHARE = 0.1  # of the layers may move in the first step
+_MOVED = "layers moved"
+Formats = Mapping[str, str]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step that was tried.
+
+    Attributes:
+        num_moved: layers whose format changed.
+        predicted_change_nats: Σ c' of them, on the sequences of the gradient.
+        signal_share: of what the separable prices do not explain, the share that is not noise.
+        kl_nats: of the plan before the step, on the sequences that the gradient did not see.
+        change_nats: of the measured KL divergence there.
+        change_standard_error_nats: paired over those sequences; None for a single one.
+        kept: whether the step was kept.
+    """
+
+    num_moved: int
+    predicted_change_nats: float
+    signal_share: float
+    kl_nats: float
+    change_nats: float
+    change_standard_error_nats: float | None
+    kept: bool
+
+
+@dataclass
+class Refinement:
+    """A plan on its way.
+
+    Attributes:
+        loaded: the original model.
+        profile: of it.
+        program: the plan's.
+        choose: solves a program, giving the format of every layer.
+        draws: of labels, for the curvature.
+        progress: shows how far the work is.
+        formats: of every layer, at present.
+    """
+
+    loaded: LoadedModel
+    profile: Profile
+    program: Instance
+    choose: Callable[[Instance], dict[str, str]]
+    draws: LabelDraws
+    progress: Progress
+    formats: dict[str, str]
+    _measured: dict[tuple[str, ...], Floats] = field(default_factory=dict)
+
+    def steps(self, most: int) -> Iterator[Step]:
+        """Take steps until none helps.
+
+        Args:
+            most: steps that are tried at most.
+
+        Yields:
+            Each step that was tried; ``formats`` is the best plan so far.
+        """
+        records = round_everything(self.loaded, self.profile, self.progress)
+        unseen = unseen_sequences(self.profile)
+        radius = max(1, round(FIRST_SHARE * len(records)))
+        nearby = None
+        for _ in range(most):
+            if nearby is None:
+                nearby, share = self._expanded(records, unseen)
+            proposal = self.choose(within(nearby, radius))
+            moved = [layer for layer, target in proposal.items() if target != self.formats[layer]]
+            if not moved:
+                return
+            predicted = sum(_cost(nearby, layer, proposal[layer]) for layer in moved)
+            before, after = (self._kl(records, of, unseen) for of in (self.formats, proposal))
+            change = after - before
+            kept = float(change.mean()) < 0
+            error = float(change.std(ddof=1)) / math.sqrt(len(change)) if len(change) > 1 else None
+            if kept:
+                self.formats, nearby = proposal, None
+            radius = radius if kept else len(moved) // 2
+            yield Step(len(moved), predicted, share, float(before.mean()), float(change.mean()), error, kept)
+            if radius < 1:
+                return
+
+    def _expanded(self, records: Records, unseen: NDArray[np.bool_]) -> tuple[Instance, float]:
+        """State the program with costs expanded around the plan; says also what share of them is signal."""
+        near = neighbours(self.profile, self.formats, records)
+        kept = {layer: {name: records[layer][name] for name in names} for layer, names in near.items()}
+        token_ids = torch.from_numpy(self.profile.pricing_token_ids[~unseen])
+        found = linearise(self.loaded, kept, self.formats, (token_ids, self.draws), self.progress)
+        separable = {
+            layer: {name: self._separable(layer, name)[~unseen] for name in of}
+            for layer, of in found.changes_nats.items()
+        }
+        share = signal_share(separable, found.changes_nats)
+        costs = {
+            layer: {
+                name: float((separable[layer][name] + share * (changed - separable[layer][name])).mean())
+                for name, changed in of.items()
+            }
+            for layer, of in found.changes_nats.items()
+        }
+        return around(self.program, self.formats, costs), share
+
+    def _separable(self, layer: str, target: str) -> Floats:
+        """Give c(l, f) − c(l, plan) on every sequence."""
+        samples, position = self.profile.samples[self.profile.layer_index[layer]], self.profile.format_index
+        return np.asarray(samples[position[target]] - samples[position[self.formats[layer]]], dtype=np.float64)
+
+    def _kl(self, records: Records, formats: Formats, unseen: NDArray[np.bool_]) -> Floats:
+        """Measure a plan on the sequences that no gradient sees."""
+        key = tuple(formats.values())
+        if key not in self._measured:
+            candidate = {layer: of[formats[layer]] for layer, of in records.items()}
+            token_ids = torch.from_numpy(self.profile.pricing_token_ids[unseen])
+            quality = measure_candidates(self.loaded.model, {"it": candidate}, token_ids, self.progress)["it"]
+            self._measured[key] = np.array(quality.kl_nats)
+        return self._measured[key]
+
+
+def refuse_unrefinable(program: Instance, profile: Profile) -> None:
+    """Refuse programs that the expansion does not speak about, before the model is loaded.
+
+    Args:
+        program: the plan's.
+        profile: that it was solved from.
+
+    Raises:
+        ScantlingError: it minimises or limits something else than the mean loss, or there are too few sequences.
+    """
+    if program.minimise != (LOSS,) or any(isinstance(rule, LossLimit) for rule in program.rules):
+        raise ScantlingError("--refine lowers the loss within limits: leave out --max-loss and --minimize.")
+    if program.loss != LossMeasure():
+        raise ScantlingError("--refine lowers the mean loss: leave out --robust, and --load-cases worst.")
+    fewest = min(np.bincount(np.array(profile.record.case_of_sequence or [0] * profile.samples.shape[2])))
+    if fewest < 2 * UNSEEN_EVERY:
+        raise ScantlingError(
+            f"--refine keeps every third pricing sequence from the gradient; the profile has {fewest} of each load "
+            f"case. Profile with --pricing-sequences {2 * UNSEEN_EVERY} or more."
+        )
+
+
+def unseen_sequences(profile: Profile) -> NDArray[np.bool_]:
+    """Choose the pricing sequences that judge steps: every third one of each load case.
+
+    Args:
+        profile: the profile.
+
+    Returns:
+        bool [sequences].
+    """
+    cases = profile.record.case_of_sequence or (0,) * profile.samples.shape[2]
+    number = [cases[:position].count(case) for position, case in enumerate(cases)]
+    return np.array([count % UNSEEN_EVERY == UNSEEN_EVERY - 1 for count in number])
+
+
+def round_everything(loaded: LoadedModel, profile: Profile, progress: Progress) -> Records:
+    """Round what the program decides in all its formats, as the profile did; a byte for every weight and format.
+
+    Args:
+        loaded: the original model.
+        profile: of it.
+        progress: shows how far the work is.
+
+    Returns:
+        The records.
+    """
+    record, anatomy = profile.record, take_apart(loaded.model)
+    profile.refuse_other_model(loaded.sha256, [layer.name for layer in anatomy.layers])
+    wanted = {layer.name: [parse_format(record.formats[index]) for index in layer.formats] for layer in record.layers}
+    method, token_ids = rounding_method(record.rounding), torch.from_numpy(profile.rounding_token_ids)
+    scale_inputs_for(method, loaded, anatomy, (token_ids, [parse_format(name) for name in record.formats]), progress)
+    rounded = round_layers(RoundingTask(loaded, anatomy, token_ids, wanted, method), progress)
+    return {
+        layer: {target.name: matrix for target, matrix in of.items()} for layer, of in rounded.items() if len(of) > 1
+    }
+
+
+def neighbours(profile: Profile, formats: Formats, records: Records) -> dict[str, tuple[str, ...]]:
+    """Give each layer its own format, and the next cheaper and next dearer ones.
+
+    Args:
+        profile: has the bytes.
+        formats: of every layer.
+        records: the layers to be looked at.
+
+    Returns:
+        Two or three formats for each.
+    """
+    near = {}
+    for layer in records:
+        record = profile.record.layers[profile.layer_index[layer]]
+        by_size = [name for _, name in sorted(zip(record.stored_bytes, records[layer], strict=True))]
+        at = by_size.index(formats[layer])
+        near[layer] = tuple(by_size[max(0, at - 1) : at + 2])
+    return near
+
+
+def signal_share(separable: Mapping[str, Mapping[str, Floats]], found: Mapping[str, Mapping[str, Floats]]) -> float:
+    """Estimate what share of the difference between two sets of costs is not noise.
+
+    With R the mean difference of one layer and format over n sequences and se its standard error, the expectation of R²
+    is that of its true square and se². So 1 − Σ se² / Σ R² is the share; negative values mean that nothing is seen.
+
+    Args:
+        separable: one set, float64 [sequences] by layer and format.
+        found: the other, likewise.
+
+    Returns:
+        Between 0 and 1.
+
+    >>> zero, one = np.zeros(3), np.array([0.9, 1.0, 1.1])
+    >>> round(signal_share({"a": {"f": zero}}, {"a": {"f": one}}), 3)
+    0.997
+    """
+    differences = [found[layer][name] - separable[layer][name] for layer, of in found.items() for name in of]
+    squares = sum(float(values.mean()) ** 2 for values in differences)
+    noise = sum(float(values.var(ddof=1)) / len(values) for values in differences)
+    return max(0.0, 1 - noise / squares) if squares else 0.0
+
+
+def around(program: Instance, formats: Formats, costs: Mapping[str, Mapping[str, float]]) -> Instance:
+    """State a program around a plan: costs of changes, and no layer further than the formats that have one.
+
+    Args:
+        program: the plan's.
+        formats: of every layer.
+        costs: of changes by layer and format, in nats per token.
+
+    Returns:
+        The program, with a row that counts the layers that move.
+    """
+    table, moves, allowed = [], [], []
+    for index, unit in enumerate(program.units):
+        own, of = formats[unit.name], costs.get(unit.name, {})
+        table.append(tuple(of.get(name, 0.0) for name in unit.formats))
+        moves.append(tuple(int(name != own) for name in unit.formats))
+        allowed.append((index, tuple(at for at, name in enumerate(unit.formats) if name == own or name in of)))
+    return replace(
+        program,
+        rows=(*program.rows, Row(_MOVED, "layers", tuple(moves))),
+        load_cases=(LoadCase("around the plan", tuple(table)),),
+        rules=(*program.rules, Allow("formats next to the plan's", tuple(allowed))),
+    )
+
+
+def within(nearby: Instance, radius: int) -> Instance:
+    """Bound how many layers move.
+
+    Args:
+        nearby: as ``around`` gives it.
+        radius: layers.
+
+    Returns:
+        The program.
+    """
+    return nearby.with_rules((*nearby.rules, Limit("trust region", _MOVED, at_most=radius)))
+
+
+def _cost(nearby: Instance, layer: str, target: str) -> float:
+    index = [unit.name for unit in nearby.units].index(layer)
+    return nearby.load_cases[0].loss_increase_nats[index][nearby.units[index].formats.index(target)]
