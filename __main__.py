@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from . import __version__
-from .commands import program, reference, report, safety
+from .commands import device, intelligence, program, reference, report, safety
 from .commands.files import plan_and_profile
 from .commands.flags import JsonOption, ModelOption, ProfileOption, TrustOption
 from .commands.loading import load as _load
@@ -35,8 +35,10 @@ app = typer.Typer(
 
 app.add_typer(program.app)
 app.add_typer(reference.app)
+app.add_typer(device.app)
 app.add_typer(report.app)
 app.add_typer(safety.app)
+app.add_typer(intelligence.app)
 
 InputsOption = Annotated[
     str,

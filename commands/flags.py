@@ -60,6 +60,9 @@ _PROGRAM_FLAGS: dict[str, Any] = {
     "pin_from": Annotated[
         list[str] | None, _flag("PLAN:PATTERN. Layers that keep the format of an earlier plan; repeatable.", _RULES)
     ],
+    "safety_factor": Annotated[
+        float | None, _flag("Factor of safety that the plan must reach, measured; see docs/safety.md.", _LIMITS)
+    ],
     "minimize": Annotated[
         list[str] | None, _flag("loss_increase (the default), or a row such as memory; one after the other.", _AIM)
     ],

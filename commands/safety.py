@@ -1,7 +1,8 @@
 """Commands about how far a plan is from breaking."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -9,6 +10,13 @@ from rich.console import Console
 from ..solver.errors import ScantlingError
 from .files import plan_and_profile, profile_path_of
 from .flags import JsonOption, ModelOption, PlanArgument, ProfileOption, TrustOption
+from .loading import load, progress
+
+if TYPE_CHECKING:
+    from ..evaluation.safe_solve import PlanOf
+    from ..sensitivity.planning import Origin
+    from ..sensitivity.program import Program
+    from ..solver.plan import Plan
 
 app = typer.Typer()
 FAILS_STATUS = 3
@@ -31,7 +39,7 @@ def safety(
     ] = None,
     sequences: Annotated[int, typer.Option(help="Evaluation sequences of every load case.")] = 24,
     length: Annotated[int, typer.Option(help="Tokens in each.")] = 512,
-    rungs: Annotated[int, typer.Option(help="Of the ladder.")] = 13,
+    rungs: Annotated[int, typer.Option(help="Of the ladder.")] = 11,
     inputs: Annotated[str, typer.Option(help="What layers are rounded against: original, quantized, corrected.")] = (
         "original"
     ),
@@ -64,7 +72,6 @@ def safety(
     from ..sensitivity.planning import Origin, uniform_formats
     from ..solver.atomic import refuse_unwritable
     from ..solver.plan import read_plan
-    from .loading import load, progress
 
     settings = SafetySettings(
         tuple(named_sources(text)) if text else (),
@@ -102,3 +109,53 @@ def safety(
         print_safety(found, Console(markup=False))
     if not found.plans[0].passes:
         raise typer.Exit(FAILS_STATUS)
+
+
+@dataclass(frozen=True)
+class SafeOptions:
+    """How a factor of safety that a program asks for is found out.
+
+    Attributes:
+        file: a safety file, whose text and thresholds are taken; None for the usual ones.
+        unconfirmed: whether prediction from that file is enough.
+        model: where the model is, if it has moved since it was profiled.
+        trust_remote_code: whether code that comes with it is run.
+    """
+
+    file: Path | None
+    unconfirmed: bool
+    model: str | None
+    trust_remote_code: bool
+
+
+def safe_plan(program: "Program", origin: "Origin", plan_of: "PlanOf", options: SafeOptions) -> "Plan":
+    """Solve a program that asks for a factor of safety.
+
+    Args:
+        program: the program.
+        origin: where its profile lies.
+        plan_of: solves a program.
+        options: how the factor is found out.
+
+    Returns:
+        The plan, which says whether its factor was confirmed.
+
+    Raises:
+        ScantlingError: a prediction is wanted without a safety file.
+    """
+    from ..evaluation.safe_solve import solve_predicted, solve_safely
+    from ..evaluation.safety_file import read_safety
+    from ..evaluation.safety_run import SafetySettings, kept_beside, safety_run, settings_of
+
+    safety = None if options.file is None else read_safety(options.file)
+    settings = SafetySettings() if safety is None else settings_of(safety, program.profile, origin)
+    if options.unconfirmed:
+        if safety is None:
+            raise ScantlingError(
+                "--unconfirmed takes what the model bears from a safety file. Name it with --safety, or measure one "
+                "with: scantling safety PLAN -o safety.json"
+            )
+        return solve_predicted(program, safety, plan_of)
+    loaded = load(options.model or program.profile.record.model_source, trust_remote_code=options.trust_remote_code)
+    run = safety_run(loaded, program.profile, origin, settings, kept_beside(origin.path), progress())
+    return solve_safely(program, run, plan_of, lambda line: typer.echo(line, err=True))[0]

@@ -14,7 +14,7 @@ from scipy import stats
 from ..solver.errors import ScantlingError
 from .safety_file import Gamma
 
-_NEIGHBOURS = 4.0  # rungs loaded up to so many times more or less tell how far a prediction may be off
+_NEIGHBOURS = 8.0  # rungs loaded up to so many times more or less tell how far a prediction may be off
 _FEWEST_NEIGHBOURS = 3
 
 
@@ -26,6 +26,7 @@ def gamma_of_measured() -> Gamma:
     """
     return Gamma(
         value=1.0,
+        mean_ratio=1.0,
         basis="measured",
         origin="the plan was measured on the ladder's own text; the sampling of that text is in the interval",
     )
@@ -34,7 +35,7 @@ def gamma_of_measured() -> Gamma:
 def gamma_of_predicted(predicted_nats: float, rungs: Sequence[tuple[float, float]], confidence: float) -> Gamma:
     """Bound measured / predicted for a further plan of about this load.
 
-    With r the ratio of a rung, n the number of rungs predicted within four times of the plan, and m and s mean and
+    With r the ratio of a rung, n the number of rungs predicted within eight times of the plan, and m and s mean and
     standard deviation of log r, the next ratio is below
 
         exp(m + t · s · √(1 + 1/n))
@@ -69,6 +70,7 @@ def gamma_of_predicted(predicted_nats: float, rungs: Sequence[tuple[float, float
     bound = math.exp(mean + student * deviation * math.sqrt(1 + 1 / len(logs)))
     return Gamma(
         value=max(bound, 1.0),
+        mean_ratio=math.exp(mean),
         basis="predicted",
         origin=f"bound on measured / predicted, from the {len(logs)} rungs predicted within {_NEIGHBOURS:g} times of "
         f"the plan, where it is {math.exp(mean):.2f} on average",

@@ -26,7 +26,7 @@ from .evaluation_text import EvaluationCase
 from .quality import Quality, measure_candidates
 
 ORIGINAL: Final = "original"
-_AT_ONCE = 3  # plans measured together share one run of the original; killed together they are lost together
+_AT_ONCE = 4  # plans measured together share one run of the original; killed together they are lost together
 
 Formats = Mapping[str, str]
 QualityOf = dict[str, dict[str, Quality]]
@@ -112,7 +112,8 @@ class Measurer:
         """
         if ORIGINAL in plans:
             raise ScantlingError("a plan cannot be called 'original'. Rename its file.")
-        missing = {name: formats for name, formats in plans.items() if not self._stand_there(formats)}
+        different = {formats_sha256(formats): name for name, formats in reversed(list(plans.items()))}
+        missing = {name: plans[name] for name in different.values() if not self._stand_there(plans[name])}
         if missing or not self._stand_there(None):
             self._measure(missing)
         found = {name: self._found(name, formats) for name, formats in plans.items()}

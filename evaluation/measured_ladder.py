@@ -144,7 +144,7 @@ class MeasuredLadder:
             sequence_length=one.case.token_ids.shape[1],
             num_documents=one.resampling.num_documents,
             original_perplexity=one.original.perplexity,
-            original_accuracy=math.fsum(one.original.next_token_accuracy) / len(one.original.next_token_accuracy),
+            original_accuracy=one.resampling.mean_interval(one.original.next_token_accuracy),
             elastic_limit_nats=self._elastic_limit(one),
             onset_kl_nats=None if onset is None else float(one.curve.kl_nats[onset]),
             onset_rung=None if onset is None else one.curve.names[onset],

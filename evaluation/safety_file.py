@@ -110,7 +110,7 @@ class CaseCurve(Record):
     sequence_length: int
     num_documents: int
     original_perplexity: Finite
-    original_accuracy: Finite
+    original_accuracy: Interval
     elastic_limit_nats: Finite | None
     onset_kl_nats: Finite | None
     onset_rung: str | None
@@ -123,11 +123,13 @@ class Gamma(Record):
 
     Attributes:
         value: at least 1.
+        mean_ratio: measured / predicted on average over the rungs that it comes from; 1 for a measured plan.
         basis: whether the plan's KL divergence was measured or only predicted.
         origin: where the value comes from, in words.
     """
 
     value: Finite
+    mean_ratio: Finite
     basis: Literal["measured", "predicted"]
     origin: str
 
@@ -193,6 +195,7 @@ class SafetyFile(Record):
         profile_path: the profile that the ladder was solved from.
         profile_sha256: of that file.
         rounding_inputs: what layers were rounded against for the measurement.
+        num_rungs: budgets that the ladder was solved at; equal plans are one rung.
         offset: the relative rise of perplexity that is called yield.
         ultimate: the relative rise of perplexity that is called collapse.
         certainty: of all intervals.
@@ -208,6 +211,7 @@ class SafetyFile(Record):
     profile_path: str
     profile_sha256: str
     rounding_inputs: str
+    num_rungs: int
     offset: Finite
     ultimate: Finite
     certainty: Certainty

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import __version__
+from ..backends.layers import take_apart
 from ..backends.model import LoadedModel
 from ..backends.progress import Progress
 from ..sensitivity.final_rounding import ORIGINAL_INPUTS
@@ -15,7 +16,7 @@ from ..sensitivity.planning import Origin
 from ..sensitivity.profile import Profile
 from ..solver.errors import ScantlingError
 from .bootstrap import Resampling
-from .evaluation_text import evaluation_cases
+from .evaluation_text import evaluation_cases, profiled_cases
 from .measured import Formats, Measurer
 from .measured_ladder import MeasuredLadder, Thresholds, measured_ladder
 from .safety import judge_measured, judge_predicted
@@ -40,10 +41,42 @@ class SafetySettings:
     sources: tuple[tuple[str, str], ...] = ()
     num_sequences: int = 24
     sequence_length: int = 512
-    num_rungs: int = 13
+    num_rungs: int = 11
     inputs: str = ORIGINAL_INPUTS
     thresholds: Thresholds = field(default_factory=Thresholds)
     required_factor: float = 1.0
+
+
+def settings_of(safety: SafetyFile, profile: Profile, origin: Origin) -> SafetySettings:
+    """Give the settings that a safety file was made with.
+
+    Args:
+        safety: the file.
+        profile: that its ladder must have been solved from.
+        origin: where the profile lies.
+
+    Returns:
+        The settings; the required factor is left to who asks.
+
+    Raises:
+        ScantlingError: it was made from another profile.
+    """
+    if safety.profile_sha256 != origin.sha256:
+        raise ScantlingError(
+            f"the safety file is of the profile {safety.profile_path}, not of {origin.path} as it is now. Measure "
+            "again with: scantling safety PLAN"
+        )
+    curves = safety.curves
+    as_profiled = [(case.name, case.text_sha256) for case in profiled_cases(profile)]
+    known = [(curve.load_case, curve.text_sha256) for curve in curves] == as_profiled
+    return SafetySettings(
+        sources=() if known else tuple((curve.load_case, curve.text_source) for curve in curves),
+        num_sequences=curves[0].num_sequences,
+        sequence_length=curves[0].sequence_length,
+        num_rungs=safety.num_rungs,
+        inputs=safety.rounding_inputs,
+        thresholds=Thresholds(safety.offset, safety.ultimate, safety.certainty),
+    )
 
 
 def kept_beside(profile_path: Path) -> Path:
@@ -133,6 +166,7 @@ class SafetyRun:
             profile_path=str(self.origin.path),
             profile_sha256=self.origin.sha256,
             rounding_inputs=self.settings.inputs,
+            num_rungs=self.settings.num_rungs,
             offset=self.settings.thresholds.offset,
             ultimate=self.settings.thresholds.ultimate,
             certainty=self.settings.thresholds.certainty,
@@ -159,6 +193,7 @@ def safety_run(
         What measures and judges.
     """
     settings.thresholds.refuse_nonsense()
+    profile.refuse_other_model(loaded.sha256, [layer.name for layer in take_apart(loaded.model).layers])
     cases = evaluation_cases(loaded, profile, settings.sources, settings.num_sequences, settings.sequence_length)
     for case in cases:
         Resampling(case.document_of_sequence, settings.thresholds.certainty).refuse_too_few()

@@ -3,25 +3,35 @@
 Knows nothing about how they were found.
 """
 
+import math
+
 from rich.console import Console
 from rich.table import Table
 
+from ..solver.plan import SafetyClaim
 from .bootstrap import Interval
 from .safety_file import CaseCurve, MeasuredPlan, PlanSafety, Point, SafetyFile
 
 
 def print_safety(safety: SafetyFile, console: Console) -> None:
-    """Show the ladder, yield and collapse, the factors, and one line of verdict a plan.
+    """Show one line of verdict a plan, then the ladder, yield and collapse, and the factors.
 
     Args:
         safety: what was found.
         console: where.
     """
+    for plan in safety.plans:
+        console.print(verdict(plan), style="bold green" if plan.passes else "bold red")
+        needed = documents_to_decide(safety, plan)
+        if needed is not None:
+            console.print(
+                f"      The estimate reaches what is required, its lower end does not: about {needed} documents would "
+                "decide (an estimate). Measure on more with --sequences."
+            )
+    console.print()
     for curve in safety.curves:
         _print_ladder(safety, curve, console)
     _print_factors(safety, console)
-    for plan in safety.plans:
-        console.print(verdict(plan), style="bold green" if plan.passes else "bold red")
 
 
 def verdict(plan: PlanSafety) -> str:
@@ -42,11 +52,53 @@ def verdict(plan: PlanSafety) -> str:
     )
 
 
+def documents_to_decide(safety: SafetyFile, plan: PlanSafety) -> int | None:
+    """Estimate how many documents would tell whether a factor is above what is required.
+
+    An interval's width falls with the square root of the number of documents n; on the scale of log factors
+
+        needed = n · (log(factor / lower end) / log(factor / required))²
+
+    Args:
+        safety: the file.
+        plan: its factors.
+
+    Returns:
+        The number; None where the lower end decides already, or the estimate itself is too low.
+    """
+    if plan.passes:
+        return None
+    case = next(case for case in plan.cases if case.load_case == plan.governing_case)
+    if case.at_yield.estimate <= plan.required_factor:
+        return None
+    curve = next(curve for curve in safety.curves if curve.load_case == plan.governing_case)
+    width = math.log(case.at_yield.estimate / case.at_yield.lower)
+    return math.ceil(curve.num_documents * (width / math.log(case.at_yield.estimate / plan.required_factor)) ** 2)
+
+
+def safety_in_words(claim: SafetyClaim) -> str:
+    """Say what a plan claims about its factor of safety.
+
+    Args:
+        claim: the claim.
+
+    Returns:
+        The line.
+    """
+    found = f"factor of safety {claim.factor:.2f}, lower bound {claim.factor_lower:.2f}, required "
+    found += f"{claim.required_factor:g}; {claim.num_solves} solve{'s' if claim.num_solves > 1 else ''}"
+    if claim.confirmed:
+        return f"CONFIRMED by measurement: {found}"
+    return f"PREDICTED, not confirmed: {found}. Measure it with: scantling safety PLAN"
+
+
 def _print_ladder(safety: SafetyFile, curve: CaseCurve, console: Console) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("ladder", "predicted\nKL", "measured KL", "perplexity", "accuracy", "same top\ntoken", "flips"):
         table.add_column(heading, justify="left" if heading == "ladder" else "right", no_wrap=True)
-    table.add_row("original", "", "", f"{curve.original_perplexity:.2f}", f"{curve.original_accuracy:.1%}", "", "")
+    table.add_row(
+        "original", "", "", f"{curve.original_perplexity:.2f}", f"{curve.original_accuracy.estimate:.1%}", "", ""
+    )
     for rung in safety.ladder:
         table.add_row(*_rung_cells(rung, curve))
     console.print(f"Load case {curve.load_case}:", style="bold")

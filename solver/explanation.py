@@ -10,7 +10,7 @@ from .conflict import Conflict
 from .errors import ScantlingError
 from .instance import Instance
 from .plan import Finite, LimitUse, Objective, Plan, Record
-from .quantities import BYTES, show_quantity
+from .quantities import BYTES, SECONDS, show_quantity
 from .rules import Limit, LossLimit, Rule
 
 _MIB = 2**20
@@ -40,8 +40,12 @@ class Measure:
 
         >>> Measure("bits per weight", 0.001).show(3500)
         '3.5 bits per weight'
+        >>> Measure("seconds", 0.001).show(20)  # per token, the only seconds of a program
+        '20 ms (50 tok/s)'
         """
-        return show_quantity(steps if self.step == 1 else steps * self.step, self.name)
+        amount = steps if self.step == 1 else steps * self.step
+        shown = show_quantity(amount, self.name)
+        return f"{shown} ({1 / amount:.4g} tok/s)" if self.name == SECONDS and amount > 0 else shown
 
 
 NATS_PER_TOKEN = Measure("nats per token")

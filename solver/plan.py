@@ -129,6 +129,24 @@ class Certificate(Record):
     num_free_units: int | None = None
 
 
+class SafetyClaim(Record):
+    """The factor of safety that a plan was solved for.
+
+    Attributes:
+        required_factor: that was asked for.
+        factor: D_yield / (γ · D_plan), the least over the load cases.
+        factor_lower: the lower end of its interval.
+        confirmed: whether D_plan was measured; a predicted one is no confirmation.
+        num_solves: plans that were solved on the way.
+    """
+
+    required_factor: Finite
+    factor: Finite
+    factor_lower: Finite
+    confirmed: bool
+    num_solves: int
+
+
 class Plan(Record):
     """A whole plan, as ``plan.json`` holds it.
 
@@ -147,6 +165,7 @@ class Plan(Record):
         limits: the limits and their use.
         certificate: what is proven.
         assignments: one a layer.
+        safety: the factor of safety that it was solved for; None where none was asked for.
         program: the program that the plan answers, its units in the order of the assignments.
     """
 
@@ -164,6 +183,7 @@ class Plan(Record):
     limits: tuple[LimitUse, ...]
     certificate: Certificate
     assignments: tuple[Assignment, ...]
+    safety: SafetyClaim | None = None
     program: Instance
 
     def choice(self) -> tuple[int, ...]:

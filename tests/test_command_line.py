@@ -415,3 +415,16 @@ def test_the_measured_divergence_is_its_definition(llama_folder, profile_path):
     assert quality.mean_kl_nats == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-4)
     likelihood = q[:-1].gather(1, tokens[0, 1:, None]).log()
     assert quality.perplexity == pytest.approx(float((-likelihood.mean()).exp()), rel=1e-4)
+    right_before, right_after = (said.argmax(1)[:-1] == tokens[0, 1:] for said in (p, q))
+    assert quality.top1_agreement == (float((p.argmax(1) == q.argmax(1)).double().mean()),)
+    assert quality.next_token_accuracy == (float(right_after.double().mean()),)
+    assert quality.flips == (float((right_before != right_after).double().mean()),)
+    assert 0 < quality.top1_agreement[0] < 1
+
+
+def test_the_original_agrees_with_itself(llama_folder):
+    loaded = load_model(str(llama_folder))
+    tokens = torch.randint(2, 90, (3, 32))
+    original = measure_candidates(loaded.model, {}, tokens, silent)["original"]
+    assert original.kl_nats == original.flips == (0.0,) * 3
+    assert original.top1_agreement == (1.0,) * 3

@@ -239,7 +239,11 @@ def test_the_whole_page_loads_nothing_and_has_every_section(whole_page):
     names = ["allocation", "frontier-bytes", "predicted-measured", "load-deflection-1"]
     assert list(pictures(whole_page)) == names
     words = " ".join(page.words)
-    for said in ("The plan is better than uniform int4-g32", "Factor of safety of plan.json: 4.50 at yield", "passes"):
+    for said in (
+        "The plan is better than uniform int4-g32",
+        "PASS: plan.json: factor of safety 4.50, lower bound 3.60",
+        "passes",
+    ):
         assert said in words
     assert "prefers-color-scheme:dark" in whole_page.read_text()
 

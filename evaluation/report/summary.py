@@ -3,6 +3,7 @@
 Knows nothing about the rest of the page.
 """
 
+from ..safety_table import verdict
 from ..verdicts import (
     binding,
     comparison_verdict,
@@ -36,7 +37,7 @@ def summary_section(material: Material) -> Section:
     else:
         lines.append(predicted_verdict(material.profile, material.plan) or "")
     if material.safety is not None:
-        lines.append(_safety_in_words(material))
+        lines.append(verdict(material.safety.plans[0]))
     held = [use.name for use in binding(material.plan)]
     lines.append(f"Held back by {', '.join(held)}." if held else "No limit holds it back.")
     html = cards(_cards(material)) + "".join(paragraph(line) for line in lines if line)
@@ -66,14 +67,3 @@ def _cards(material: Material) -> list[tuple[str, str, str]]:
         note = f"lower bound {judged.factor_lower:.2f}, {judged.required_factor:g} required"
         found.append(("factor of safety", f"{judged.factor:.2f}", f"{note}: {'passes' if judged.passes else 'fails'}"))
     return found
-
-
-def _safety_in_words(material: Material) -> str:
-    assert material.safety is not None
-    judged = material.safety.plans[0]
-    least = any(case.at_least_at_yield for case in judged.cases)
-    return (
-        f"Factor of safety of {judged.plan.name}: {'at least ' if least else ''}{judged.factor:.2f} at yield, lower "
-        f"bound {judged.factor_lower:.2f} (γ = {judged.gamma.value:.2f}, {judged.gamma.basis}; governed by "
-        f"{judged.governing_case}); required {judged.required_factor:g}: {'passes' if judged.passes else 'fails'}."
-    )

@@ -46,7 +46,8 @@ def chart_style(colours: dict[str, str]) -> str:
         f".chart .curve{{stroke:{line};fill:none;stroke-width:1.5}}.chart .dot{{fill:{line}}}"
         f".chart .band{{fill:{line};opacity:.13}}.chart .guide{{stroke:{faint};stroke-dasharray:4 3;fill:none}}"
         f".chart .plan{{fill:{plan};stroke:{plan}}}.chart .rival{{fill:{rival};stroke:{rival}}}"
-        f".chart .open{{fill:none;stroke-width:1.5}}.chart text.plan{{stroke:none;font-weight:600}}.chart text.rival{{stroke:none}}"
+        f".chart .open{{fill:none;stroke-width:1.5}}.chart text.plan{{stroke:none;font-weight:600}}"
+        ".chart text.rival{stroke:none}"
         ".chart .cell text{font-size:11px;text-anchor:middle}"
     )
 
