@@ -362,6 +362,10 @@ def test_a_threshold_that_the_ladder_does_not_reach_is_not_drawn(whole_page):
     words = "".join(pictures(whole_page)["load-deflection-1"].itertext())
     assert "yield at 0.02 (0.016 to 0.025)" in words
     assert "collapse at" not in words
+    page = " ".join(parsed(whole_page).words)
+    assert "collapse: 100% above (not reached by the ladder: more than 0.07 nats)" in page
+    assert "≥ 16.00" in page
+    assert "≥ 4.50" not in page
 
 
 @pytest.mark.parametrize("log", [False, True])

@@ -116,7 +116,7 @@ def agreement_chart(found: Comparison) -> Chart:
     """
     rows = [row for row in found.contenders if row.predicted_kl_nats > 0 and row.measured_kl_nats > 0]
     values = [end for row in rows for pair in _bars(row) for end in pair] or [0.1, 1.0]
-    plot = Plot(spanning(values, _LEFT, _RIGHT, log=True), spanning(values, _BOTTOM, _TOP, log=True))
+    plot = Plot(spanning(values, _LEFT, _RIGHT, log=True), spanning(values, _BOTTOM, _TOP, log=True), rising=True)
     plot.axes("predicted KL, nats per token", "measured KL, nats per token", "{:g}".format, "{:g}".format)
     plot.path([(plot.x.low, plot.x.low), (plot.x.high, plot.x.high)], "guide")
     for row in rows:

@@ -21,10 +21,10 @@ p{{margin:.5rem 0;max-width:48rem;overflow-wrap:anywhere}}
 .note,figcaption,.caption{{color:var(--faint);font-size:.875rem}}
 .verdict{{font-weight:600}}.missing{{border-left:4px solid var(--line);padding:.3rem .8rem}}
 code{{font:.9em ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace;overflow-wrap:anywhere}}
-.cards{{display:grid;grid-template-columns:repeat(auto-fit,minmax(10rem,1fr));gap:.6rem;margin:0 0 1rem}}
-.cards>div{{background:var(--soft);padding:.6rem .8rem;border-radius:4px}}.cards dd{{margin:0}}
+.cards{{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.5rem;margin:0 0 1rem}}
+.cards>div{{background:var(--soft);padding:.6rem .7rem;border-radius:4px}}.cards dd{{margin:0}}
 .cards dt,.cards span{{color:var(--faint);font-size:.8125rem;line-height:1.3;display:block}}
-.cards b{{font-size:1.3rem;font-weight:600;white-space:nowrap}}
+.cards b{{font-size:1.2rem;font-weight:600;white-space:nowrap}}
 .scroll{{overflow-x:auto}}.scroll:focus-visible{{outline:2px solid var(--faint)}}
 figure{{margin:1rem 0}}figure svg{{display:block}}
 table{{border-collapse:collapse;margin:.2rem 0 .8rem;font-size:.875rem}}.caption{{margin-top:1.2rem}}

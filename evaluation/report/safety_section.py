@@ -6,7 +6,7 @@ Knows nothing about how they were measured.
 from collections.abc import Sequence
 
 from ..bootstrap import Interval
-from ..safety_file import CaseCurve, CaseQuality, MeasuredPlan, Point, SafetyFile
+from ..safety_file import CaseCurve, CaseQuality, MeasuredPlan, PlanSafety, Point, SafetyFile
 from .markup import Section, Table, figure, missing, paragraph
 from .material import Material
 from .svg import Chart, Plot, spanning, text
@@ -40,9 +40,9 @@ def _factors(safety: SafetyFile) -> Table:
     rows = tuple(
         (
             found.plan.name,
-            f"{found.factor:.2f}",
+            show_factor(found),
             f"{found.factor_lower:.2f}",
-            f"{found.ultimate_factor:.2f}",
+            f"{'≥ ' if any(case.at_least_at_ultimate for case in found.cases) else ''}{found.ultimate_factor:.2f}",
             f"{found.ultimate_factor_lower:.2f}",
             f"{found.gamma.value:.2f} ({found.gamma.basis})",
             f"{found.required_factor:g}",
@@ -57,9 +57,22 @@ def _factors(safety: SafetyFile) -> Table:
     )  # fmt: skip
     caption = (
         f"Factors of safety, the least over the load cases; bounds: lower ends of {confidence} intervals, and these "
-        "decide. A factor is at least what is shown where the ladder ends before the yield."
+        "decide. ≥: the ladder ends before the model yields, or collapses."
     )
     return Table("factors", headings, rows, caption)
+
+
+def show_factor(found: PlanSafety) -> str:
+    """Write a factor at yield.
+
+    Args:
+        found: of a plan.
+
+    Returns:
+        The factor; with ≥ where the ladder ends before the yield in the load case that governs.
+    """
+    governing = next(case for case in found.cases if case.load_case == found.governing_case)
+    return f"{'≥ ' if governing.at_least_at_yield else ''}{found.factor:.2f}"
 
 
 def _gammas(safety: SafetyFile) -> str:
@@ -71,10 +84,15 @@ def _caption(safety: SafetyFile, curve: CaseCurve) -> str:
     return (
         f"Load case {curve.load_case}: {curve.num_sequences} × {curve.sequence_length} tokens of {curve.text_source}, "
         f"{curve.num_documents} documents. Every point is a plan, its predicted loss below, its measured one on the "
-        f"left; on the dashed line a prediction is exact. Yield: perplexity {safety.offset:.0%} above the original's; "
-        f"collapse: {safety.ultimate:.0%} above. Bands and bars: {safety.certainty.confidence:.0%} intervals. Both "
+        f"left; on the dashed line a prediction is exact. Yield: perplexity {safety.offset:.0%} above the original's"
+        f"{_unless_reached(curve.yield_point)}; collapse: {safety.ultimate:.0%} above"
+        f"{_unless_reached(curve.ultimate_point)}. Bands and bars: {safety.certainty.confidence:.0%} intervals. Both "
         "axes are logarithmic."
     )
+
+
+def _unless_reached(point: Point) -> str:
+    return "" if point.reached else f" (not reached by the ladder: more than {point.kl_nats.estimate:.3g} nats)"
 
 
 def deflection_chart(safety: SafetyFile, curve: CaseCurve) -> Chart:
@@ -95,7 +113,11 @@ def deflection_chart(safety: SafetyFile, curve: CaseCurve) -> Chart:
     highs = [quality.kl_nats.upper for _, quality in everyone]
     points = [("yield", curve.yield_point), ("collapse", curve.ultimate_point)]
     reached = [point.kl_nats.estimate for _, point in points if point.reached]
-    plot = Plot(spanning(loads, _LEFT, _RIGHT, log=True), spanning([*lows, *highs, *reached], _BOTTOM, _TOP, log=True))
+    plot = Plot(
+        spanning(loads, _LEFT, _RIGHT, log=True),
+        spanning([*lows, *highs, *reached], _BOTTOM, _TOP, log=True),
+        rising=True,
+    )
     plot.axes("predicted loss increase, nats per token", "measured KL, nats per token", "{:g}".format, "{:g}".format)
     low, high = max(plot.x.low, plot.y.low), min(plot.x.high, plot.y.high)
     if low < high:

@@ -14,6 +14,7 @@ from ..verdicts import (
 )
 from .markup import Section, cards, paragraph
 from .material import Material
+from .safety_section import show_factor
 
 _STATUS = {
     "OPTIMAL": "proven optimal",
@@ -51,7 +52,7 @@ def _cards(material: Material) -> list[tuple[str, str, str]]:
         ("size", show_size(plan.stored_bytes), f"{plan.stored_bytes:,} bytes in all tensors"),
         ("average bits", f"{plan.average_bits:.2f}", "of the layers decided, scales not counted"),
         (
-            "predicted loss increase",
+            "predicted loss",
             show_nats(plan.loss_increase_nats, plan.loss_increase_standard_error_nats),
             f"nats per token, {_STATUS[proven.status]}{gap}",
         ),
@@ -65,5 +66,5 @@ def _cards(material: Material) -> list[tuple[str, str, str]]:
     if material.safety is not None:
         judged = material.safety.plans[0]
         note = f"lower bound {judged.factor_lower:.2f}, {judged.required_factor:g} required"
-        found.append(("factor of safety", f"{judged.factor:.2f}", f"{note}: {'passes' if judged.passes else 'fails'}"))
+        found.append(("factor of safety", show_factor(judged), f"{note}: {'passes' if judged.passes else 'fails'}"))
     return found

@@ -236,11 +236,13 @@ class Plot:
     Attributes:
         x: the horizontal scale.
         y: the vertical scale, upwards.
+        rising: whether what is drawn rises from left to right, so that words stand off the diagonal.
         parts: what has been drawn.
     """
 
     x: Scale
     y: Scale
+    rising: bool = False
     parts: list[str] = field(default_factory=list)
 
     def axes(
@@ -319,7 +321,7 @@ class Plot:
         self.parts.append(titled(shape, title))
 
     def words(self, at: tuple[float, float], words: str, css: str) -> None:
-        """Write beside a mark: what is a plan's below it on the left, all else above it on the right, where room is.
+        """Write beside a mark: what is a plan's on the left, all else on the right where there is room.
 
         Args:
             at: values of both axes.
@@ -328,7 +330,8 @@ class Plot:
         """
         x, y, width = self.x(at[0]), self.y(at[1]), 7.0 * len(words)
         left = "plan" in css.split() and x - width > self.x.start
+        above, below = -9, 17
         if left or x + width + 9 > self.x.end + _MARGIN:
-            self.parts.append(text(x - 7, y + (17 if left else -11), words, css, "end"))
+            self.parts.append(text(x - 7, y + (above if self.rising or not left else below), words, css, "end"))
         else:
-            self.parts.append(text(x + 9, y - 7, words, css))
+            self.parts.append(text(x + 9, y + (below if self.rising else above), words, css))
