@@ -66,8 +66,9 @@ def test_a_plan_smaller_than_every_uniform_has_no_naive_counterpart():
         rivals(profile, {"a": "int2-row", "b": "int4-g32"}, [SAME_BYTES])
 
 
-def test_the_nearest_uniform_is_one_that_an_engine_loads():
-    plan = random_formats(1)
+@pytest.mark.parametrize("seed", range(12))
+def test_the_nearest_uniform_is_one_that_an_engine_loads(seed):
+    plan = random_formats(seed)
     found = rivals(PROFILE, plan, [NEAREST])
     size = PROFILE.stored_bytes(plan)
     for rival in found:
