@@ -25,14 +25,16 @@ def solved(program, path=Path("made.safetensors"), sha256="0" * 64):
     return solve(PROFILE, Origin(path, sha256), program.instance(), CpSat(), SearchSettings())
 
 
-@pytest.fixture(params=["one limit", "two limits", "a least speed"])
+@pytest.fixture(params=["one limit", "two limits", "a lower bound"])
 def plan(request):
     program = Program(PROFILE).limit("average_bits", at_most=3.7)
     if request.param == "two limits":
         program = Program(PROFILE).limit("average_bits", at_most=3.9).memory("58 KiB")
-    if request.param == "a least speed":  # stated as a row's upper bound, and one lower bound on bits
-        program = program.limit("bit_weights", at_least=1000, layers="*.q_proj", name="enough")
-    return solved(program)
+    if request.param == "a lower bound":
+        program = program.limit("bit_weights", at_least=130_000, layers="*.q_proj", name="enough")
+    plan = solved(program)
+    assert all(use.price_per_step for use in plan.limits) or request.param == "two limits"
+    return plan
 
 
 @pytest.mark.parametrize("target", ["int2-g32", "int4-g32", "int8-row"])

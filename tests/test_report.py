@@ -133,7 +133,8 @@ def safety_of(plan):
     beyond = Point(kl_nats=around(0.07), reached=False, share_reached=0.1, between=("2 bits",))
     curve = CaseCurve(
         load_case="text", text_source="words", text_sha256="0", num_sequences=2, sequence_length=8, num_documents=2,
-        original_perplexity=10.0, original_accuracy=around(0.4), elastic_limit_nats=None, onset_kl_nats=None, onset_rung=None,
+        original_perplexity=10.0,
+        original_accuracy=around(0.4), elastic_limit_nats=None, onset_kl_nats=None, onset_rung=None,
         yield_point=reached, ultimate_point=beyond,
     )  # fmt: skip
     factor = CaseFactor(
@@ -141,13 +142,15 @@ def safety_of(plan):
         at_least_at_ultimate=True,
     )  # fmt: skip
     judged = PlanSafety(
-        plan=measured_plan("plan.json", 4), gamma=Gamma(value=1.1, basis="measured", mean_ratio=1.0, origin="a test"), cases=(factor,),
+        plan=measured_plan("plan.json", 4),
+        gamma=Gamma(value=1.1, basis="measured", mean_ratio=1.0, origin="a test"), cases=(factor,),
         factor=4.5, factor_lower=3.6, ultimate_factor=16, ultimate_factor_lower=12.8, governing_case="text",
         required_factor=1.5, margin=1.4, passes=True,
     )  # fmt: skip
     return SafetyFile(
         scantling_version="0", model_source=plan.model_source, model_sha256=plan.model_sha256,
-        profile_path=plan.profile_path, profile_sha256=plan.profile_sha256, rounding_inputs="original", offset=0.1, num_rungs=6,
+        profile_path=plan.profile_path, profile_sha256=plan.profile_sha256, rounding_inputs="original", offset=0.1,
+        num_rungs=6,
         ultimate=1.0, certainty=Certainty(), curves=(curve,),
         ladder=tuple(measured_plan(f"{bits} bits", bits) for bits in (8, 6, 5, 4, 3, 2)), plans=(judged,),
     )  # fmt: skip
