@@ -98,7 +98,9 @@ def profile(
     """Measure what every format of every layer costs."""
     from .backends.rounding import rounding_method
     from .evaluation.honesty import print_regime
+    from .evaluation.reach_report import print_rarely_reached
     from .evaluation.terminal import print_profile
+    from .evaluation.together_report import print_still_together
     from .sensitivity.extending import Extension, parse_share
     from .sensitivity.load_cases import LoadCase, named_sources
     from .sensitivity.parts import discard_parts
@@ -136,6 +138,8 @@ def profile(
     discard_parts(output.absolute())
     print_profile(built, Console(markup=False))
     print_regime(built, Console(markup=False))
+    print_rarely_reached(built, Console(markup=False))
+    print_still_together(loaded.model, Console(markup=False))
     if check:
         fresh = loaded if settings.rounding.input_scaling is None else _load(model, trust_remote_code=trust_remote_code)
         _check(fresh, built, output)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..solver.errors import ScantlingError
-from .backend import FLOAT_DTYPES, FormattedLayer, TensorSpec, refuse_ends
+from .backend import FLOAT_DTYPES, FormattedLayer, TensorSpec, refuse_ends, refuse_stacked_experts
 from .formats import FloatFormat, Format, IntegerFormat
 from .gptq_backend import integer_layers, scheme
 from .gptq_layout import GptqLayout
@@ -33,6 +33,7 @@ class AutoGptqBackend:
     name: str = "auto-gptq"
     engines: tuple[str, ...] = ("auto-gptq", "gptqmodel", "transformers", "vllm")
     unties_head: bool = True
+    keeps_model_names: bool = False
 
     def float_dtype(self, sixteen_bit_format: str) -> torch.dtype:
         """Give the type of all parameters that are not integers.
@@ -52,9 +53,10 @@ class AutoGptqBackend:
             layers: all layers.
 
         Raises:
-            ScantlingError: mixed formats, 5 or 6 bits, zero points, or shapes that it does not take.
+            ScantlingError: mixed formats, 5 or 6 bits, zero points, experts, or shapes that it does not take.
         """
         refuse_ends(layers, self.name)
+        refuse_stacked_experts(layers, self.name, "auto-gptq itself has no way to load them")
         targets = {formatted.format for formatted in layers if formatted.layer.block is not None}
         if len(targets) > 1:
             names = ", ".join(sorted(target.name for target in targets))

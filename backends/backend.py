@@ -49,11 +49,13 @@ class FormattedLayer:
         layer: the layer.
         format: its format.
         transposed: whether the module keeps its matrix as [in, out] (GPT-2's Conv1D).
+        stacked: whether transformers keeps the matrix in one tensor with those of other experts.
     """
 
     layer: Layer
     format: Format
     transposed: bool = False
+    stacked: bool = False
 
 
 class Backend(Protocol):
@@ -72,6 +74,11 @@ class Backend(Protocol):
     @property
     def unties_head(self) -> bool:
         """Whether a head that is tied to the embedding is written as a tensor of its own."""
+        ...
+
+    @property
+    def keeps_model_names(self) -> bool:
+        """Whether tensors are called as in the model, where checkpoints of its architecture call experts otherwise."""
         ...
 
     def float_dtype(self, sixteen_bit_format: str) -> torch.dtype:
@@ -213,6 +220,25 @@ def refuse_other_floats(layers: Sequence[FormattedLayer], sixteen_bit_format: st
                 f"{formatted.layer.name} is {formatted.format.name} in this plan, but the model's checkpoint is "
                 f"{sixteen_bit_format}, and engines load a checkpoint in one type. Profile with {sixteen_bit_format}, "
                 "or use --backend fake."
+            )
+
+
+def refuse_stacked_experts(layers: Sequence[FormattedLayer], backend: str, reason: str) -> None:
+    """Refuse integers in experts that transformers keeps in one tensor.
+
+    Args:
+        layers: all layers.
+        backend: its name.
+        reason: why it cannot hold them.
+
+    Raises:
+        ScantlingError: there is such a layer.
+    """
+    for formatted in layers:
+        if formatted.stacked and not isinstance(formatted.format, FloatFormat):
+            raise ScantlingError(
+                f"{formatted.layer.name}, an expert's, is {formatted.format.name} in this plan, and the backend "
+                f"{backend} does not write integers there: {reason}. Use --backend gptq or fake."
             )
 
 

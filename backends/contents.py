@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..solver.errors import ScantlingError
 from .backend import WEIGHT, Backend, FormattedLayer, TensorSpec, float_specs, pack_float
+from .experts import Expert
 from .formats import FloatFormat, Format
 from .grid import CastMatrix, Rounded
 from .layers import Anatomy
@@ -49,7 +50,12 @@ class Contents:
         """All layers with their formats."""
         modules = self.loaded.model
         return [
-            FormattedLayer(layer, self.formats[layer.name], isinstance(modules.get_submodule(layer.name), Conv1D))
+            FormattedLayer(
+                layer,
+                self.formats[layer.name],
+                transposed=isinstance(modules.get_submodule(layer.name), Conv1D),
+                stacked=isinstance(modules.get_submodule(layer.name.rpartition(".")[0]), Expert),
+            )
             for layer in self.anatomy.layers
         ]
 
@@ -109,7 +115,9 @@ class Contents:
         """
         if part == OTHERS:
             return {
-                name: TensorSpec(self.dtype if tensor.is_floating_point() else tensor.dtype, tuple(tensor.shape))
+                self.stored_name(name): TensorSpec(
+                    self.dtype if tensor.is_floating_point() else tensor.dtype, tuple(tensor.shape)
+                )
                 for name, tensor in self.others.items()
             }
         return {
@@ -127,9 +135,31 @@ class Contents:
                 yield module, suffix, spec
 
     def _modules(self, formatted: FormattedLayer) -> list[str]:
-        """Name the modules that a layer's tensors are written for."""
+        """Name the modules that a layer's tensors are written for, as checkpoints call them."""
         tied = formatted.layer.tied_name
-        return [formatted.layer.name, *([tied] if tied and self.backend.unties_head else [])]
+        names = [formatted.layer.name, *([tied] if tied and self.backend.unties_head else [])]
+        return [self.stored_name(f"{name}.{WEIGHT}").removesuffix(f".{WEIGHT}") for name in names]
+
+    def stored_name(self, name: str) -> str:
+        """Give the name of a tensor in the checkpoint.
+
+        Args:
+            name: in the model.
+
+        Returns:
+            The name in the checkpoint.
+
+        Raises:
+            ScantlingError: it is no tensor of its own there.
+        """
+        names = self.loaded.stored_names
+        if names is not None and name not in names:
+            raise ScantlingError(
+                f"checkpoints of {type(self.loaded.model).__name__} have no tensor for {name}: they keep the experts "
+                "of a block in one, which apply does not write. Profiles, plans and comparisons of this model are not "
+                "concerned."
+            )
+        return name if names is None or self.backend.keeps_model_names else names[name]
 
     def all_specs(self) -> dict[str, TensorSpec]:
         """Give all tensors of the checkpoint, in the order of the parts.
@@ -143,15 +173,16 @@ class Contents:
         """Give the parameters that belong to no layer, in the checkpoint's type.
 
         Returns:
-            The tensors by name.
+            The tensors by their names in the checkpoint.
 
         Raises:
             ScantlingError: a value does not fit the type.
         """
         packed = {}
         for name, tensor in self.others.items():
-            packed[name] = tensor.to(self.dtype) if tensor.is_floating_point() else tensor
-            if not bool(torch.isfinite(packed[name]).all()):
+            values = tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+            packed[self.stored_name(name)] = values
+            if not bool(torch.isfinite(values).all()):
                 raise ScantlingError(
                     f"the parameter {name} has values beyond {str(self.dtype).removeprefix('torch.')}. "
                     "Convert the checkpoint to bfloat16, or use --backend fake."
@@ -191,7 +222,7 @@ class Contents:
         """
         records: dict[str, Rounded] = {}
         for formatted in self.layers_of(part):
-            prefix = f"{formatted.layer.name}."
+            prefix = f"{self._modules(formatted)[0]}."
             own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
             if isinstance(formatted.format, FloatFormat):
                 weight = own[WEIGHT]
@@ -238,5 +269,6 @@ def store_in_sixteen_bits(contents: Contents) -> None:
     Args:
         contents: its model is changed.
     """
-    for name, packed in contents.pack_others().items():
-        contents.others[name].copy_(packed)
+    packed = contents.pack_others()
+    for name, tensor in contents.others.items():
+        tensor.copy_(packed[contents.stored_name(name)])

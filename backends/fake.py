@@ -22,6 +22,7 @@ class FakeBackend:
     name: str = "fake"
     engines: tuple[str, ...] = ("transformers",)
     unties_head: bool = False
+    keeps_model_names: bool = False
 
     def float_dtype(self, sixteen_bit_format: str) -> torch.dtype:
         """Give the type of all parameters.

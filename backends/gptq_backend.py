@@ -96,6 +96,7 @@ class GptqBackend:
     name: str = "gptq"
     engines: tuple[str, ...] = ("gptqmodel", "vllm", "transformers")
     unties_head: bool = False
+    keeps_model_names: bool = True
 
     def float_dtype(self, sixteen_bit_format: str) -> torch.dtype:
         """Give the type of all parameters that are not integers.
@@ -264,6 +265,8 @@ def _fused(names: Mapping[str, object]) -> list[tuple[str, list[str]]]:
 def split_fusions(layers: Sequence[FormattedLayer]) -> list[str]:
     """List the fused layers that vLLM and SGLang would refuse, since their members differ in format.
 
+    All experts of a block are fused too.
+
     Args:
         layers: all layers.
 
@@ -271,4 +274,14 @@ def split_fusions(layers: Sequence[FormattedLayer]) -> list[str]:
         Their paths.
     """
     by_name = {formatted.layer.name: formatted.format for formatted in layers}
-    return [name for name, members in _fused(by_name) if len({by_name[member] for member in members}) > 1]
+    split = [name for name, members in _fused(by_name) if len({by_name[member] for member in members}) > 1]
+    return split + [name for name, targets in _experts(layers).items() if len(targets) > 1]
+
+
+def _experts(layers: Sequence[FormattedLayer]) -> dict[str, set[Format]]:
+    """Give the formats of all experts that transformers keeps together, by the path of their module."""
+    found: dict[str, set[Format]] = {}
+    for formatted in layers:
+        if formatted.stacked:
+            found.setdefault(formatted.layer.name.rsplit(".", 2)[0], set()).add(formatted.format)
+    return found

@@ -1,7 +1,8 @@
 """The layers of a model, found from its module tree: names, shapes, kinds and blocks.
 
 The decoder blocks are the elements of the module list that holds the most weights in linear layers; every linear inside
-is a layer. The embedding and the output head are what the model itself names as such; a tied pair is one layer.
+is a layer, also those of experts, which the module experts takes apart where they share one tensor. The embedding and
+the output head are what the model itself names as such; a tied pair is one layer.
 
 Knows nothing about architectures by name.
 """
@@ -61,6 +62,17 @@ class Anatomy:
     num_blocks: int
     layers: tuple[Layer, ...]
     num_other_parameters: int
+
+    def layers_of(self, block: int) -> list[Layer]:
+        """List the layers of a block.
+
+        Args:
+            block: its index.
+
+        Returns:
+            The layers, in their order.
+        """
+        return [layer for layer in self.layers if layer.block == block]
 
 
 def is_linear(module: nn.Module) -> bool:

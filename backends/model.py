@@ -6,6 +6,7 @@ Knows nothing about layers.
 
 import hashlib
 import io
+from collections.abc import Mapping
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from transformers import (
 from transformers.utils import logging
 
 from ..solver.errors import ScantlingError
+from .experts import separate_experts
 from .layers import refuse_broken_weights
 
 
@@ -38,6 +40,8 @@ class LoadedModel:
         sha256: over names, shapes and values of all parameters.
         sixteen_bit_format: the 16-bit format of its checkpoint, ``bfloat16`` or (for all others) ``float16``.
         input_scalings: what was done to the model's inputs since it was loaded, see sensitivity/input_scaling.
+        stored_names: where experts were taken apart, the names of the tensors in checkpoints by their names in the
+            model; a tensor without one has no place of its own there. None for any other model: names are the same.
     """
 
     source: str
@@ -46,6 +50,7 @@ class LoadedModel:
     sha256: str
     sixteen_bit_format: str
     input_scalings: list[str] = field(default_factory=list)
+    stored_names: Mapping[str, str] | None = None
 
 
 def load_model(source: str, *, trust_remote_code: bool = False) -> LoadedModel:
@@ -85,8 +90,9 @@ def load_model(source: str, *, trust_remote_code: bool = False) -> LoadedModel:
     model.eval()  # type: ignore[no-untyped-call]
     model.requires_grad_(requires_grad=False)
     refuse_broken_weights(model)
+    stored_names = separate_experts(model)
     sixteen = "bfloat16" if getattr(config, "dtype", None) is torch.bfloat16 else "float16"
-    return LoadedModel(source, model, tokenizer, weights_sha256(model), sixteen)
+    return LoadedModel(source, model, tokenizer, weights_sha256(model), sixteen, stored_names=stored_names)
 
 
 def _with_report(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..solver.errors import ScantlingError
-from .backend import FLOAT_DTYPES, FormattedLayer, TensorSpec, refuse_ends
+from .backend import FLOAT_DTYPES, FormattedLayer, TensorSpec, refuse_ends, refuse_stacked_experts
 from .formats import Format, IntegerFormat
 from .gptq_backend import integer_layers, refuse_no_integers
 from .grid import Rounded, RoundedMatrix
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from compressed_tensors.quantization import QuantizationScheme
 
 _FORMAT = "pack-quantized"
+_EXPERTS = "transformers unpacks all experts by one scheme, and their values in 16 bits"
 
 
 def refuse_missing_library() -> None:
@@ -74,6 +75,7 @@ class PackQuantizedBackend:
     name: str = "compressed-tensors"
     engines: tuple[str, ...] = ("transformers", "vllm")
     unties_head: bool = False
+    keeps_model_names: bool = False
 
     def float_dtype(self, sixteen_bit_format: str) -> torch.dtype:
         """Give the type of all parameters that are not integers.
@@ -93,10 +95,12 @@ class PackQuantizedBackend:
             layers: all layers.
 
         Raises:
-            ScantlingError: the library is missing, or a layer is asymmetric, transposed, embedding or head.
+            ScantlingError: the library is missing, or a layer is asymmetric, transposed, an expert's, embedding
+                or head.
         """
         refuse_missing_library()
         refuse_ends(layers, self.name)
+        refuse_stacked_experts(layers, self.name, _EXPERTS)
         refuse_no_integers(layers)
         for formatted, target in integer_layers(layers):
             if not target.symmetric:

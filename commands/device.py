@@ -20,24 +20,36 @@ device = typer.Typer(
 )
 app.add_typer(device, name="device")
 
+DecodedOption = Annotated[
+    str | None,
+    typer.Option("--model", help="Decoded by torch, whole and cut to fewer blocks. Default: the demo's model."),
+]
+GgufOption = Annotated[
+    list[Path] | None, typer.Option("--gguf", help="GGUF files, decoded by llama.cpp instead of torch; repeatable.")
+]
+TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")]
+UniformOption = Annotated[
+    list[str] | None,
+    typer.Option("--uniform", help="A width or a format to compare with; repeatable. Default: every one."),
+]
+RateOption = Annotated[
+    str | None,
+    typer.Option("--rate", help="Throughput at which powers are compared, such as '26 tok/s'. Default: the slowest's."),
+]
+
 
 @app.command()
 def predict(
     plan_path: PlanArgument,
     device_name: Annotated[str, typer.Option("--device", help="A known device (scantling devices) or a device file.")],
-    uniform: Annotated[
-        list[str] | None, typer.Option(help="A width or a format to compare with; repeatable. Default: every one.")
-    ] = None,
+    uniform: UniformOption = None,
     other: Annotated[
         list[Path] | None, typer.Option("--plan", help="Another plan of the same profile; repeatable.")
     ] = None,
     context: Annotated[int | None, typer.Option(help="Tokens in the KV cache of each sequence.")] = None,
     batch: Annotated[int | None, typer.Option(help="Sequences at once.")] = None,
     kv_bits: Annotated[float | None, typer.Option(help="Width of a cached number.")] = None,
-    rate: Annotated[
-        str | None,
-        typer.Option(help="Throughput at which powers are compared, such as '26 tok/s'. Default: the original's."),
-    ] = None,
+    rate: RateOption = None,
     prompt: Annotated[int | None, typer.Option(help="Tokens of a query's prompt.")] = None,
     answer: Annotated[int | None, typer.Option(help="Tokens of its answer.")] = None,
     profile_path: ProfileOption = None,
@@ -124,18 +136,12 @@ def _base_device(base: str | None, bandwidth: str | None, name: str) -> "Device"
 @device.command()
 def measure(
     output: Annotated[Path, typer.Option("-o", "--output", help="The points to write, as CSV for: device fit.")],
-    model: Annotated[
-        str | None, typer.Option(help="Decoded by torch, whole and cut to fewer blocks. Default: the demo's model.")
-    ] = None,
-    gguf: Annotated[
-        list[Path] | None, typer.Option(help="GGUF files, decoded by llama.cpp instead of torch; repeatable.")
-    ] = None,
+    model: DecodedOption = None,
+    gguf: GgufOption = None,
     seconds: Annotated[float, typer.Option(help="Of each run; 10 at least where energy is read.")] = 3.0,
     array: Annotated[str, typer.Option(help="Read over and over for the bandwidth; much larger than caches.")] = "1GiB",
     threads: Annotated[int | None, typer.Option(help="That decode. Default: torch's own choice.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
-    ] = False,
+    trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure this machine: bandwidth, decode in several formats, energy where it has a counter."""
@@ -164,7 +170,7 @@ def measure(
     if as_json:
         typer.echo(found.model_dump_json())
         return
-    print_measured(found, runs, Console(markup=False))
+    print_measured(found, Console(markup=False))
     bandwidth = f"{stream.read_bytes_per_second / 1e9:.4g} GB/s"
     typer.echo(f"Wrote {output}. Next: scantling device fit {output} --bandwidth '{bandwidth}' -o mine.yaml")
 
@@ -180,3 +186,21 @@ def _decode_engine(model: str | None, gguf: list[Path], *, trust_remote_code: bo
     if gguf:
         return LlamaCppEngine(gguf)
     return TorchEngine(load_model(model or str(demo_model_path()), trust_remote_code=trust_remote_code))
+
+
+@device.command("reference-case")
+def reference_case(as_json: JsonOption = False) -> None:
+    """The numbers this project was started from, from the shapes of Qwen2.5-32B, and what they can show."""
+    import dataclasses
+    import json
+
+    from ..evaluation.reference_case import reference_case as work_out
+    from ..evaluation.reference_page import reference_page
+
+    case = work_out()
+    if as_json:
+        told = {key: getattr(case, key) for key in ("stored_bytes", "read_bytes")}
+        told |= {key: getattr(case, key).model_dump() for key in ("prediction", "published")}
+        typer.echo(json.dumps(told | {"fitted": dataclasses.asdict(case.fitted)}))
+    else:
+        typer.echo(reference_page(case))

@@ -107,6 +107,7 @@ def solve(
     Exit status 3 when it is proven that there is none: then the conflict and what would mend it are printed.
     """  # noqa: DOC501
     from ..evaluation.honesty import print_cross_fit
+    from ..evaluation.reach_report import print_rarely_reached
     from ..sensitivity.planning import choose_formats
     from ..sensitivity.planning import solve as solve_program
     from ..solver.atomic import refuse_unwritable
@@ -136,6 +137,7 @@ def solve(
         raise typer.Exit(NO_PLAN_STATUS) from error
     write_plan(plan, output)
     _show(plan, profile, as_json=as_json)
+    print_rarely_reached(profile, Console(markup=False, stderr=as_json))
     if cross_fit and not as_json and program.safety_factor is None:
         console = Console(markup=False)
         print_cross_fit(

@@ -149,8 +149,12 @@ def silent_layer_warnings(profile: Profile) -> list[str]:
     Returns:
         One sentence, or none.
     """
-    decided = [(index, layer) for index, layer in enumerate(profile.record.layers) if len(layer.formats) > 1]
-    silent = [layer.name for index, layer in decided if not profile.samples[index, list(layer.formats)].any()]
+    decided = [
+        (index, layer)
+        for index, layer in enumerate(profile.record.layers)
+        if len(layer.formats) > 1 and not (layer.reach is not None and layer.reach.is_rare)
+    ]
+    silent = [layer.name for index, layer in decided if not profile.prices[index, list(layer.formats)].any()]
     if not silent:
         return []
     return [

@@ -1,7 +1,8 @@
 """Measuring the machine at hand: how fast memory is read, how fast models decode, what that draws.
 
-Bandwidth: the largest of several passes that read an array much larger than the caches. Speed: the median time of a
-token, since other work on the machine only ever delays. Power: joules of the counters over the whole window.
+Bandwidth: the largest of several passes that read an array much larger than the caches. Speed: the lowest decile of the
+tokens' times, since other work on the machine only ever delays; the median stands beside it, and where the two are far
+apart the machine was busy. Power: joules of the counters over the whole window.
 
 Knows nothing about terminals.
 """
@@ -80,8 +81,8 @@ class Measured:
         num_blocks: of the model, whole or cut.
         whole: whether it has all its blocks.
         read_bytes: for one token, without the cache.
-        seconds_per_token: the median.
-        seconds_quartiles: of the tokens.
+        seconds_per_token: the lowest decile of the tokens' times.
+        seconds_median: their median.
         num_tokens: in the window.
         joules: of all counters together in the window; None where there are none.
         window_seconds: of the window.
@@ -92,7 +93,7 @@ class Measured:
     whole: bool
     read_bytes: int
     seconds_per_token: float
-    seconds_quartiles: tuple[float, float]
+    seconds_median: float
     num_tokens: int
     joules: float | None
     window_seconds: float
@@ -145,14 +146,14 @@ def _measured(run: DecodeRun, seconds: float, meters: Sequence[EnergyMeter]) -> 
         times.append(time.perf_counter() - began)
     elapsed = time.perf_counter() - window
     joules = sum(meter.between(start, meter.read()) for meter, start in zip(meters, before, strict=True))
-    low, middle, high = (float(q) for q in np.quantile(times, (0.25, 0.5, 0.75)))
+    undisturbed, median = (float(q) for q in np.quantile(times, (0.1, 0.5)))
     return Measured(
         run.format,
         run.num_blocks,
         run.whole,
         run.read_bytes,
-        middle,
-        (low, high),
+        undisturbed,
+        median,
         len(times),
         joules if meters else None,
         elapsed,

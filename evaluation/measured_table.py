@@ -24,7 +24,8 @@ class RunRecord(Record):
         num_blocks: of the model, whole or cut.
         whole: whether it has all its blocks.
         read_bytes: for one token; exact.
-        measured_tokens_per_second: from the median time of a token.
+        measured_tokens_per_second: from the lowest decile of the tokens' times.
+        median_tokens_per_second: from their median; much lower where other work disturbed.
         predicted_tokens_per_second: for a whole model, by the law fitted to the cut ones; None where these do not
             suffice, and for cut models.
         measured_watts: None where no counter could be read.
@@ -35,6 +36,7 @@ class RunRecord(Record):
     whole: bool
     read_bytes: int
     measured_tokens_per_second: Finite
+    median_tokens_per_second: Finite
     predicted_tokens_per_second: Finite | None
     measured_watts: Finite | None
 
@@ -111,6 +113,7 @@ def measured_device(
             whole=run.whole,
             read_bytes=run.read_bytes,
             measured_tokens_per_second=1 / run.seconds_per_token,
+            median_tokens_per_second=1 / run.seconds_median,
             predicted_tokens_per_second=predicted.get(index),
             measured_watts=run.watts,
         )
@@ -127,12 +130,11 @@ def measured_device(
     )
 
 
-def print_measured(found: MeasuredDevice, runs: Sequence[Measured], console: Console) -> None:
+def print_measured(found: MeasuredDevice, console: Console) -> None:
     """Show what was measured.
 
     Args:
         found: the record.
-        runs: the same with quartiles.
         console: where.
     """
     console.print(
@@ -140,14 +142,13 @@ def print_measured(found: MeasuredDevice, runs: Sequence[Measured], console: Con
         f"{found.median_bytes_per_second / 1e9:.1f} in the median (measured). Decode by {found.engine}."
     )
     table = Table("format", box=None, pad_edge=False)
-    headings = ["blocks", "read a token", "measured\ntok/s", "quartiles", "predicted from\ncut models", "error"]
+    headings = ["blocks", "read a token", "measured\ntok/s", "in the\nmedian", "predicted from\ncut models", "error"]
     for heading in [*headings, *(["measured\nW"] if found.energy_counters else [])]:
         table.add_column(heading, justify="right")
-    for row, run in zip(found.runs, runs, strict=True):
-        slow, fast = (1 / seconds for seconds in reversed(run.seconds_quartiles))
+    for row in found.runs:
         predicted = row.predicted_tokens_per_second
         cells = [str(row.num_blocks), show_bytes(row.read_bytes).split(" (")[0]]
-        cells += [f"{row.measured_tokens_per_second:.4g}", f"{slow:.4g}–{fast:.4g}"]
+        cells += [f"{row.measured_tokens_per_second:.4g}", f"{row.median_tokens_per_second:.4g}"]
         cells += ["", ""] if predicted is None else [
             f"{predicted:.4g}", f"{predicted / row.measured_tokens_per_second - 1:+.1%}"
         ]  # fmt: skip

@@ -3,7 +3,6 @@
 Knows nothing about formats or rounding.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -13,10 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..backends.layers import Layer
-from ..solver.errors import ScantlingError
 from .capture import BlockCall, removing, run_block
-
-_NUMBER_IN_PATH = re.compile(r"(?<=\.)\d+(?=\.)")
+from .reach import kind_of_siblings, unreached_experts
 
 
 class _AllReachedError(Exception):
@@ -61,9 +58,9 @@ class Moment:
         """Give the mean of x xᵀ.
 
         Returns:
-            float32 [in, in].
+            float32 [in, in]; the identity, as if all inputs were alike, where no token was seen.
         """
-        return self.total / self.num_tokens
+        return self.total / self.num_tokens if self.num_tokens else torch.eye(len(self.total))
 
 
 def stages(block: nn.Module, layers: Sequence[Layer], calls: Sequence[BlockCall]) -> list[list[Layer]]:
@@ -90,7 +87,10 @@ def stages(block: nn.Module, layers: Sequence[Layer], calls: Sequence[BlockCall]
     by_tensor = [[layer for layer, _ in together] for _, together in groupby(order, key=lambda pair: pair[1])]
     by_stage: dict[str, list[Layer]] = {}
     for together in by_tensor:
-        by_stage.setdefault(_NUMBER_IN_PATH.sub("*", f".{together[0].kind}."), []).extend(together)
+        by_stage.setdefault(kind_of_siblings(together[0].kind), []).extend(together)
+    stage_of = {kind_of_siblings(layer.kind): stage for stage in by_stage.values() for layer in stage}
+    for layer in unreached_experts(layers, dict(order)):
+        stage_of[kind_of_siblings(layer.kind)].append(layer)
     return list(by_stage.values())
 
 
@@ -137,17 +137,16 @@ def collect_moments(
         originals: what the layers are given in the original model, for each sequence; None where that is not wanted.
 
     Returns:
-        The groups.
-
-    Raises:
-        ScantlingError: a layer was not reached.
+        The groups; an expert that no token reached is one by itself.
     """
     moments: list[Moment] = []
+    reached: set[Layer] = set()
     for number, call in enumerate(calls):
         given = inputs_of(block, layers, call)
         for layer, inputs in given.items():
-            if any(layer in moment.layers for moment in moments):
+            if layer in reached:
                 continue
+            reached.add(layer)
             twin = next((moment for moment in moments if given.get(moment.layers[0]) is inputs), None)
             if twin is None:
                 moments.append(Moment([layer], torch.zeros(layer.in_features, layer.in_features)))
@@ -156,11 +155,8 @@ def collect_moments(
         for moment in moments:
             first = moment.layers[0]
             if first in given:
-                moment.add(given[first], originals[number].get(first) if originals else None)
-    reached = {layer for moment in moments for layer in moment.layers}
-    for layer in layers:
-        if layer not in reached:
-            raise ScantlingError(
-                f"the layer {layer.name} was not reached by any calibration token. Give more or more varied text."
-            )
-    return moments
+                original = originals[number].get(first) if originals else None
+                sees_all = given[first].shape[:-1].numel() == call.hidden.shape[:-1].numel()
+                moment.add(given[first], original if sees_all else None)
+    unreached = unreached_experts(layers, reached)
+    return moments + [Moment([layer], torch.zeros(layer.in_features, layer.in_features)) for layer in unreached]

@@ -84,7 +84,7 @@ def totals(profile: Profile, formats: Mapping[str, str]) -> NDArray[np.float64]:
         float64 [samples], Σ over layers of c(l, f).
     """
     chosen = [
-        profile.samples[index, profile.format_index[formats[layer]]] for layer, index in profile.layer_index.items()
+        profile.prices[index, profile.format_index[formats[layer]]] for layer, index in profile.layer_index.items()
     ]
     return np.asarray(np.sum(chosen, axis=0), dtype=np.float64)
 

@@ -24,11 +24,11 @@ from ..backends.rounding import rounding_method
 from ..solver.errors import ScantlingError
 from .capture import LabelDraws
 from .load_cases import LoadCase, further_sequences, load_case_records
-from .measuring import Request, measure
+from .measuring import Measured, Request, measure
 from .parts import parts_folder
 from .pricing import Samples
-from .profile import LoadCaseRecord, Profile, ProfileRecord
-from .profiling import ProfileSettings, layer_record
+from .profile import LayerRecord, LoadCaseRecord, Profile, ProfileRecord
+from .profiling import ProfileSettings, layer_record, with_reach
 from .rounding_pass import refuse_illegal_groups
 
 _MOST_ROUNDS = 4
@@ -98,19 +98,20 @@ class Extension:
         refuse_illegal_groups([layer for layer in layers if layer.name in decided], dict.fromkeys(decided, new))
         offered = {layer.name: new if layer.name in decided else self._formats(profile, layer.name) for layer in layers}
         pricing_ids = torch.from_numpy(profile.pricing_token_ids)
-        samples = self._measure(profile, pricing_ids, offered, 0)
+        measured = self._measure(profile, pricing_ids, offered, 0)
         all_names = [*profile.record.formats, *(target.name for target in new)]
-        records = tuple(
+        records = [
             layer_record(
                 layer, [*self._formats(profile, layer.name), *(new if layer.name in decided else [])], all_names
             )
             for layer in layers
-        )
-        record = profile.record.model_copy(update={"formats": tuple(all_names), "layers": records})
+        ]
+        counted = with_reach(records, measured.reach, (profile.rounding_token_ids.size, pricing_ids.numel()))
+        record = profile.record.model_copy(update={"formats": tuple(all_names), "layers": counted})
         shape = (len(layers), len(all_names), profile.samples.shape[2])
         grown = np.full(shape, np.nan)
         grown[:, : len(profile.record.formats)] = profile.samples
-        _fill(record, grown, samples)
+        _fill(record, grown, measured.samples)
         return replace(profile, record=record, samples=grown)
 
     def by_sequences(self, profile: Profile, cases: Sequence[LoadCase], num_sequences: int) -> Profile:
@@ -145,7 +146,7 @@ class Extension:
         ]
         token_ids = torch.cat(parts)
         offered = {layer.name: self._formats(profile, layer.name) for layer in profile.record.layers}
-        samples = self._measure(profile, token_ids, offered, profile.samples.shape[2])
+        measured = self._measure(profile, token_ids, offered, profile.samples.shape[2])
         old_positions = profile.record.case_of_sequence or (0,) * profile.samples.shape[2]
         positions = [k for k, number in enumerate(missing) for _ in range(number)]
         several = len(cases) > 1
@@ -153,12 +154,14 @@ class Extension:
             "load_cases": load_case_records(cases) if several else (),
             "case_of_sequence": (*old_positions, *positions) if several else (),
         }
-        record = profile.record.model_copy(update=cases_now)
+        record = profile.record.model_copy(
+            update=cases_now | {"layers": _with_further_reach(profile, measured, token_ids)}
+        )
         new = np.full((*profile.samples.shape[:2], len(token_ids)), np.nan)
         for index, layer in enumerate(record.layers):
             if len(layer.formats) == 1:
                 new[index, layer.formats[0]] = 0.0
-        _fill(record, new, samples)
+        _fill(record, new, measured.samples)
         return replace(
             profile,
             record=record,
@@ -226,7 +229,7 @@ class Extension:
 
     def _measure(
         self, profile: Profile, token_ids: torch.Tensor, offered: dict[str, list[Format]], first: int
-    ) -> Samples:
+    ) -> Measured:
         record = profile.record
         self._layers(profile)
         request = Request(
@@ -239,7 +242,15 @@ class Extension:
             rounding=rounding_method(record.rounding),
             draws=LabelDraws(record.seed, record.num_label_draws, first),
         )
-        return measure(request, parts_folder(self.output) / f"from-{first}-{len(token_ids)}", self.progress).samples
+        return measure(request, parts_folder(self.output) / f"from-{first}-{len(token_ids)}", self.progress)
+
+
+def _with_further_reach(profile: Profile, measured: Measured, token_ids: torch.Tensor) -> tuple[LayerRecord, ...]:
+    """Add the tokens of further sequences to those that reached each expert before."""
+    before = {layer.name: layer.reach for layer in profile.record.layers}
+    reach = {name: was.plus(further) for name, further in measured.reach.items() if (was := before[name]) is not None}
+    num_pricing_tokens = profile.pricing_token_ids.size + token_ids.numel()
+    return with_reach(profile.record.layers, reach, (profile.rounding_token_ids.size, num_pricing_tokens))
 
 
 def parse_share(text: str) -> float:
@@ -281,7 +292,7 @@ def relative_error(profile: Profile) -> float:
     decided = [index for index, layer in enumerate(profile.record.layers) if len(layer.formats) > 1]
     errors = [0.0]
     for target, name in enumerate(profile.record.formats):
-        totals: NDArray[np.float64] = profile.samples[decided, target].sum(axis=0)
+        totals: NDArray[np.float64] = profile.prices[decided, target].sum(axis=0)
         if parse_format(name).bits < 16 and np.isfinite(totals).all() and totals.mean() > 0:
             errors.append(float(totals.std(ddof=1) / math.sqrt(num_samples) / totals.mean()))
     return max(errors)

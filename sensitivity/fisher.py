@@ -21,7 +21,8 @@ tokens, most on those that stand together. What is asked for is the long-run var
     window form      ½ · Σ_{|s − t| < w} (1 − |s − t| / w) aₜ aₛ / T
 
 is the estimator of Newey and West (1987, Econometrica 55, 703–708) for it: never negative, the token form for w = 1 and
-the sequence form for w → ∞. It equals the mean square of the sums over all windows of w neighbouring tokens.
+the sequence form for w → ∞. It equals the mean square of the sums over all windows of w neighbouring tokens. An expert
+sees a share of the tokens; its window is that share of w of its own tokens, which are about w tokens of the text.
 
 Knows nothing about where inputs and gradients come from.
 """
@@ -100,7 +101,7 @@ def window_form(
         changes: aₜ, [draws, rows of all sequences].
         rows_per_sequence: how the rows divide over the sequences.
         sequence_length: T.
-        window: w, rows.
+        window: w, tokens.
 
     Returns:
         float64 [sequences], in nats per token, the mean over the draws.
@@ -109,12 +110,15 @@ def window_form(
     [3.25]
     >>> window_form(torch.tensor([[1.0, 3.0]]), [2], 2, 1).tolist()  # the token form
     [2.5]
+    >>> window_form(torch.tensor([[1.0, 3.0]]), [2], 4, 4).tolist()  # two of four tokens seen: 2 rows are about 4
+    [1.625]
     """
     samples = []
     for part in torch.split(changes.double(), list(rows_per_sequence), dim=1):
         rows = part.shape[1]
+        width = max(1, round(window * rows / sequence_length))
         sums = torch.nn.functional.pad(part.cumsum(1), (1, 0))
-        first = torch.arange(1 - window, rows)
-        in_windows = sums[:, (first + window).clamp_max(rows)] - sums[:, first.clamp_min(0)]
-        samples.append(in_windows.square().sum(1).mean() / window)
+        first = torch.arange(1 - width, rows)
+        in_windows = sums[:, (first + width).clamp_max(rows)] - sums[:, first.clamp_min(0)]
+        samples.append(in_windows.square().sum(1).mean() / width)
     return torch.stack(samples) / (2 * sequence_length)

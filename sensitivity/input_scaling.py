@@ -24,6 +24,7 @@ from ..solver.errors import ScantlingError
 from .block_inputs import collect_moments, inputs_of, stages
 from .capture import BlockCall, removing, run_block
 from .entering import enter_blocks
+from .reach import expert_of
 
 _TOLERANCE = 1e-3  # of the block's output: float32 arithmetic moves it by 1e-6, a wrong fold by 0.1 and more
 
@@ -134,7 +135,11 @@ def _scale_block(
     settings, formats = how
     for stage in stages(block, layers, calls[:1]):
         for moment in collect_moments(block, stage, calls):
-            fold = find_fold(loaded.model.config, block, (moment.layers, layers), calls[0])
+            reader = moment.layers[0]
+            reaching = next((call for call in calls if reader in inputs_of(block, [reader], call)), None)
+            if reaching is None:
+                continue
+            fold = find_fold(loaded.model.config, block, (moment.layers, layers), reaching)
             if fold is None:
                 continue
             matrices = [matrix_of(reader) for reader in fold.readers]
@@ -151,7 +156,7 @@ def find_fold(
         config: of the model.
         block: the block.
         layers: those that read the input, and all of the block.
-        call: how the block is called.
+        call: how the block is called, so that it reaches those layers.
 
     Returns:
         A fold that leaves the block's output as it is; None where there is none.
@@ -199,7 +204,8 @@ def _candidates(
         yield Fold(norm, readers, offset=1.0)
     value_heads = getattr(config, "num_key_value_heads", None)
     for layer in reversed(all_layers):
-        if layer in read_by or width % layer.out_features:
+        another_expert = expert_of(layer.kind) not in {None, expert_of(read_by[0].kind)}
+        if layer in read_by or width % layer.out_features or another_expert:
             continue
         source = block.get_submodule(layer.kind)
         if layer.out_features == width:

@@ -28,12 +28,15 @@ from .estimators import ESTIMATORS
 from .parts import Parts, open_parts
 from .pricing import Measurement, Pricer, Samples
 from .profile import RegimeRecord
+from .reach import Reach
 from .regime import look_into_regime
 from .rounding_pass import FormatsOfLayer, RoundingTask, round_ends, round_group
 from .walk import BlockVisit, walk_blocks
 
 _SEPARATOR = "|"
 _FIRST_TOKENS = "first token squares"
+_REACH = "tokens seen"
+_NOT_COUNTED = -1
 
 
 @dataclass(frozen=True)
@@ -126,11 +129,13 @@ class Measured:
         samples: of every priced layer and format.
         rounding_perplexity: of the original on the rounding sequences.
         regime: the model's regime on the pricing sequences.
+        reach: how many tokens each layer inside the blocks saw.
     """
 
     samples: Samples
     rounding_perplexity: float
     regime: RegimeRecord
+    reach: dict[str, Reach]
 
 
 def measure(request: Request, folder: Path, progress: Progress) -> Measured:
@@ -153,22 +158,26 @@ def measure(request: Request, folder: Path, progress: Progress) -> Measured:
         rounding = capture(task.loaded.model, anatomy, task.token_ids, None, progress, "reading rounding text")
         pricing, num_done = _captured_pricing(task, on, pricer)
         samples: Samples = {}
+        reach: dict[str, Reach] = {}
         for index in range(anatomy.num_blocks - num_done, anatomy.num_blocks):
             piece = parts.load(_block(index))
             so_far = piece.pop(_FIRST_TOKENS).tolist()
             if index == anatomy.num_blocks - num_done:  # the one that was finished last
                 pricer.first_token_squares[:] = so_far
+            reach |= _unpacked_reach(anatomy.layers_of(index), piece.pop(_REACH))
             samples |= _unpacked(piece)
         for visit in walk_blocks(task.loaded.model, anatomy, rounding, pricing, progress, num_done):
             priced = pricer.price_block(visit, _rounded(task, visit))
             squares = torch.tensor(pricer.first_token_squares, dtype=torch.float64)
-            _keep(parts, visit.index, _packed(priced) | {_FIRST_TOKENS: squares}, pricing)
+            counts = _packed_reach(anatomy.layers_of(visit.index), visit)
+            _keep(parts, visit.index, _packed(priced) | {_FIRST_TOKENS: squares, _REACH: counts}, pricing)
+            reach |= _unpacked_reach(anatomy.layers_of(visit.index), counts)
             samples |= priced
         samples |= _priced_ends(task, on, pricer, pricing)
         first_tokens = pricer.first_token_squares
     share = first_tokens[0] / first_tokens[1] if first_tokens and first_tokens[1] else None
     regime = look_into_regime(request.loaded, request.pricing_ids, share)
-    return Measured(samples, math.exp(rounding.negative_log_likelihood_nats), regime)
+    return Measured(samples, math.exp(rounding.negative_log_likelihood_nats), regime, reach)
 
 
 def _ids_sha256(token_ids: Tensor) -> str:
@@ -222,6 +231,20 @@ def _priced_ends(task: RoundingTask, on: Measurement, pricer: Pricer, pricing: C
         return _packed({layer.name: pricer.price_end(layer, changes, pricing) for layer in decided})
 
     return _unpacked(on.parts.remember("ends", compute))
+
+
+def _packed_reach(layers: Sequence[Layer], visit: BlockVisit) -> Tensor:
+    """Put the tokens that each layer saw, of the rounding and of the pricing sequences, into int64 [layers, 2]."""
+    rounding = {layer: group.num_tokens or 0 for group in visit.groups for layer in group.layers}
+    pricing = visit.num_pricing_tokens
+    return torch.tensor([[rounding[layer], pricing.get(layer, _NOT_COUNTED)] for layer in layers])
+
+
+def _unpacked_reach(layers: Sequence[Layer], counts: Tensor) -> dict[str, Reach]:
+    return {
+        layer.name: Reach(rounding, None if pricing == _NOT_COUNTED else pricing)
+        for layer, (rounding, pricing) in zip(layers, counts.tolist(), strict=True)
+    }
 
 
 def _block(index: int) -> str:

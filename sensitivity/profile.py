@@ -26,6 +26,8 @@ from safetensors.numpy import save_file
 from ..solver.atomic import whole_file
 from ..solver.errors import ScantlingError
 from ..solver.plan import Finite, Record
+from .borrowing import with_borrowed_prices
+from .reach import Reach
 
 PROFILE_VERSION: Final = 2
 _TENSORS = ("samples", "rounding_token_ids", "pricing_token_ids")
@@ -43,6 +45,10 @@ class LayerRecord(Record):
         formats: the formats offered, as positions in the profile's list.
         stored_bytes: what each of them takes, in the same order.
         read_share: of the tokens that it is read for, below 1 for a routed expert; None where it was not measured.
+        num_rounding_tokens: how many tokens of the rounding sequences reached it; None for a layer that is no expert.
+        num_pricing_tokens: of the pricing sequences, likewise; None also where the estimator does not follow tokens.
+            Where no token came, the samples are zero: what the layer costs on this text. What it costs on other text is
+            not known, and its price is borrowed.
     """
 
     name: str
@@ -53,6 +59,13 @@ class LayerRecord(Record):
     formats: tuple[int, ...]
     stored_bytes: tuple[int, ...]
     read_share: Finite | None = None
+    num_rounding_tokens: int | None = None
+    num_pricing_tokens: int | None = None
+
+    @property
+    def reach(self) -> Reach | None:
+        """How many tokens reached the layer; None for one that is no expert."""
+        return None if self.num_rounding_tokens is None else Reach(self.num_rounding_tokens, self.num_pricing_tokens)
 
     @property
     def num_weights(self) -> int:
@@ -164,12 +177,17 @@ class Profile:
         return {name: index for index, name in enumerate(self.record.formats)}
 
     @cached_property
+    def prices(self) -> NDArray[np.float64]:
+        """The samples that count: measured, but for experts that calibration hardly reached, which borrow theirs."""
+        return with_borrowed_prices(self.record.layers, self.samples)
+
+    @cached_property
     def samples_of_cases(self) -> dict[str, NDArray[np.float64]]:
         """The samples by load case, float64 [layers, formats, samples of the case]; a nameless one is ``text``."""
         if not self.record.load_cases:
-            return {"text": self.samples}
+            return {"text": self.prices}
         position = np.array(self.record.case_of_sequence)
-        return {case.name: self.samples[:, :, position == k] for k, case in enumerate(self.record.load_cases)}
+        return {case.name: self.prices[:, :, position == k] for k, case in enumerate(self.record.load_cases)}
 
     def loss_increase_nats(self, layer: int, target: int) -> float:
         """Give c(l, f).
@@ -181,7 +199,7 @@ class Profile:
         Returns:
             The mean of the samples.
         """
-        return float(self.samples[layer, target].mean())
+        return float(self.prices[layer, target].mean())
 
     def predict(self, formats: dict[str, str]) -> tuple[float, float | None]:
         """Predict the loss increase of a whole assignment.
@@ -204,7 +222,7 @@ class Profile:
                     f"the profile has no price for {layer} in {formats.get(layer)!r}. "
                     f"It has: {', '.join(self.record.formats[f] for f in self.record.layers[index].formats)}."
                 )
-            chosen.append(self.samples[index, target])
+            chosen.append(self.prices[index, target])
         totals = np.sum(chosen, axis=0)
         error = float(totals.std(ddof=1)) / math.sqrt(len(totals)) if len(totals) > 1 else None
         return math.fsum(float(samples.mean()) for samples in chosen), error

@@ -3,7 +3,7 @@
 Knows nothing about plans.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from .measuring import Measured, Request, measure
 from .parts import parts_folder
 from .pricing import Samples
 from .profile import LayerRecord, Profile, ProfileRecord
+from .reach import Reach, has_siblings
 from .rounding_pass import refuse_illegal_groups, scale_inputs_for
 from .text import refuse_too_long
 
@@ -169,7 +170,11 @@ def _record(
         calibration_perplexity=measured.rounding_perplexity,
         regime=measured.regime,
         formats=tuple(names),
-        layers=tuple(layer_record(layer, request.offered[layer.name], names) for layer in anatomy.layers),
+        layers=with_reach(
+            [layer_record(layer, request.offered[layer.name], names) for layer in anatomy.layers],
+            measured.reach,
+            (request.rounding_ids.numel(), request.pricing_ids.numel()),
+        ),
         other_bytes=2 * anatomy.num_other_parameters,
         config=config_numbers(loaded.model.config),
     )
@@ -195,6 +200,33 @@ def layer_record(layer: Layer, offered: Sequence[Format], names: Sequence[str]) 
         formats=tuple(names.index(target.name) for target in offered),
         stored_bytes=tuple(target.stored_bytes(layer.out_features, layer.in_features) for target in offered),
     )
+
+
+def with_reach(
+    layers: Sequence[LayerRecord], reach: Mapping[str, Reach], num_tokens: tuple[int, int]
+) -> tuple[LayerRecord, ...]:
+    """Say of the experts how many tokens reached them.
+
+    Args:
+        layers: their records.
+        reach: by layer.
+        num_tokens: of all rounding and of all pricing sequences.
+
+    Returns:
+        The records with the counts; those of layers that are no experts as they are.
+    """
+    counted = []
+    for layer in layers:
+        seen = reach.get(layer.name)
+        update: dict[str, int | float | None] = {}
+        if seen is not None and has_siblings(layer):
+            update = {
+                "read_share": seen.share(*num_tokens),
+                "num_rounding_tokens": seen.num_rounding_tokens,
+                "num_pricing_tokens": seen.num_pricing_tokens,
+            }
+        counted.append(layer.model_copy(update=update))
+    return tuple(counted)
 
 
 def as_array(record: ProfileRecord, samples: Samples) -> NDArray[np.float64]:

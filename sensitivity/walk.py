@@ -8,6 +8,7 @@ of x xᵀ is kept, and their loss increase is priced on the *pricing* sequences,
 Knows nothing about formats, rounding or estimators.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 
 from ..backends.layers import Anatomy, Layer, blocks_of
 from ..backends.progress import Progress
-from ..solver.errors import ScantlingError
 from .capture import BlockCall, Capture, removing, run_block
+from .reach import unreached_experts
 
 _TOKENS_AT_ONCE = 8192  # of pricing sequences times draws; gradients at all outputs of a block are held for so many
 
@@ -29,11 +30,14 @@ class InputGroup:
 
     Attributes:
         layers: the layers.
-        hessian: mean of x xᵀ over the tokens of the rounding sequences, float32 [in, in].
+        hessian: mean of x xᵀ over the tokens of the rounding sequences, float32 [in, in]; the identity, as if all
+            inputs were alike, for an expert that none of them reached.
+        num_tokens: how many tokens of the rounding sequences the layers saw; None where that was not counted.
     """
 
     layers: list[Layer]
     hessian: Tensor
+    num_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,13 @@ class BlockVisit:
         index: the block's.
         groups: its layers and what their formats are fitted to.
         tapes: goes through the pricing sequences, a few at a time, in order; to be gone through once, to the end.
+        num_pricing_tokens: how many tokens of the pricing sequences each layer saw, once they were gone through.
     """
 
     index: int
     groups: list[InputGroup]
     tapes: Callable[[], Iterator[dict[Layer, Tape]]]
+    num_pricing_tokens: Counter[Layer] = field(default_factory=Counter)
 
 
 @dataclass
@@ -79,6 +85,10 @@ class _Moment:
     def add(self, inputs: Tensor) -> None:
         self.total.addmm_(inputs.t(), inputs)
         self.num_tokens += len(inputs)
+
+    def group(self) -> InputGroup:
+        hessian = self.total.div_(self.num_tokens) if self.num_tokens else self.total.fill_diagonal_(1.0)
+        return InputGroup(self.layers, hessian, self.num_tokens)
 
 
 @dataclass
@@ -124,12 +134,20 @@ def walk_blocks(
         layers = [layer for layer in anatomy.layers if layer.block == index]
         moments = _collect_moments(blocks[index], layers, rounding.calls[index])
         rounding.calls[index] = []
-        groups = [InputGroup(moment.layers, moment.total.div_(moment.num_tokens)) for moment in moments]
+        groups = [moment.group() for moment in moments]
+        num_tokens: Counter[Layer] = Counter()
 
-        def tapes(index: int = index, groups: Sequence[InputGroup] = tuple(groups)) -> Iterator[dict[Layer, Tape]]:
-            return iter(()) if pricing is None else _differentiate(blocks[index], groups, pricing, index)
+        def tapes(
+            index: int = index,
+            groups: Sequence[InputGroup] = tuple(groups),
+            num_tokens: Counter[Layer] = num_tokens,
+        ) -> Iterator[dict[Layer, Tape]]:
+            if pricing is not None:
+                for few in _differentiate(blocks[index], groups, pricing, index):
+                    num_tokens.update({layer: sum(tape.rows_per_sequence) for layer, tape in few.items()})
+                    yield few
 
-        yield BlockVisit(index, groups, tapes)
+        yield BlockVisit(index, groups, tapes, num_tokens)
 
 
 def _collect_moments(block: nn.Module, layers: Sequence[Layer], calls: Sequence[BlockCall]) -> list[_Moment]:
@@ -153,13 +171,9 @@ def _collect_moments(block: nn.Module, layers: Sequence[Layer], calls: Sequence[
             for moment in moments:
                 if moment.layers[0] in given:
                     moment.add(given[moment.layers[0]].flatten(0, -2))
-    grouped = {layer for moment in moments for layer in moment.layers}
-    for layer in layers:
-        if layer not in grouped:
-            raise ScantlingError(
-                f"the layer {layer.name} was not reached by any calibration token. Give more or more varied text."
-            )
-    return moments
+    reached = {layer for moment in moments for layer in moment.layers}
+    unreached = unreached_experts(layers, reached)
+    return moments + [_Moment([layer], torch.zeros(layer.in_features, layer.in_features)) for layer in unreached]
 
 
 def _join(moments: list[_Moment], given: Mapping[Layer, Tensor]) -> None:

@@ -21,6 +21,7 @@ from .asked import LimitWish, Statement, Wish
 from .engine_rules import engine_statements
 from .layers_of import Layers
 from .profile import Profile
+from .reach_rules import reach_statements
 from .rows import POWER, ROW_OF, Rows
 from .statements import Stater
 
@@ -82,7 +83,8 @@ class Wishes:
                 made[index] = stater.state(wish)
         engine = [] if self.for_engine is None else engine_statements(stater, self.for_engine)
         brought = [stater.state(wish) for wish in self._brought()]
-        return (*engine, *brought, *(made[index] for index in range(len(self.wishes))))
+        reach = reach_statements(self.layers)
+        return (*engine, *brought, *reach, *(made[index] for index in range(len(self.wishes))))
 
     def _brought(self) -> list[Wish]:
         """Say what device and workload bring: the device's memory, and the demanded rate as a least speed."""

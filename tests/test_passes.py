@@ -200,8 +200,9 @@ def test_windows_lead_from_the_token_form_to_the_sequence_form():
     one = changes[:1, :12]
     pairs = one.t() @ one
     lag = (torch.arange(12)[:, None] - torch.arange(12)).abs()
-    expected = (pairs * (1 - lag / 5).clamp_min(0)).sum() / 36
-    assert torch.allclose(window_form(one, [12], 18, 5)[0], expected)
+    expected = (pairs * (1 - lag / 5).clamp_min(0)).sum() / 24
+    assert torch.allclose(window_form(one, [12], 12, 5)[0], expected)
+    assert torch.allclose(window_form(one, [12], 18, 8)[0], expected * 12 / 18)  # 5 rows: two thirds of the tokens seen
 
 
 def test_the_window_form_finds_the_long_run_variance_of_a_moving_average():

@@ -8,12 +8,14 @@ import pytest
 import torch
 from transformers import (
     DeepseekV2Config,
+    DeepseekV3Config,
     DynamicCache,
     FalconConfig,
     Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
+    MistralForCausalLM,
     Qwen2Config,
     Qwen3Config,
 )
@@ -240,6 +242,20 @@ def test_the_kv_cache_is_what_transformers_keeps(family):
     assert list(kv_cache_bytes(config_numbers(model.config), 24, 2, 16)) == [2 * numbers for numbers in kept]
 
 
+def test_a_sliding_window_caches_what_transformers_keeps_and_the_token_that_it_computes():
+    config = MistralConfig(
+        num_hidden_layers=2, hidden_size=64, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=50, sliding_window=8,
+    )  # fmt: skip
+    cache = DynamicCache(config=config)
+    with torch.no_grad():
+        MistralForCausalLM(config)(torch.arange(24).unsqueeze(0), past_key_values=cache, use_cache=True)
+    for block, size in zip(cache, kv_cache_bytes(config_numbers(config), 24, 1, 16), strict=True):
+        kept = sum(part.numel() for part in block[:2] if part is not None)
+        one_token = 2 * 2 * 16
+        assert size == 2 * (kept + one_token)
+
+
 @pytest.mark.parametrize(
     ("config", "bytes_per_block"),
     [
@@ -250,6 +266,7 @@ def test_the_kv_cache_is_what_transformers_keeps(family):
         (FalconConfig(hidden_size=128, num_attention_heads=4, num_hidden_layers=1, multi_query=True), [128]),
         # DeepSeek-V2: the latent of 512 and the rotary key of 64.
         (DeepseekV2Config(num_hidden_layers=1, kv_lora_rank=512, qk_rope_head_dim=64), [1152]),
+        (DeepseekV3Config(num_hidden_layers=2), [1152] * 2),
     ],
 )  # fmt: skip
 def test_the_kv_cache_of_known_models(config, bytes_per_block):

@@ -7,15 +7,35 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
+    GptOssConfig,
+    GptOssForCausalLM,
+    GraniteMoeConfig,
+    GraniteMoeForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 WORDS = [f"w{i}" for i in range(90)]
+_SIDES_OF_EXPERTS = {
+    "vocab_size": len(WORDS) + 2,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+}
+_WIDE_EXPERTS = {**_SIDES_OF_EXPERTS, "hidden_size": 64, "intermediate_size": 64}  # every side a multiple of 32
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -61,6 +81,22 @@ def make_model(family: str, seed: int = 0) -> PreTrainedModel:
         case "gpt2":
             model = GPT2LMHeadModel(
                 GPT2Config(vocab_size=vocab_size, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3)
+            )
+        case "mixtral" | "mixtral-wide":
+            sides = _WIDE_EXPERTS if family == "mixtral-wide" else {"intermediate_size": 48, **_SIDES_OF_EXPERTS}
+            model = MixtralForCausalLM(MixtralConfig(num_local_experts=4, **sides))
+        case "qwen3-moe" | "qwen3-moe-wide":
+            sides = _WIDE_EXPERTS if family == "qwen3-moe-wide" else _SIDES_OF_EXPERTS
+            inner = sides["hidden_size"]
+            model = Qwen3MoeForCausalLM(Qwen3MoeConfig(moe_intermediate_size=inner, num_experts=8, **sides))
+        case "gpt-oss":  # transposed, with biases, gate and up interleaved
+            model = GptOssForCausalLM(GptOssConfig(intermediate_size=48, num_local_experts=4, **_SIDES_OF_EXPERTS))
+            for name, parameter in model.named_parameters():
+                if name.endswith("_bias"):
+                    parameter.data.normal_()
+        case "granite-moe":
+            model = GraniteMoeForCausalLM(
+                GraniteMoeConfig(intermediate_size=48, num_local_experts=4, **_SIDES_OF_EXPERTS)
             )
         case _:
             raise ValueError(family)
