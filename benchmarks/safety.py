@@ -4,13 +4,15 @@ python benchmarks/safety.py measure PROFILE FOLDER    # about a quarter of an ho
 python benchmarks/safety.py report PROFILE FOLDER     # seconds: benchmarks/results/safety.md, docs/safety-demo.*
 """
 
+import operator
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from matplotlib import pyplot
 from scipy import stats
 
@@ -33,7 +35,8 @@ from scantling.solver.cpsat import CpSat
 from scantling.solver.engine import SearchSettings
 from scantling.solver.plan import file_sha256
 
-SETTINGS = SafetySettings(num_sequences=16, num_rungs=11)
+SETTINGS = SafetySettings(num_sequences=24, sequence_length=384, num_rungs=9)
+HALVES = ("one half", "other half")
 BITS = (2.5, 3.0, 3.5, 4.0)
 UNIFORMS = ("int3-g64", "int4-g64")
 OFFSETS = (0.02, 0.05, 0.1, 0.2)
@@ -53,32 +56,49 @@ def contenders(profile: Profile) -> Plans:
 
 
 def prepared(path: Path, kept: Path) -> SafetyRun:
-    """Make what measures, or finds what was measured."""
+    """Make what measures, or finds what was measured: the two halves of the text as two load cases."""
     origin = Origin(path, file_sha256(path))
-    return safety_run(load_model(str(demo_model_path())), read_profile(path), origin, SETTINGS, kept, silent)
+    run = safety_run(load_model(str(demo_model_path())), read_profile(path), origin, SETTINGS, kept, silent)
+    (case,) = run.measurer.cases
+    return replace(run, measurer=replace(run.measurer, cases=halves(case)))
 
 
 def measure(run: SafetyRun) -> None:
     """Measure everything."""
-    run.pull(contenders(run.measurer.profile))
+    profile = run.measurer.profile
+    run.measurer.measure({**ladder(profile, SETTINGS.num_rungs, silent), **contenders(profile)})
 
 
-def part_of(case: EvaluationCase, measured: QualityOf, chosen: Sequence[int]) -> tuple[EvaluationCase, QualityOf]:
-    """Give some of the sequences, as if only they had been measured."""
-    documents = tuple(case.document_of_sequence[i] for i in chosen)
-    return EvaluationCase(case.name, case.text, case.token_ids[list(chosen)], documents), {
-        name: {case.name: Quality(*(tuple(values[i] for i in chosen) for values in astuple(by_case[case.name])))}
-        for name, by_case in measured.items()
-    }
-
-
-def halves(case: EvaluationCase) -> tuple[list[int], list[int]]:
+def halves(case: EvaluationCase) -> tuple[EvaluationCase, EvaluationCase]:
     """Deal out the documents in turn: no document is in both halves."""
     rank = {document: k for k, document in enumerate(sorted(set(case.document_of_sequence)))}
     sides: tuple[list[int], list[int]] = ([], [])
     for sequence, document in enumerate(case.document_of_sequence):
         sides[rank[document] % 2].append(sequence)
-    return sides
+    first, second = (
+        replace(
+            case,
+            name=name,
+            token_ids=case.token_ids[chosen],
+            document_of_sequence=tuple(case.document_of_sequence[i] for i in chosen),
+        )
+        for name, chosen in zip(HALVES, sides, strict=True)
+    )
+    return first, second
+
+
+def whole(cases: Sequence[EvaluationCase], measured: QualityOf) -> tuple[EvaluationCase, QualityOf]:
+    """Put the halves together."""
+    case = replace(
+        cases[0],
+        name="text",
+        token_ids=torch.cat([one.token_ids for one in cases]),
+        document_of_sequence=tuple(document for one in cases for document in one.document_of_sequence),
+    )
+    return case, {
+        name: {"text": Quality(*map(operator.add, *(astuple(by_case[one.name]) for one in cases)))}
+        for name, by_case in measured.items()
+    }
 
 
 def by_accuracy(test: MeasuredLadder, offset: float) -> float:
@@ -105,24 +125,22 @@ def moved(first: float, second: float) -> float:
 
 def stability(run: SafetyRun, rungs: Plans, plans: Plans, measured: QualityOf) -> list[str]:
     """Tabulate how far factors move between two halves of the text, by what is called yield."""
-    (case,) = run.measurer.cases
-    sides = [part_of(case, measured, chosen) for chosen in halves(case)]
+    profile, sides = run.measurer.profile, run.measurer.cases
     lines = ["| yield | D_yield, one half | other half | factors move by | at most |", "|---|---|---|---|---|"]
     for offset in OFFSETS:
-        tests = [
-            measured_ladder(run.measurer.profile, rungs, found, [part], Thresholds(offset=offset))
-            for part, found in sides
-        ]
+        tests = [measured_ladder(profile, rungs, measured, [side], Thresholds(offset=offset)) for side in sides]
         yields = [test.cases[0].at_yield for test in tests]
-        both = [factors(test, plans, found) for test, (_, found) in zip(tests, sides, strict=True)]
+        both = [factors(test, plans, measured) for test in tests]
         shares = {name: moved(*(found[name].factor for found in both)) for name in plans}
         words = [f"{one.kl_nats:.4f}" if one.reached else f"> {one.kl_nats:.4f}" for one in yields]
         each = ", ".join(f"{share:.0%}" for share in shares.values())
         lines.append(f"| perplexity {offset:.0%} up | {' | '.join(words)} | {each} | {max(shares.values()):.0%} |")
     for offset in OFFSETS:
-        tests = [measured_ladder(run.measurer.profile, rungs, found, [part], Thresholds()) for part, found in sides]
+        tests = [measured_ladder(profile, rungs, measured, [side], Thresholds()) for side in sides]
         kl = [by_accuracy(test, offset) for test in tests]
-        shares = {name: moved(*(kl[k] / sides[k][1][name][case.name].mean_kl_nats for k in range(2))) for name in plans}
+        shares = {
+            name: moved(*(kl[k] / measured[name][sides[k].name].mean_kl_nats for k in range(2))) for name in plans
+        }
         each = ", ".join(f"{share:.0%}" for share in shares.values())
         lines.append(
             f"| next-token accuracy {offset:.0%} down | {kl[0]:.4f} | {kl[1]:.4f} | {each} | "
@@ -220,8 +238,9 @@ def report(run: SafetyRun) -> None:
     """Write the figures."""
     profile = run.measurer.profile
     rungs, plans = ladder(profile, SETTINGS.num_rungs, silent), contenders(profile)
-    measured = run.measurer.measure({**rungs, **plans})
-    test = measured_ladder(profile, rungs, measured, run.measurer.cases, SETTINGS.thresholds)
+    in_halves = run.measurer.measure({**rungs, **plans})
+    case, measured = whole(run.measurer.cases, in_halves)
+    test = measured_ladder(profile, rungs, measured, [case], SETTINGS.thresholds)
     found = factors(test, plans, measured)
     predicted = factors(test, plans, measured, "predicted")
     safety = run.record((test, found)).model_copy(update={"profile_path": "model.safetensors"})
@@ -253,7 +272,7 @@ def report(run: SafetyRun) -> None:
         "No document is in both. How far the factor of each plan moves (in the order of the table above), as a share "
         "of the mean of the two:",
         "",
-        *stability(run, rungs, plans, measured),
+        *stability(run, rungs, plans, in_halves),
         "",
     ]
     (HERE / "results" / "safety.md").write_text("\n".join(lines), encoding="utf-8")

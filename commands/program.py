@@ -17,6 +17,8 @@ from .flags import (
     TrustOption,
     with_program_flags,
 )
+from .loading import load, progress
+from .refining import refined_plan
 from .safety import SafeOptions, safe_plan
 
 if TYPE_CHECKING:
@@ -91,6 +93,15 @@ def solve(
             rich_help_panel="Factor of safety",
         ),
     ] = False,
+    refine: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Then try at most N steps to plans that measure better; needs the model. Off by default: see "
+            "benchmarks/LOG.md.",
+            rich_help_panel="Solver",
+        ),
+    ] = None,
     model: ModelOption = None,
     trust_remote_code: TrustOption = False,
     cross_fit: Annotated[
@@ -120,6 +131,8 @@ def solve(
     program = _program(profile, flags)
     if program.safety_factor is None and (safety is not None or unconfirmed):
         raise ScantlingError("--safety and --unconfirmed are for --safety-factor, which was not given.")
+    if program.safety_factor is not None and refine is not None:
+        raise ScantlingError("--safety-factor and --refine both measure plans and solve again: give one of them.")
 
     def plan_of(wanted: "Program") -> "Plan":
         instance = _stated(wanted, search)
@@ -136,6 +149,17 @@ def solve(
         typer.echo(error.explanation.model_dump_json() if as_json else str(error), err=not as_json)
         raise typer.Exit(NO_PLAN_STATUS) from error
     write_plan(plan, output)
+    if refine is not None:
+        source = model or plan.model_source
+        plan = refined_plan(
+            plan,
+            (profile, origin),
+            search,
+            refine,
+            lambda: load(source, trust_remote_code=trust_remote_code),
+            (progress(), lambda line: typer.echo(line, err=as_json)),
+        )
+        write_plan(plan, output)
     _show(plan, profile, as_json=as_json)
     print_rarely_reached(profile, Console(markup=False, stderr=as_json))
     if cross_fit and not as_json and program.safety_factor is None:

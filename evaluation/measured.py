@@ -26,7 +26,7 @@ from .evaluation_text import EvaluationCase
 from .quality import Quality, measure_candidates
 
 ORIGINAL: Final = "original"
-_AT_ONCE = 4  # plans measured together share one run of the original; killed together they are lost together
+_AT_ONCE = 5  # plans measured together share one run of the original; killed together they are lost together
 
 Formats = Mapping[str, str]
 QualityOf = dict[str, dict[str, Quality]]
@@ -128,12 +128,11 @@ class Measurer:
             ) from error
         rounded = round_as_shipped(self.loaded, self.profile, missing, self.inputs, self.progress) if missing else {}
         names = list(missing)
-        for start in range(0, max(len(names), 1), _AT_ONCE):
-            group = names[start : start + _AT_ONCE]
-            for case in self.cases:
-                measured = measure_candidates(
-                    self.loaded.model, {name: rounded[name] for name in group}, case.token_ids, self.progress
-                )
+        groups = [names[start : start + _AT_ONCE] for start in range(0, max(len(names), 1), _AT_ONCE)]
+        for case in self.cases:
+            for group in groups:
+                candidates = {name: rounded[name] for name in group}
+                measured = measure_candidates(self.loaded.model, candidates, case.token_ids, self.progress)
                 self._keep(ORIGINAL, None, case, measured[ORIGINAL])
                 for name in group:
                     self._keep(name, missing[name], case, measured[name])

@@ -4,7 +4,7 @@ Knows nothing about factors, nor how anything was measured.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ from .evaluation_text import EvaluationCase
 from .load_deflection import Crossing, Curve, curve_of, loss_by_sequence
 from .measured import ORIGINAL, Formats, QualityOf, formats_sha256
 from .quality import Quality
-from .safety_file import CaseCurve, CaseQuality, MeasuredPlan, Point
+from .safety_file import CaseCurve, CaseQuality, DocumentQuality, MeasuredPlan, Point
 from .truth import held_against, judge
 
 DEFAULT_OFFSET = 0.1
@@ -244,7 +244,16 @@ def _case_quality(one: MeasuredCase, measured: Quality) -> CaseQuality:
         top1_agreement=draws.mean_interval(measured.top1_agreement),
         flips=draws.mean_interval(measured.flips),
         kl_nats_by_sequence=measured.kl_nats,
+        by_document=tuple(_document_qualities(one, measured)),
     )
+
+
+def _document_qualities(one: MeasuredCase, measured: Quality) -> Iterator[DocumentQuality]:
+    sequences: dict[int, list[int]] = {}
+    for sequence, document in enumerate(one.case.document_of_sequence):
+        sequences.setdefault(document, []).append(sequence)
+    for document, chosen in sorted(sequences.items()):
+        yield DocumentQuality(document=document, num_sequences=len(chosen), **measured.means_of(chosen))
 
 
 def _onset(one: MeasuredCase, rungs: Sequence[Quality]) -> int | None:

@@ -6,7 +6,7 @@ Knows nothing about plans or formats: a candidate is a set of matrices to instal
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,20 @@ class Quality:
     top1_agreement: tuple[float, ...]
     next_token_accuracy: tuple[float, ...]
     flips: tuple[float, ...]
+
+    def means_of(self, sequences: Sequence[int]) -> dict[str, float]:
+        """Average over some of the sequences.
+
+        Args:
+            sequences: their positions.
+
+        Returns:
+            The means by the attributes' names.
+        """
+        return {
+            name: math.fsum(values[index] for index in sequences) / len(sequences)
+            for name, values in asdict(self).items()
+        }
 
     @property
     def mean_kl_nats(self) -> float:

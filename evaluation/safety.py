@@ -105,8 +105,6 @@ def _factor(one: MeasuredCase, kl_nats: float, kl_replicates: Floats, gamma: Gam
 
 
 def _least(plan: MeasuredPlan, gamma: Gamma, factors: Sequence[CaseFactor], required_factor: float) -> PlanSafety:
-    if not required_factor > 0:
-        raise ScantlingError(f"a required factor of {required_factor:g} asks for nothing. Give one such as 1.5.")
     governing = min(factors, key=lambda factor: factor.at_yield.lower)
     lower = governing.at_yield.lower
     return PlanSafety(

@@ -16,6 +16,28 @@ from .bootstrap import Certainty, Interval
 SAFETY_VERSION: Final = 1
 
 
+class DocumentQuality(Record):
+    """What was measured of one plan on one document: means over its sequences.
+
+    Attributes:
+        document: its position among the documents of the evaluation text.
+        num_sequences: that are of it.
+        kl_nats: KL divergence from the original, per token.
+        negative_log_likelihood_nats: of the plan, per token.
+        top1_agreement: the share of tokens where plan and original have the same most likely one.
+        next_token_accuracy: the share of tokens that the plan's most likely one meets.
+        flips: the share of tokens where one of the two was right and the other wrong.
+    """
+
+    document: int
+    num_sequences: int
+    kl_nats: Finite
+    negative_log_likelihood_nats: Finite
+    top1_agreement: Finite
+    next_token_accuracy: Finite
+    flips: Finite
+
+
 class CaseQuality(Record):
     """What was measured of one plan on one load case.
 
@@ -29,6 +51,7 @@ class CaseQuality(Record):
         top1_agreement: the share of tokens where plan and original have the same most likely one.
         flips: the share of tokens where one of the two was right and the other wrong.
         kl_nats_by_sequence: the KL divergence of every sequence.
+        by_document: the means of every document.
     """
 
     load_case: str
@@ -40,6 +63,7 @@ class CaseQuality(Record):
     top1_agreement: Interval
     flips: Interval
     kl_nats_by_sequence: tuple[Finite, ...]
+    by_document: tuple[DocumentQuality, ...]
 
 
 class MeasuredPlan(Record):

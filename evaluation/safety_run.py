@@ -3,6 +3,7 @@
 Knows nothing about command lines.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -191,8 +192,13 @@ def safety_run(
 
     Returns:
         What measures and judges.
+
+    Raises:
+        ScantlingError: the required factor is none.
     """
     settings.thresholds.refuse_nonsense()
+    if not 0 < settings.required_factor < math.inf:
+        raise ScantlingError(f"a required factor of {settings.required_factor:g} is none. Give one such as 1.5.")
     profile.refuse_other_model(loaded.sha256, [layer.name for layer in take_apart(loaded.model).layers])
     cases = evaluation_cases(loaded, profile, settings.sources, settings.num_sequences, settings.sequence_length)
     for case in cases:

@@ -29,6 +29,7 @@ from scantling.sensitivity.profile import read_profile
 from scantling.solver.cpsat import CpSat
 from scantling.solver.engine import SearchSettings
 from scantling.solver.errors import ScantlingError
+from scantling.solver.plan import read_plan
 from scantling.solver.verify import violations
 from tiny_profiles import choices, make_profile
 
@@ -157,3 +158,27 @@ def test_what_cannot_be_refined_is_refused():
     few = make_profile(num_samples=5)
     with pytest.raises(ScantlingError, match="--pricing-sequences 6"):
         refuse_unrefinable(Program(few).limit("average_bits", at_most=4).instance(), few)
+
+
+def test_solve_refines_and_the_plan_says_how(tmp_path, llama_folder, text_file, monkeypatch):
+    monkeypatch.setattr("scantling.evaluation.refinement.FIRST_SHARE", 0.5)
+
+    def run(*words):
+        return CliRunner().invoke(app, [str(word) for word in words])
+
+    words = ["profile", llama_folder, "--text", text_file, "--sequences", "4", "--length", "32", "-o", tmp_path / "p"]
+    assert run(*words, "--pricing-sequences", "30", "--formats", FORMATS).exit_code == 0
+    solved = ["solve", tmp_path / "p", "--average-bits", "3.5", "-o", tmp_path / "plan.json"]
+    refused = run(*solved, "--refine", "0")
+    assert isinstance(refused.exception, ScantlingError)
+    refused = run(*solved, "--refine", "2", "--max-loss", "9", "--minimize", "memory")
+    assert isinstance(refused.exception, ScantlingError)
+    result = run(*solved, "--refine", "3")
+    assert result.exit_code == 0, result.output
+    assert "step 1: " in result.output
+    plan = read_plan(tmp_path / "plan.json")
+    assert plan.certificate.status == "REFINED"
+    assert any(step.kept for step in plan.certificate.refinement)
+    assert plan.average_bits <= 3.5
+    checked = run("verify", tmp_path / "plan.json")
+    assert checked.exit_code == 0, checked.output

@@ -154,6 +154,12 @@ def run(*words):
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
+def failure(*words) -> BaseException:
+    result = run(*words)
+    assert result.exception is not None, result.output
+    return result.exception
+
+
 FEW = ["--length", 32, "--sequences", 24, "--rungs", 8]
 
 
@@ -184,6 +190,22 @@ def test_on_text_that_the_model_wrote_yield_is_where_theory_puts_it(found):
     assert curve_found.yield_point.kl_nats.lower < math.log(1.1) < curve_found.yield_point.kl_nats.upper
     assert curve_found.num_documents >= 6
     assert found.ladder[0].name == "8.00 bits"
+
+
+def test_documents_add_up_to_the_whole(found):
+    for plan in [*found.ladder, *(plan.plan for plan in found.plans)]:
+        (case,) = plan.cases
+        assert sum(one.num_sequences for one in case.by_document) == 24
+        assert len(case.by_document) == found.curves[0].num_documents
+        for name, whole in (
+            ("kl_nats", case.kl_nats.estimate),
+            ("top1_agreement", case.top1_agreement.estimate),
+            ("next_token_accuracy", case.next_token_accuracy.estimate),
+            ("flips", case.flips.estimate),
+            ("negative_log_likelihood_nats", math.log(case.perplexity.estimate)),
+        ):
+            total = sum(one.num_sequences * getattr(one, name) for one in case.by_document)
+            assert total / 24 == pytest.approx(whole)
 
 
 def test_factor_margin_and_verdict_follow_from_what_was_measured(found):
@@ -264,7 +286,7 @@ def test_a_ladder_that_is_killed_goes_on(folder, found, tmp_path):
     words = [str(word) for word in words]
     killed = subprocess.run([sys.executable, "-c", script, *words], check=False, timeout=300, capture_output=True)
     assert killed.returncode == -9, killed.stderr
-    assert len(list((tmp_path / "kept").glob("*.json"))) == 1 + 4  # the original, and a group of four
+    assert len(list((tmp_path / "kept").glob("*.json"))) == 1 + 5  # the original, and a group of five
     assert not (tmp_path / "s").exists()
     assert run(*words).exit_code == 0
     assert (tmp_path / "s").read_text() == (folder / "safety").read_text()
@@ -279,11 +301,11 @@ def test_a_damaged_measurement_is_told(folder, found, tmp_path):
     victim.write_text("{")
     words = ["safety", folder / "plan", "--uniform", "int3-g32", "-o", tmp_path / "s", *FEW, "--cache", kept]
     with pytest.raises(ScantlingError, match="is damaged"):
-        raise run(*words).exception
+        raise failure(*words)
     other = next(path for path in kept.glob("*.json") if path != victim)
     victim.write_text(other.read_text())
     with pytest.raises(ScantlingError, match="of something else"):
-        raise run(*words).exception
+        raise failure(*words)
 
 
 def test_a_ladder_without_yield_says_at_least(folder, found):
@@ -320,32 +342,34 @@ def test_a_predicted_plan_carries_a_larger_gamma(folder, found):
         (["--offset", "0%"], "not in order"),
         (["--offset", "200%"], "not in order"),
         (["--offset", "2"], "not a percentage"),
-        (["--require", 0], "asks for nothing"),
-        (["--require", -1], "asks for nothing"),
+        (["--require", 0], "is none"),
+        (["--require", -1], "is none"),
+        (["--require", "nan"], "is none"),
+        (["--require", "inf"], "is none"),
         (["--rungs", 2], "4 or more"),
         (["--uniform", "int5-g32"], "no uniform"),
         (["--inputs", "none"], "none"),
     ],
 )
-def test_bad_input(folder, found, words, message):
+def test_bad_input_is_refused_before_anything_is_measured(folder, found, words, message, monkeypatch, tmp_path):
+    monkeypatch.setattr(measured_module, "measure_candidates", None)
+    words = [*words, "--cache", tmp_path / "empty"]
     with pytest.raises(ScantlingError, match=message):
-        raise run("safety", folder / "plan", "-o", folder / "bad", *FEW, *words).exception
+        raise failure("safety", folder / "plan", "-o", folder / "bad", *FEW, *words)
     assert not (folder / "bad").exists()
 
 
-def test_a_plan_for_another_model_is_refused(folder, tmp_path):
+def test_a_plan_for_another_model_is_refused(folder, found, tmp_path):  # also where all is measured already
     other = save_model(tmp_path / "other", "llama-tied", seed=1)
     with pytest.raises(ScantlingError, match="with weights"):
-        raise run("safety", folder / "plan", "-o", tmp_path / "s", *FEW, "--model", other).exception
+        raise failure("safety", folder / "plan", "-o", tmp_path / "s", *FEW, "--model", other)
 
 
 def test_evaluation_text_that_was_calibrated_on_is_refused(folder, tmp_path):
     renamed = tmp_path / "copy.txt"
     renamed.write_text((folder / "text.txt").read_text() + "\n\nw1 w2")
     with pytest.raises(ScantlingError, match="share text with calibration"):
-        raise run(
-            "safety", folder / "plan", "-o", tmp_path / "s", *FEW, "--sequences", 380, "--text", renamed
-        ).exception
+        raise failure("safety", folder / "plan", "-o", tmp_path / "s", *FEW, "--sequences", 380, "--text", renamed)
 
 
 # A factor as a limit of the program.
@@ -403,7 +427,7 @@ def test_a_prediction_is_never_called_confirmed(folder, found):
     assert not plan.safety.confirmed
     assert plan.safety.factor_lower >= 1.5
     with pytest.raises(ScantlingError, match="takes what the model bears from a safety file"):
-        raise run(*words, "--unconfirmed").exception
+        raise failure(*words, "--unconfirmed")
 
 
 def test_a_factor_that_the_limits_do_not_leave_is_explained(folder, found):
@@ -427,7 +451,7 @@ def test_the_constraint_file_asks_for_a_factor(folder, found, tmp_path):
     use = next(limit for limit in plan.limits if limit.name == "factor of safety 1.5")
     assert use.origin == f"{file}:1:1"
     with pytest.raises(ScantlingError, match="two factors of safety"):
-        raise run("solve", folder / "p", "--constraints", file, "--safety-factor", 2, "-o", tmp_path / "plan").exception
+        raise failure("solve", folder / "p", "--constraints", file, "--safety-factor", 2, "-o", tmp_path / "plan")
 
 
 def test_rules_show_the_factor(folder, tmp_path):
@@ -443,20 +467,20 @@ def test_rules_show_the_factor(folder, tmp_path):
 def test_a_factor_that_is_none_is_refused(folder, tmp_path, text):
     (tmp_path / "c.yaml").write_text(text + "\n")
     with pytest.raises(ScantlingError, match=r"c\.yaml:1"):
-        raise run("solve", folder / "p", "--constraints", tmp_path / "c.yaml", "-o", tmp_path / "plan").exception
+        raise failure("solve", folder / "p", "--constraints", tmp_path / "c.yaml", "-o", tmp_path / "plan")
 
 
 def test_where_nothing_is_measured_a_factor_is_refused(folder, found, tmp_path):
     with pytest.raises(ScantlingError, match="no limit of the program before it is measured"):
-        raise run("frontier", folder / "p", "--against", "memory", "--safety-factor", 1.5).exception
+        raise failure("frontier", folder / "p", "--against", "memory", "--safety-factor", 1.5)
     with pytest.raises(ScantlingError, match="which was not given"):
-        raise run(
+        raise failure(
             "solve", folder / "p", "--average-bits", 4, "--safety", folder / "safety", "-o", tmp_path / "plan"
-        ).exception
+        )
     (folder / "p2").write_bytes((folder / "p").read_bytes())
     run("profile", folder / "model", "--text", folder / "text.txt", "-o", folder / "p2", "--length", 32, "--seed", 3,
         "--sequences", 8, "--pricing-sequences", 8, "--formats", "int2-g32,int8-row")  # fmt: skip
     with pytest.raises(ScantlingError, match="the safety file is of the profile"):
-        raise run(
+        raise failure(
             "solve", folder / "p2", "--safety-factor", 2, "--safety", folder / "safety", "-o", tmp_path / "plan"
-        ).exception
+        )
