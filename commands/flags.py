@@ -19,6 +19,10 @@ PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="Written by: 
 ProfileOption = Annotated[
     Path | None, typer.Option("--profile", help="The profile, where it has moved since the plan was solved.")
 ]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="The model, where it has moved since it was profiled.")
+]
+TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 _LIMITS, _USE, _RULES, _AIM = "Limits", "Device and use", "Rules", "Objective"
@@ -55,6 +59,9 @@ _PROGRAM_FLAGS: dict[str, Any] = {
     ],
     "pin_from": Annotated[
         list[str] | None, _flag("PLAN:PATTERN. Layers that keep the format of an earlier plan; repeatable.", _RULES)
+    ],
+    "safety_factor": Annotated[
+        float | None, _flag("Factor of safety that the plan must reach, measured; see docs/safety.md.", _LIMITS)
     ],
     "minimize": Annotated[
         list[str] | None, _flag("loss_increase (the default), or a row such as memory; one after the other.", _AIM)

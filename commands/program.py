@@ -8,11 +8,23 @@ from rich.console import Console
 
 from ..solver.errors import ScantlingError
 from .files import profile_beside, profile_path_of
-from .flags import JsonOption, PlanArgument, ProfileArgument, ProfileOption, with_program_flags
+from .flags import (
+    JsonOption,
+    ModelOption,
+    PlanArgument,
+    ProfileArgument,
+    ProfileOption,
+    TrustOption,
+    with_program_flags,
+)
+from .loading import load, progress
+from .refining import refined_plan
+from .safety import SafeOptions, safe_plan
 
 if TYPE_CHECKING:
     from ..sensitivity.planning import Origin
     from ..sensitivity.profile import Profile
+    from ..sensitivity.program import Program
     from ..solver.engine import Engine, SearchSettings
     from ..solver.instance import Instance
     from ..solver.plan import Plan
@@ -22,29 +34,39 @@ Search = tuple["Engine", "SearchSettings"]
 NO_PLAN_STATUS = 3
 
 
-def _stated(profile_path: Path, flags: dict[str, Any]) -> "tuple[Profile, Origin, Instance]":
+def _profile_and_origin(profile_path: Path) -> "tuple[Profile, Origin]":
     from ..sensitivity.planning import Origin
     from ..sensitivity.profile import read_profile
     from ..solver.plan import file_sha256
 
-    profile = read_profile(profile_path)
-    return profile, Origin(profile_path, file_sha256(profile_path)), _program(profile, flags)
+    return read_profile(profile_path), Origin(profile_path, file_sha256(profile_path))
 
 
-def _program(profile: "Profile", flags: dict[str, Any]) -> "Instance":
+def _program(profile: "Profile", flags: dict[str, Any]) -> "Program":
     from ..sensitivity.program_options import ProgramOptions, program_from_options
 
-    return program_from_options(profile, ProgramOptions(**flags)).instance()
+    return program_from_options(profile, ProgramOptions(**flags))
 
 
-def _show(plan: "Plan", *, as_json: bool) -> None:
-    from ..evaluation.terminal import print_allocation, print_certificate
+def _stated(program: "Program", search: Search) -> "Instance":
+    from ..sensitivity.full_speed import stated
+    from ..sensitivity.planning import formats_or_none
+
+    return stated(program, lambda instance: formats_or_none(instance, *search))
+
+
+def _show(plan: "Plan", profile: "Profile", *, as_json: bool) -> None:
+    from ..evaluation.safety_table import safety_in_words
+    from ..evaluation.terminal import print_allocation, print_certificate, print_verdict
 
     if as_json:
         typer.echo(plan.model_dump_json(exclude={"program"}))
     else:
+        print_verdict(plan, profile, Console(markup=False))
         print_allocation(plan, Console(markup=False))
         print_certificate(plan, Console(markup=False))
+        if plan.safety is not None:
+            typer.echo(safety_in_words(plan.safety))
 
 
 @app.command()
@@ -57,8 +79,37 @@ def solve(
     save_program: Annotated[
         Path | None, typer.Option(help="Also write the program itself as JSON.", rich_help_panel="Solver")
     ] = None,
+    safety: Annotated[
+        Path | None,
+        typer.Option(
+            help="A safety file: --safety-factor takes its text and thresholds.", rich_help_panel="Factor of safety"
+        ),
+    ] = None,
+    unconfirmed: Annotated[
+        bool,
+        typer.Option(
+            "--unconfirmed",
+            help="Predict the factor from the safety file; measure nothing.",
+            rich_help_panel="Factor of safety",
+        ),
+    ] = False,
+    refine: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Then try at most N steps to plans that measure better; needs the model. Off by default: see "
+            "benchmarks/LOG.md.",
+            rich_help_panel="Solver",
+        ),
+    ] = None,
+    model: ModelOption = None,
+    trust_remote_code: TrustOption = False,
     cross_fit: Annotated[
-        bool, typer.Option(help="Also price such plans on sequences that their solve did not see; four more solves.")
+        bool,
+        typer.Option(
+            help="Also price such plans on sequences that their solve did not see; four more solves. Not with "
+            "--safety-factor, which measures the plan."
+        ),
     ] = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -76,20 +127,46 @@ def solve(
     from ..solver.plan import write_plan
 
     refuse_unwritable(output, 1 << 16)
-    profile, origin, instance = _stated(profile_path, flags)
-    if save_program is not None:
-        write_instance(instance, save_program)
+    profile, origin = _profile_and_origin(profile_path)
+    program = _program(profile, flags)
+    if program.safety_factor is None and (safety is not None or unconfirmed):
+        raise ScantlingError("--safety and --unconfirmed are for --safety-factor, which was not given.")
+    if program.safety_factor is not None and refine is not None:
+        raise ScantlingError("--safety-factor and --refine both measure plans and solve again: give one of them.")
+
+    def plan_of(wanted: "Program") -> "Plan":
+        instance = _stated(wanted, search)
+        if save_program is not None:
+            write_instance(instance, save_program)
+        return solve_program(profile, origin, instance, *search)
+
     try:
-        plan = solve_program(profile, origin, instance, *search)
+        if program.safety_factor is None:
+            plan = plan_of(program)
+        else:
+            plan = safe_plan(program, origin, plan_of, SafeOptions(safety, unconfirmed, model, trust_remote_code))
     except NoPlanError as error:
         typer.echo(error.explanation.model_dump_json() if as_json else str(error), err=not as_json)
         raise typer.Exit(NO_PLAN_STATUS) from error
     write_plan(plan, output)
-    _show(plan, as_json=as_json)
+    if refine is not None:
+        source = model or plan.model_source
+        plan = refined_plan(
+            plan,
+            (profile, origin),
+            search,
+            refine,
+            lambda: load(source, trust_remote_code=trust_remote_code),
+            (progress(), lambda line: typer.echo(line, err=as_json)),
+        )
+        write_plan(plan, output)
+    _show(plan, profile, as_json=as_json)
     print_rarely_reached(profile, Console(markup=False, stderr=as_json))
-    if cross_fit and not as_json:
+    if cross_fit and not as_json and program.safety_factor is None:
         console = Console(markup=False)
-        print_cross_fit(profile, plan, lambda part: choose_formats(_program(part, flags), *search), console)
+        print_cross_fit(
+            profile, plan, lambda part: choose_formats(_stated(_program(part, flags), search), *search), console
+        )
 
 
 @app.command()
@@ -132,7 +209,8 @@ def edit(
 
     plan = read_plan(plan_path)
     path = profile_path_of(plan, plan_path, profile_path)
-    edited = edit_plan(plan, read_profile(path), path, settings)
+    profile = read_profile(path)
+    edited = edit_plan(plan, profile, path, settings)
     for fault in edited.faults:
         typer.echo(f"breaks {fault}", err=True)
     if edited.faults and not force:
@@ -140,7 +218,7 @@ def edit(
             "the edited plan was not written: it breaks limits or rules. Write it anyway with --force."
         )
     write_plan(edited.plan, output)
-    _show(edited.plan, as_json=as_json)
+    _show(edited.plan, profile, as_json=as_json)
 
 
 @app.command()
@@ -183,7 +261,8 @@ def frontier(
     from ..evaluation.terminal import TerminalProgress
     from ..sensitivity.frontiers import Sweep, swept
 
-    profile, _, instance = _stated(profile_path, flags)
+    profile, _ = _profile_and_origin(profile_path)
+    instance = _program(profile, flags).instance()
     sweep = Sweep(tuple(against), tuple(lowest or ()), tuple(highest or ()), points, nested)
     found = swept(profile, instance, sweep, *search, TerminalProgress(Console(stderr=True)))
     if output is not None:

@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from .flags import JsonOption, ProfileArgument
+
+if TYPE_CHECKING:
+    from ..solver.device import Figure
 
 app = typer.Typer()
 
@@ -55,11 +58,16 @@ def engines(as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def devices(as_json: JsonOption = False) -> None:
-    """List the devices that are known, with the origin of every number."""
+def devices(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[DEVICE]…", help="Known ones or files; default: all.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List devices, with the origin of every number."""
     from ..solver.device import FIGURES, device_names, load_device
 
-    known = [load_device(name) for name in device_names()]
+    known = [load_device(name) for name in names or device_names()]
     if as_json:
         typer.echo(json.dumps([found.model_dump() for found in known], ensure_ascii=False))
         return
@@ -68,5 +76,9 @@ def devices(as_json: JsonOption = False) -> None:
         stated = [(key, getattr(found, key)) for key in FIGURES]
         stated += [(f"efficiency of {entry.formats}", entry.share) for entry in found.efficiency]
         for key, figure in stated:
-            words = "not known" if figure is None else f"{figure.value} ({figure.origin}: {figure.source})"
+            words = "not known" if figure is None else _figure_in_words(figure)
             typer.echo(f"  {key}: {words}")
+
+
+def _figure_in_words(figure: "Figure") -> str:
+    return f"{figure.value} ({figure.origin}{': ' * bool(figure.source)}{figure.source})"

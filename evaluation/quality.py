@@ -6,7 +6,7 @@ Knows nothing about plans or formats: a candidate is a set of matrices to instal
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,39 @@ Candidate = Mapping[str, Rounded]
 
 @dataclass(frozen=True)
 class Quality:
-    """What was measured, one value a sequence.
+    """What was measured, one value a sequence: a mean over its tokens.
+
+    KL divergence and agreement look at the predictions after every token; the others at those that the text answers,
+    all but the last. The most likely token is the one of the least number where several are equally likely.
 
     Attributes:
-        kl_nats: mean over the sequence's tokens of KL(original ‖ candidate).
-        negative_log_likelihood_nats: mean over the sequence's predicted tokens.
+        kl_nats: KL(original ‖ candidate).
+        negative_log_likelihood_nats: of the token that follows.
+        top1_agreement: the share where original and candidate have the same most likely token.
+        next_token_accuracy: the share where the most likely token is the one that follows.
+        flips: the share where the original was right and the candidate is wrong, or the other way round (Dutta et al.
+            2024, arXiv 2407.09141).
     """
 
     kl_nats: tuple[float, ...]
     negative_log_likelihood_nats: tuple[float, ...]
+    top1_agreement: tuple[float, ...]
+    next_token_accuracy: tuple[float, ...]
+    flips: tuple[float, ...]
+
+    def means_of(self, sequences: Sequence[int]) -> dict[str, float]:
+        """Average over some of the sequences.
+
+        Args:
+            sequences: their positions.
+
+        Returns:
+            The means by the attributes' names.
+        """
+        return {
+            name: math.fsum(values[index] for index in sequences) / len(sequences)
+            for name, values in asdict(self).items()
+        }
 
     @property
     def mean_kl_nats(self) -> float:
@@ -86,13 +110,49 @@ def installed(model: nn.Module, candidate: Candidate) -> Iterator[None]:
             modules[name].weight.data = original
 
 
-def _log_probabilities(model: nn.Module, sequence: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class _Predictions:
+    """What a model says about one sequence.
+
+    Attributes:
+        log_probability: float32 [tokens, vocabulary].
+        most_likely: int64 [tokens].
+        correct: bool [tokens − 1], whether the most likely token is the one that follows.
+        negative_log_likelihood_nats: mean over the tokens that follow.
+    """
+
+    log_probability: Tensor
+    most_likely: Tensor
+    correct: Tensor
+    negative_log_likelihood_nats: float
+
+
+def _predict(model: nn.Module, sequence: Tensor) -> _Predictions:
     logits: Tensor = model(sequence.unsqueeze(0), use_cache=False).logits[0]
-    return logits.float().log_softmax(-1)
+    log_probability = logits.float().log_softmax(-1)
+    most_likely = log_probability.argmax(-1)
+    followed = log_probability[:-1].gather(1, sequence[1:, None])
+    return _Predictions(
+        log_probability, most_likely, most_likely[:-1] == sequence[1:], -float(followed.mean(dtype=torch.float64))
+    )
 
 
-def _negative_log_likelihood(log_probability: Tensor, sequence: Tensor) -> float:
-    return -float(log_probability[:-1].gather(1, sequence[1:, None]).mean(dtype=torch.float64))
+def _beside(original: _Predictions, candidate: _Predictions) -> tuple[float, ...]:
+    """Give the values of one sequence in the order of Quality."""
+    divergence = nn.functional.kl_div(
+        candidate.log_probability, original.log_probability, reduction="none", log_target=True
+    )
+    return (
+        float(divergence.sum(-1).mean(dtype=torch.float64)),
+        candidate.negative_log_likelihood_nats,
+        _share(candidate.most_likely == original.most_likely),
+        _share(candidate.correct),
+        _share(candidate.correct != original.correct),
+    )
+
+
+def _share(holds: Tensor) -> float:
+    return float(holds.mean(dtype=torch.float64))
 
 
 def measure_candidates(
@@ -116,22 +176,19 @@ def measure_candidates(
     Returns:
         The quality of every candidate, and of ``original``.
     """
-    kl: dict[str, list[float]] = {name: [] for name in candidates}
-    likelihood: dict[str, list[float]] = {name: [] for name in ["original", *candidates]}
+    measured: dict[str, list[tuple[float, ...]]] = {name: [] for name in ["original", *candidates]}
     batches = torch.split(token_ids, sequences_at_once)
-    jobs = [(batch, name) for batch in range(len(batches)) for name in ["original", *candidates]]
-    originals: list[Tensor] = []
+    jobs = [(batch, name) for batch in range(len(batches)) for name in measured]
+    originals: list[_Predictions] = []
     with torch.no_grad():
         for batch, name in progress(jobs, "measuring on text"):
             if name == "original":
-                originals = [_log_probabilities(model, sequence) for sequence in batches[batch]]
-                likelihood[name] += map(_negative_log_likelihood, originals, batches[batch])
+                originals = [_predict(model, sequence) for sequence in batches[batch]]
+                measured[name] += [
+                    (0.0, one.negative_log_likelihood_nats, 1.0, _share(one.correct), 0.0) for one in originals
+                ]
                 continue
             with installed(model, candidates[name]):
                 for original, sequence in zip(originals, batches[batch], strict=True):
-                    quantized = _log_probabilities(model, sequence)
-                    likelihood[name].append(_negative_log_likelihood(quantized, sequence))
-                    divergence = nn.functional.kl_div(quantized, original, reduction="none", log_target=True).sum(-1)
-                    kl[name].append(float(divergence.mean(dtype=torch.float64)))
-    kl["original"] = [0.0] * len(token_ids)
-    return {name: Quality(tuple(kl[name]), tuple(likelihood[name])) for name in likelihood}
+                    measured[name].append(_beside(original, _predict(model, sequence)))
+    return {name: Quality(*zip(*rows, strict=True)) for name, rows in measured.items()}

@@ -36,6 +36,7 @@ from ..sensitivity.profile import Profile
 from ..sensitivity.rounding_pass import RoundingTask, round_layers, scale_inputs_for
 from ..solver.errors import ScantlingError
 from ..solver.instance import LOSS, Instance, LoadCase, LossMeasure, Row
+from ..solver.plan import RefinementStep
 from ..solver.rules import Allow, Limit, LossLimit
 from .linearisation import Records, linearise
 from .quality import measure_candidates
@@ -45,29 +46,6 @@ FIRST_SHARE = 0.1  # of the layers may move in the first step
 _MOVED = "layers moved"
 Formats = Mapping[str, str]
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step that was tried.
-
-    Attributes:
-        num_moved: layers whose format changed.
-        predicted_change_nats: Σ c' of them, on the sequences of the gradient.
-        signal_share: of what the separable prices do not explain, the share that is not noise.
-        kl_nats: of the plan before the step, on the sequences that the gradient did not see.
-        change_nats: of the measured KL divergence there.
-        change_standard_error_nats: paired over those sequences; None for a single one.
-        kept: whether the step was kept.
-    """
-
-    num_moved: int
-    predicted_change_nats: float
-    signal_share: float
-    kl_nats: float
-    change_nats: float
-    change_standard_error_nats: float | None
-    kept: bool
 
 
 @dataclass
@@ -93,7 +71,7 @@ class Refinement:
     formats: dict[str, str]
     _measured: dict[tuple[str, ...], Floats] = field(default_factory=dict)
 
-    def steps(self, most: int) -> Iterator[Step]:
+    def steps(self, most: int) -> Iterator[RefinementStep]:
         """Take steps until none helps.
 
         Args:
@@ -121,7 +99,15 @@ class Refinement:
             if kept:
                 self.formats, nearby = proposal, None
             radius = radius if kept else len(moved) // 2
-            yield Step(len(moved), predicted, share, float(before.mean()), float(change.mean()), error, kept)
+            yield RefinementStep(
+                num_moved=len(moved),
+                predicted_change_nats=predicted,
+                signal_share=share,
+                kl_nats=float(before.mean()),
+                change_nats=float(change.mean()),
+                change_standard_error_nats=error,
+                kept=kept,
+            )
             if radius < 1:
                 return
 

@@ -25,8 +25,8 @@ def statement_records(program: Program) -> list[dict[str, Any]]:
     Returns:
         One mapping a statement: name, origin, says, layers, num_layers, left_out, bounds.
     """
-    instance = program.instance()
-    return [
+    instance = program.without_safety().instance()
+    found: list[dict[str, Any]] = [
         {
             "name": statement.name,
             "origin": statement.origin,
@@ -38,6 +38,14 @@ def statement_records(program: Program) -> list[dict[str, Any]]:
         }
         for statement in program.statements
     ]
+    if program.safety_factor is not None:
+        says, nothing = _safety_in_words(program.safety_factor), {"num_layers": None, "layers": None, "left_out": 0}
+        found.append({"name": "safety", "origin": program.safety_origin, "says": says, **nothing, "bounds": []})
+    return found
+
+
+def _safety_in_words(factor: float) -> str:
+    return f"factor of safety ≥ {factor:g}: solve makes it a limit on the loss, by measurement"
 
 
 def bounds_in_words(statement: Statement, instance: Instance) -> list[str]:
@@ -73,7 +81,11 @@ def print_rules(program: Program, console: Console) -> None:
         program: the program.
         console: where.
     """
-    instance = program.instance()
+    instance = program.without_safety().instance()
+    if program.safety_factor is not None:
+        console.print(
+            Text(program.safety_origin, style="bold"), _safety_in_words(program.safety_factor), soft_wrap=True
+        )
     for statement in program.statements:
         name = statement.name.removeprefix(f"{statement.origin}: ")
         said = statement.says.startswith(name) or not statement.says

@@ -64,19 +64,38 @@ def rung(row: Contender) -> Rung:
     Returns:
         The rung.
     """
-    ratio = row.measured_kl_nats / row.predicted_kl_nats
+    return held_against(
+        row.name,
+        row.average_bits,
+        (row.predicted_kl_nats, row.predicted_kl_standard_error_nats),
+        (row.measured_kl_nats, row.measured_kl_standard_error_nats),
+    )
+
+
+def held_against(
+    name: str, average_bits: float, predicted: tuple[float, float | None], measured: tuple[float, float | None]
+) -> Rung:
+    """Judge one prediction.
+
+    Args:
+        name: of the plan.
+        average_bits: of the plan.
+        predicted: KL divergence per token and its standard error, None where unknown.
+        measured: likewise.
+
+    Returns:
+        The rung.
+    """
+    ratio = measured[0] / predicted[0]
     error = None
-    if row.predicted_kl_standard_error_nats is not None and row.measured_kl_standard_error_nats is not None:
-        error = ratio * math.hypot(
-            row.predicted_kl_standard_error_nats / row.predicted_kl_nats,
-            row.measured_kl_standard_error_nats / row.measured_kl_nats,
-        )
+    if predicted[1] is not None and measured[1] is not None:
+        error = ratio * math.hypot(predicted[1] / predicted[0], measured[1] / measured[0])
     off = abs(ratio - 1)
     return Rung(
-        name=row.name,
-        average_bits=row.average_bits,
-        predicted_kl_nats=row.predicted_kl_nats,
-        measured_kl_nats=row.measured_kl_nats,
+        name=name,
+        average_bits=average_bits,
+        predicted_kl_nats=predicted[0],
+        measured_kl_nats=measured[0],
         ratio=ratio,
         ratio_standard_error=error,
         holds=off <= _TOLERANCE or (error is not None and off <= _NUM_ERRORS * error),

@@ -66,7 +66,7 @@ def part_rows(layers: Layers, rows: Rows, rule: DevicesRule) -> list[Row]:
 
     A device holds the matrices and the KV cache of its blocks; the first also the embedding, the last the head, and a
     matrix that is both lies on both. The profile does not say which norms and biases belong to which block: each device
-    is charged with all of them, which is little.
+    is charged with all of them, which is little, and with the activations.
 
     Args:
         layers: of the profile.
@@ -99,7 +99,8 @@ def part_rows(layers: Layers, rows: Rows, rule: DevicesRule) -> list[Row]:
     if missing:
         raise ScantlingError(f"block {missing[0]} lies on no device; the model has the blocks 0..{num_blocks - 1}.")
     cache = _cache_by_block(rows, num_blocks)
-    return [_part_row(layers, names[device], device, owners, cache) for device in range(len(names))]
+    fixed = layers.profile.record.other_bytes + rows.activations
+    return [_part_row(layers, names[device], device, owners, cache, fixed) for device in range(len(names))]
 
 
 def _cache_by_block(rows: Rows, num_blocks: int) -> Sequence[int]:
@@ -114,7 +115,7 @@ def _cache_by_block(rows: Rows, num_blocks: int) -> Sequence[int]:
     return [-(-sum(cache) // num_blocks)] * num_blocks  # stated in all: dealt out evenly
 
 
-def _part_row(layers: Layers, name: str, device: int, owners: dict[int, int], cache: Sequence[int]) -> Row:
+def _part_row(layers: Layers, name: str, device: int, owners: dict[int, int], cache: Sequence[int], fixed: int) -> Row:
     first, last = owners[0], owners[max(owners)]
     kinds = {layer.kind for layer in layers.records}
     amounts = []
@@ -126,5 +127,5 @@ def _part_row(layers: Layers, name: str, device: int, owners: dict[int, int], ca
         else:
             here = device == last
         amounts.append(layer.stored_bytes if here else (0,) * len(layer.stored_bytes))
-    fixed = layers.profile.record.other_bytes + sum(size for block, size in enumerate(cache) if owners[block] == device)
+    fixed += sum(size for block, size in enumerate(cache) if owners[block] == device)
     return refuse_overflow(Row(f"resident_bytes on {name}", BYTES, tuple(amounts), fixed))

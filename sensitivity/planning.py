@@ -107,6 +107,28 @@ def choose_formats(instance: Instance, engine: Engine, settings: SearchSettings)
     return {unit.name: unit.formats[index] for unit, index in zip(instance.units, found.choice, strict=True)}
 
 
+def formats_or_none(instance: Instance, engine: Engine, settings: SearchSettings) -> dict[str, str] | None:
+    """Find the best formats of a program, where it has a plan.
+
+    Args:
+        instance: the program.
+        engine: solves it.
+        settings: limits of the search.
+
+    Returns:
+        The format of every layer; None where it is proven that no plan meets all limits and rules.
+
+    Raises:
+        ScantlingError: no plan was found in time.
+    """
+    found = solve_instance(instance, engine, settings)
+    if found.choice is None and found.status is not Status.INFEASIBLE:
+        raise ScantlingError(f"no plan: {found.status.value}. Give more with --time-limit.")
+    if found.choice is None:
+        return None
+    return {unit.name: unit.formats[index] for unit, index in zip(instance.units, found.choice, strict=True)}
+
+
 def plan_of(
     profile: Profile,
     origin: Origin,

@@ -23,6 +23,7 @@ from ..solver.constraints import (
     LinearRule,
     OrderRule,
     Per,
+    Safety,
     SumRule,
     Term,
     TieRule,
@@ -79,7 +80,7 @@ class Program(Wishes):
         return self.wish(_made(SumRule, {"sum": row, "layers": _many(layers), **bounds}, origin), origin)
 
     def memory(self, at_most: Number, origin: str = CALL) -> "Program":
-        """Limit resident bytes: weights, what lies outside the program, and the KV cache at the workload's context.
+        """Limit resident bytes: weights, what lies outside the program, and at a context KV cache and activations.
 
         Args:
             at_most: such as ``18 GiB``.
@@ -310,7 +311,7 @@ class Program(Wishes):
 
         Args:
             origin: where it was stated.
-            values: keys of ``Workload``: context, batch, kv_bits, kv_cache, rate.
+            values: keys of ``Workload``: context, prompt, answer, batch, kv_bits, rate and others.
 
         Returns:
             The program with the workload; what was said before stays.
@@ -368,6 +369,53 @@ class Program(Wishes):
             raise ScantlingError(f"{origin}: it was said twice how uncertainty enters the loss. Say it once.")
         return replace(self, loss=loss)
 
+    def safety(self, factor: float, origin: str = CALL) -> "Program":
+        """Ask for a factor of safety, which ``solve`` turns into a limit on the loss by measurement.
+
+        Args:
+            factor: that the lower bound at yield must reach.
+            origin: where it was stated.
+
+        Returns:
+            The program with it.
+
+        Raises:
+            ScantlingError: another one is stated.
+        """
+        asked = _made(Safety, {"factor": float(factor)}, origin).factor
+        if self.safety_factor is not None and self.safety_factor != asked:
+            raise ScantlingError(
+                f"{origin}: two factors of safety are asked for, {self.safety_factor:g} and {asked:g}. State one."
+            )
+        return replace(self, safety_factor=asked, safety_origin=origin)
+
+    def without_safety(self) -> "Program":
+        """Leave the factor of safety out.
+
+        Returns:
+            The program with all other wishes.
+        """
+        return replace(self, safety_factor=None, safety_origin="")
+
+    def safe_below(self, loss_nats: float) -> "Program":
+        """Put a limit on the loss in the place of the factor of safety that was asked for.
+
+        Args:
+            loss_nats: predicted loss increase at most, in nats per token.
+
+        Returns:
+            The program with this limit.
+
+        Raises:
+            ScantlingError: no factor was asked for.
+        """
+        if self.safety_factor is None:
+            raise ScantlingError("no factor of safety was asked for. Call safety first.")
+        name = f"factor of safety {self.safety_factor:g}"
+        bound = _made(Limits, {"loss_increase": {"at_most": loss_nats, "name": name}}, self.safety_origin)
+        limited = self.wish(LimitWish("loss_increase", bound.stated()["loss_increase"]), self.safety_origin)
+        return replace(limited, safety_factor=None)
+
     def read(self, path: Path) -> "Program":
         """Add all that a constraint file asks.
 
@@ -393,6 +441,8 @@ class Program(Wishes):
             program = program.minimize(*asked.minimize, origin=file.where("minimize"))
         if asked.robust is not None:
             program = program.robust(**asked.robust.model_dump(), origin=file.where("robust"))
+        if asked.safety is not None:
+            program = program.safety(asked.safety.factor, file.where("safety"))
         return program
 
     def _allow(self, asked: dict[str, Any], origin: str) -> "Program":

@@ -37,6 +37,7 @@ class ProgramOptions:
         robust: standard errors added to the loss.
         load_cases: mean or worst.
         pin_from: PLAN:PATTERN, each.
+        safety_factor: that the plan must reach, measured.
         constraints: constraint files.
         constraints_py: FILE:FUNCTION.
     """
@@ -58,6 +59,7 @@ class ProgramOptions:
     robust: float | None = None
     load_cases: Literal["mean", "worst"] | None = None
     pin_from: tuple[str, ...] = ()
+    safety_factor: float | None = None
     constraints: tuple[Path, ...] = ()
     constraints_py: str | None = None
 
@@ -95,6 +97,8 @@ def program_from_options(profile: Profile, options: ProgramOptions) -> Program:
     if options.robust is not None or options.load_cases is not None:
         flags = "--robust" if options.robust is not None else "--load-cases"
         program = program.robust(float(options.robust or 0), options.load_cases or "mean", origin=flags)
+    if options.safety_factor is not None:
+        program = program.safety(options.safety_factor, "--safety-factor")
     if options.constraints_py is not None:
         program = run_constraints_py(program, options.constraints_py)
     return program

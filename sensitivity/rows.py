@@ -1,14 +1,16 @@
 """The rows of a profile: what every format of every layer adds to bytes, bits, seconds, joules and watts.
 
     stored_bytes           bytes in the checkpoint
-    resident_bytes         the same, and the KV cache at the stated context; activations are not counted, since they
-                           depend on the engine's own buffers (predicted)
+    resident_bytes         the same, and at a stated context the KV cache and the activations (an estimate, since they
+                           depend on the engine's own buffers)
     read_bytes_per_token   bytes read from memory for one token: a matrix that is head, or head and embedding at once,
                            in full; an input embedding of its own by one row; an expert by the share of tokens routed
-                           to it; what lies outside the layers and the KV cache in full
+                           to it; what lies outside the layers and the KV cache in full. A step of n sequences reads n
+                           caches and n rows, an expert by n times its share, all of it at most, and gives n tokens
     bit_weights            Σ bits · weights over the decided layers, scales and zero points not counted
-    seconds_per_token      Σ b(f) / (η(f) B) + t0, in picoseconds
-    joules_per_token       P0 / r + c b / B at a demanded rate r; P0 t + c b / B at full speed, r = 1/t; in nanojoules
+    seconds_per_token      Σ b(f) / (η(f) B) + t0 with the bytes b of one step, in picoseconds: the pace of a sequence
+    joules_per_token       P0 / r + c b / B at a demanded rate r; P0 t + c b / B at full speed, r = 1/t; over n
+                           sequences; in nanojoules
     watts                  P0 + c b r / B at a demanded rate, in microwatts
 
 Amounts that are not whole are rounded up, so that a plan within a limit by its row is within it.
@@ -17,7 +19,8 @@ Knows nothing about limits.
 """
 
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -40,6 +43,7 @@ from ..solver.quantities import (
     WATTS,
     parse_quantity,
 )
+from .activations import activation_bytes
 from .profile import LayerRecord, Profile
 
 STORED_BYTES: Final = "stored_bytes"
@@ -62,6 +66,7 @@ ROW_OF: Final = {
     **{name: name for name in ROW_NAMES},
 }  # what users call rows
 LARGEST_SUM: Final = 2**62
+UNQUANTIZED: Final = "float16"
 PICO, NANO, MICRO = Fraction(1, 10**12), Fraction(1, 10**9), Fraction(1, 10**6)
 
 Amounts = tuple[tuple[int, ...], ...]
@@ -86,6 +91,10 @@ def refuse_overflow(row: Row) -> Row:
             "exact in 64 bits. State it in a larger unit or with fewer digits."
         )
     return row
+
+
+def _sizes(layer: LayerRecord) -> Iterator[tuple[int, int]]:
+    return zip(layer.formats, layer.stored_bytes, strict=True)
 
 
 @dataclass(frozen=True)
@@ -116,10 +125,13 @@ class Rows:
         makers: dict[str, Callable[[], Row]] = {
             STORED_BYTES: lambda: Row(STORED_BYTES, BYTES, self.stored, self.profile.record.other_bytes),
             RESIDENT_BYTES: lambda: Row(
-                RESIDENT_BYTES, BYTES, self.stored, self.profile.record.other_bytes + sum(self.kv_cache_by_block)
+                RESIDENT_BYTES,
+                BYTES,
+                self.stored,
+                self.profile.record.other_bytes + sum(self.kv_cache_by_block) + self.activations,
             ),
             READ_BYTES: lambda: self.of_traffic(
-                READ_BYTES, BYTES_PER_TOKEN, lambda _: Fraction(1), Fraction(0), Fraction(1)
+                READ_BYTES, BYTES_PER_TOKEN, lambda _: Fraction(1, self.batch), Fraction(0), Fraction(1)
             ),
             BIT_WEIGHTS: lambda: Row(BIT_WEIGHTS, BITS, self._bit_weights()),
             SECONDS_PER_TOKEN: self._seconds,
@@ -155,20 +167,37 @@ class Rows:
         workload, config = self.workload, self.profile.record.config
         if workload.kv_cache is not None:
             return (math.ceil(parse_quantity(workload.kv_cache, BYTES)),)
-        if workload.context is None:
+        if workload.tokens_held is None:
             return ()
         if config is None:
             raise ScantlingError(
                 "the profile does not record the model's config, which the KV cache at a stated context depends on. "
                 "Profile the model again, state kv_cache in the workload yourself, or leave the context out."
             )
-        return kv_cache_bytes(config, workload.context, workload.batch or 1, workload.kv_bits or 16)
+        return kv_cache_bytes(config, workload.tokens_held, self.batch, workload.kv_bits or 16)
+
+    @cached_property
+    def activations(self) -> int:
+        """Bytes of activations: as stated, else estimated where a KV cache is counted."""
+        if self.workload.activations is not None:
+            return math.ceil(parse_quantity(self.workload.activations, BYTES))
+        if not self.kv_cache_by_block:
+            return 0
+        routed = (self.profile.record.config or {}).get("num_experts_per_tok")
+        experts = routed if isinstance(routed, int) else 1
+        return activation_bytes(self.profile.record, self.workload.tokens_at_once, self.batch, experts)
+
+    @property
+    def batch(self) -> int:
+        """Sequences at once."""
+        return self.workload.batch or 1
 
     @cached_property
     def read_shares(self) -> tuple[Fraction, ...]:
-        """The share of every layer's bytes that is read for one token."""
+        """The share of every layer's bytes that is read for one step; at most n times that of one of n sequences."""
         kinds = {layer.kind for layer in self.profile.record.layers}
-        return tuple(self._read_share(layer, tied="head" not in kinds) for layer in self.profile.record.layers)
+        shares = (self._read_share(layer, tied="head" not in kinds) for layer in self.profile.record.layers)
+        return tuple(min(Fraction(1), self.batch * share) for share in shares)
 
     def _read_share(self, layer: LayerRecord, *, tied: bool) -> Fraction:
         if layer.kind == "embedding" and not tied:
@@ -184,9 +213,34 @@ class Rows:
             return Fraction(routed, total)  # as if all experts were chosen equally often
         return Fraction(1)
 
+    def read_bytes(self, formats: Mapping[str, str] | None) -> dict[str, Fraction]:
+        """Count what one step reads, by the format that it is in.
+
+        Args:
+            formats: the format of every layer; None for the original, all of it in 16 bits.
+
+        Returns:
+            Bytes by format, what lies outside the layers and the KV caches as ``float16``.
+
+        Raises:
+            ScantlingError: a layer has no such format.
+        """
+        found: dict[str, Fraction] = defaultdict(Fraction)
+        for layer, share in zip(self.profile.record.layers, self.read_shares, strict=True):
+            offered = {self.profile.record.formats[target]: size for target, size in _sizes(layer)}
+            name = UNQUANTIZED if formats is None else formats.get(layer.name, "")
+            size = 2 * layer.num_weights if formats is None else offered.get(name)
+            if size is None:
+                raise ScantlingError(
+                    f"the profile has no format {name!r} for {layer.name}. It has: {', '.join(offered)}."
+                )
+            found[name] += share * size
+        found[UNQUANTIZED] += self.fixed_read
+        return dict(found)
+
     @cached_property
     def fixed_read(self) -> int:
-        """Bytes read for one token whatever the formats: norms and biases, and the KV cache."""
+        """Bytes read for one step whatever the formats: norms and biases, and the KV caches."""
         return self.profile.record.other_bytes + sum(self.kv_cache_by_block)
 
     def _bit_weights(self) -> Amounts:
@@ -209,15 +263,10 @@ class Rows:
             The device.
 
         Raises:
-            ScantlingError: none is stated, or the workload is one that its laws do not hold for.
+            ScantlingError: none is stated.
         """
         if self.device is None:
             raise ScantlingError(f"{what_for} needs a device. State one, such as --device a100-80gb.")
-        if (self.workload.batch or 1) != 1:
-            raise ScantlingError(
-                f"{what_for} is predicted for one sequence at a time; the workload has a batch of "
-                f"{self.workload.batch}. State batch 1."
-            )
         return self.device
 
     def rate(self) -> Fraction | None:
@@ -271,7 +320,7 @@ class Rows:
                     for stored, (over, under) in zip(layer.stored_bytes, by_target, strict=True)
                 )
             )
-        fixed = self.fixed_read * per_byte("float16") + constant
+        fixed = self.fixed_read * per_byte(UNQUANTIZED) + constant
         return Row(name, measure, tuple(amounts), math.ceil(fixed / step), float(step))
 
     def pace(self, what_for: str) -> Callable[[str], Fraction]:
@@ -311,15 +360,20 @@ class Rows:
         base = self.on(what_for).number("base_power", WATTS, what_for)
         if rate is not None:
             joules = self.traffic_joules(what_for)
-            return self.of_traffic(JOULES_PER_TOKEN, JOULES, lambda _: joules, base / rate, NANO)
+            shared = joules / self.batch
+            return self.of_traffic(JOULES_PER_TOKEN, JOULES, lambda _: shared, base / rate / self.batch, NANO)
         return self._with_time(JOULES_PER_TOKEN, what_for, base)
 
     def _with_time(self, name: str, what_for: str, watts: Fraction) -> Row:
-        """State watts · t + c b / B."""
+        """State (watts · t + c b / B) / n."""
         pace, joules = self.pace(what_for), self.traffic_joules(what_for)
         overhead = self.on(what_for).number("overhead", SECONDS, what_for)
         return self.of_traffic(
-            name, JOULES, lambda format_name: watts * pace(format_name) + joules, watts * overhead, NANO
+            name,
+            JOULES,
+            lambda format_name: (watts * pace(format_name) + joules) / self.batch,
+            watts * overhead / self.batch,
+            NANO,
         )
 
     def _watts(self) -> Row:
@@ -327,7 +381,7 @@ class Rows:
         if rate is None:
             raise ScantlingError(
                 "power as a row needs a rate, since at full speed it is no sum. State the workload's rate, such as "
-                "26 tok/s; a limit on power alone may do without."
+                "26 tok/s; a limit on power, and solve with power as the objective, do without."
             )
         base = self.on(what_for).number("base_power", WATTS, what_for)
         per_byte = self.traffic_joules(what_for) * rate
@@ -343,7 +397,7 @@ class Rows:
             at_most_watts: Pmax.
 
         Returns:
-            The row, in nanojoules per token.
+            The row, in nanojoules per token; with n sequences each amount is divided by n.
         """
         what_for = "a limit on power"
         base = self.on(what_for).number("base_power", WATTS, what_for)

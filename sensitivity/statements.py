@@ -21,7 +21,7 @@ from ..solver.constraints import (
 from ..solver.errors import ScantlingError
 from ..solver.instance import LOSS, Row
 from ..solver.patterns import matching
-from ..solver.quantities import exact_number, parse_quantity, show_quantity
+from ..solver.quantities import exact_number, parse_quantity, show_bytes, show_quantity
 from ..solver.rules import Allow, Distinct, Limit, LossLimit, Order, Tie
 from .asked import LimitWish, PinWish, Statement, Wish
 from .layers_of import Layers
@@ -111,7 +111,19 @@ class Stater:
         row = self.rows.row(ROW_OF[wish.key])
         if wish.key == "average_bits":
             high, low = self._times_weights(high, low, self.layers.matched_decided(None))
+        if wish.key == "memory":
+            self._refuse_no_room(row, high)
         return Statement(name, origin, says, None, self._bounded(name, row, (high, low), None, origin))
+
+    def _refuse_no_room(self, row: Row, at_most_bytes: Fraction | None) -> None:
+        """Refuse a limit that the KV cache and the activations fill alone."""
+        cache, activations = sum(self.rows.kv_cache_by_block), self.rows.activations
+        if at_most_bytes is not None and cache + activations > 0 and row.fixed >= at_most_bytes:
+            raise ScantlingError(
+                f"the workload leaves no memory for weights: of {show_bytes(math.floor(at_most_bytes))} the KV cache "
+                f"takes {show_bytes(cache)} and activations about {show_bytes(activations)}. Lower context, batch, "
+                "kv_bits or prompt_chunk, or allow more memory."
+            )
 
     def _full_speed(self, name: str, origin: str, says: str, high: Fraction | None, low: Fraction | None) -> Statement:
         if low is not None or high is None:

@@ -5,8 +5,10 @@ Knows nothing about models but their tokenizer.
 """
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -21,7 +23,7 @@ from .text_sources import HUB_PREFIX, PYDOC, SAMPLED, WIKIPEDIA
 CALIBRATION_SHARE = 0.6
 _SEPARATOR = text_sources.PARAGRAPHS
 _SHORT_PARAGRAPH = 80  # characters; shorter ones ("Example:") may repeat
-_OVERLAP_WINDOW = 64  # tokens
+_OVERLAP_RUN = 64  # tokens
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,20 @@ def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return list(whole[: starts[0]]) if starts else []
 
 
+@dataclass(frozen=True)
+class CutSequences:
+    """Sequences of equal length and the documents that they are of.
+
+    Attributes:
+        token_ids: int64 [sequences, tokens].
+        document_of_sequence: the position of the document in which a sequence has its middle token. Where a tokenizer
+            does not tell where in the text its tokens are, every sequence counts as a document.
+    """
+
+    token_ids: Tensor
+    document_of_sequence: tuple[int, ...]
+
+
 def token_sequences(
     tokenizer: PreTrainedTokenizerBase,
     documents: Sequence[str],
@@ -133,6 +149,28 @@ def token_sequences(
     sequence_length: int,
     without: Tensor | None = None,
 ) -> Tensor:
+    """Cut sequences as ``cut_sequences`` does.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        documents: joined by blank lines.
+        num_sequences: how many.
+        sequence_length: tokens in each, the opening ones included.
+        without: sequences that were cut from these documents before, and shall not be cut again.
+
+    Returns:
+        int64 [num_sequences, sequence_length].
+    """
+    return cut_sequences(tokenizer, documents, num_sequences, sequence_length, without).token_ids
+
+
+def cut_sequences(
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Sequence[str],
+    num_sequences: int,
+    sequence_length: int,
+    without: Tensor | None = None,
+) -> CutSequences:
     """Cut sequences of equal length, spread evenly over the documents, without overlap.
 
     Every sequence begins as the tokenizer begins a text: without its BOS token a model may leave its normal regime.
@@ -145,7 +183,7 @@ def token_sequences(
         without: sequences that were cut from these documents before, and shall not be cut again.
 
     Returns:
-        int64 [num_sequences, sequence_length].
+        The sequences and their documents.
 
     Raises:
         ScantlingError: the text is too short.
@@ -157,43 +195,53 @@ def token_sequences(
         )
     opening = opening_tokens(tokenizer)
     body_length = sequence_length - len(opening)
-    ids = tokenizer(_SEPARATOR.join(documents), add_special_tokens=False, verbose=False).input_ids
-    pieces = [ids[start : start + body_length] for start in range(0, len(ids) - body_length + 1, body_length)]
+    text = _SEPARATOR.join(documents)
+    tells = bool(tokenizer.is_fast)
+    encoding = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=tells)
+    ids = encoding.input_ids
+    starts = list(range(0, len(ids) - body_length + 1, body_length))
     if without is not None:
         used = {tuple(row[len(opening) :]) for row in without.tolist()}
-        pieces = [piece for piece in pieces if tuple(piece) not in used]
-    if len(pieces) < num_sequences:
+        starts = [start for start in starts if tuple(ids[start : start + body_length]) not in used]
+    if len(starts) < num_sequences:
         raise ScantlingError(
-            f"this part of the text has {len(ids):,} tokens, enough for {len(pieces)} "
+            f"this part of the text has {len(ids):,} tokens, enough for {len(starts)} "
             f"{'sequences' if without is None else 'further sequences'} of {sequence_length}; "
             f"{num_sequences} were asked for. Give a longer text, or fewer or shorter sequences."
         )
-    chosen = [(2 * index + 1) * len(pieces) // (2 * num_sequences) for index in range(num_sequences)]
-    return torch.tensor([[*opening, *pieces[piece]] for piece in chosen])
+    chosen = [starts[(2 * index + 1) * len(starts) // (2 * num_sequences)] for index in range(num_sequences)]
+    token_ids = torch.tensor([[*opening, *ids[start : start + body_length]] for start in chosen])
+    if not tells:
+        return CutSequences(token_ids, tuple(range(num_sequences)))
+    first_characters = list(accumulate((len(document) + len(_SEPARATOR) for document in documents[:-1]), initial=0))
+    middles = [encoding.offset_mapping[start + body_length // 2][0] for start in chosen]
+    return CutSequences(token_ids, tuple(bisect_right(first_characters, middle) - 1 for middle in middles))
 
 
 def refuse_overlap(calibration: Tensor, evaluation: Tensor) -> None:
-    """Refuse to evaluate on text that calibration has seen.
+    """Refuse to evaluate on text that calibration has seen, be it in part.
 
     Args:
         calibration: int64 [sequences, tokens].
         evaluation: int64 [sequences, tokens].
 
     Raises:
-        ScantlingError: a run of 64 tokens stands in both.
+        ScantlingError: a run of 64 tokens stands in both, or of half a sequence where that is less.
     """
-    seen = {window for row in calibration.tolist() for window in _windows(row)}
-    for number, row in enumerate(evaluation.tolist()):
-        common = sum(window in seen for window in _windows(row))
-        if common:
-            raise ScantlingError(
-                f"evaluation sequence {number} shares {common} runs of {_OVERLAP_WINDOW} tokens with the calibration "
-                "text: a measurement on it would flatter the plan. Give other text with --text."
-            )
+    run = max(min(_OVERLAP_RUN, calibration.shape[1] // 2, evaluation.shape[1] // 2), 1)
+    seen = {window for row in calibration.tolist() for window in _windows(row, run)}
+    shared = [sum(window in seen for window in _windows(row, run)) for row in evaluation.tolist()]
+    if any(shared):
+        first = next(number for number, common in enumerate(shared) if common)
+        raise ScantlingError(
+            f"{sum(map(bool, shared))} of {len(shared)} evaluation sequences share text with calibration (sequence "
+            f"{first} shares {shared[first]} runs of {run} tokens): a measurement on it would flatter the plan. Give "
+            "other text with --text."
+        )
 
 
-def _windows(tokens: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    return (tuple(tokens[i : i + _OVERLAP_WINDOW]) for i in range(len(tokens) - _OVERLAP_WINDOW + 1))
+def _windows(tokens: Sequence[int], length: int) -> Iterator[tuple[int, ...]]:
+    return (tuple(tokens[i : i + length]) for i in range(len(tokens) - length + 1))
 
 
 def refuse_too_long(config: object, sequence_length: int) -> None:

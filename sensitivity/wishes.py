@@ -5,6 +5,7 @@ Knows nothing about where wishes come from, nor how programs are solved.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
@@ -21,7 +22,7 @@ from .engine_rules import engine_statements
 from .layers_of import Layers
 from .profile import Profile
 from .reach_rules import reach_statements
-from .rows import ROW_OF, Rows
+from .rows import POWER, ROW_OF, Rows
 from .statements import Stater
 
 
@@ -38,6 +39,9 @@ class Wishes:
         objectives: what is minimised, one after the other; empty where nothing was said.
         loss: how load cases and uncertainty become one loss; None where nothing was said.
         objectives_origin: where the objectives were stated.
+        safety_factor: that the plan must reach; None where nothing was said. It becomes a limit on the loss when it is
+            known what the model bears, which only a measurement tells.
+        safety_origin: where it was stated.
     """
 
     profile: Profile
@@ -48,6 +52,8 @@ class Wishes:
     objectives: tuple[str, ...] = ()
     loss: LossMeasure | None = None
     objectives_origin: str = ""
+    safety_factor: float | None = None
+    safety_origin: str = ""
 
     @cached_property
     def layers(self) -> Layers:
@@ -97,20 +103,35 @@ class Wishes:
             )
         return wishes
 
-    def instance(self) -> Instance:
+    def instance(self, full_speed_watts: Fraction | None = None) -> Instance:
         """State the integer program.
+
+        Args:
+            full_speed_watts: what power at full speed is counted from where it is minimised; see ``full_speed``.
 
         Returns:
             The instance; its units are the profile's layers in their order.
 
         Raises:
             ScantlingError: a wish matches nothing, has no effect, contradicts an engine, or needs a number that is
-                not there.
+                not there; or a factor of safety is asked for, which is not known without measuring.
         """
+        if self.safety_factor is not None:
+            raise ScantlingError(
+                f"{self.safety_origin}: a factor of safety of {self.safety_factor:g} is no limit of the program before "
+                "it is measured what the model bears. scantling solve does that; elsewhere limit loss_increase."
+            )
         rows: dict[str, Row] = self.rows.available()
         for statement in self.statements:
             for row in statement.rows:
                 rows[row.name] = row
+        objectives = self.objectives
+        if full_speed_watts is not None:
+            row = self.rows.full_speed_power(
+                f"power at full speed over {float(full_speed_watts):.7g} W", full_speed_watts
+            )
+            rows[row.name] = row
+            objectives = tuple(row.name if ROW_OF.get(name, name) == POWER else name for name in objectives)
         units = tuple(
             Unit(name, formats, tuple(self.layers.bits_of[offer] for offer in formats))
             for name, formats in zip(self.layers.names, self.layers.formats, strict=True)
@@ -122,7 +143,7 @@ class Wishes:
             load_cases(self.profile, with_deviations=loss.standard_errors > 0),
             tuple(rule for statement in self.statements for rule in statement.rules),
             loss,
-            tuple(self._objective(name, rows) for name in self.objectives) or (LOSS,),
+            tuple(self._objective(name, rows) for name in objectives) or (LOSS,),
         )
 
     def _objective(self, name: str, rows: Mapping[str, Row]) -> str:
@@ -132,6 +153,8 @@ class Wishes:
         if row_name not in rows:
             known = sorted({LOSS, *rows, *(key for key, row in ROW_OF.items() if row in rows)})
             why = f"cannot minimise {name!r}. What can be: {', '.join(known)}."
+            if name == "speed":
+                why = "cannot minimise 'speed': more of it is better. For the fastest plan minimise seconds_per_token."
             if name in ROW_OF:
                 try:
                     self.rows.row(row_name)

@@ -292,6 +292,16 @@ DeviceChoice = Annotated[
 ]
 
 
+class Safety(Record):
+    """How safe the plan must be; see docs/safety.md.
+
+    Attributes:
+        factor: the lower bound of the factor of safety at yield is at least this.
+    """
+
+    factor: Annotated[Finite, Field(gt=0, le=1000)]
+
+
 class Constraints(Record):
     """The whole constraint file.
 
@@ -303,6 +313,7 @@ class Constraints(Record):
         rules: on some layers.
         minimize: ``loss_increase`` (when nothing is said), a row, or several, one after the other.
         robust: how uncertainty enters the predicted loss.
+        safety: how safe the plan must be, predicted and then measured.
     """
 
     engine: str | None = None
@@ -312,3 +323,4 @@ class Constraints(Record):
     rules: Annotated[tuple[RuleRecord, ...], Field(max_length=10_000)] = ()
     minimize: Names | None = None
     robust: Robust | None = None
+    safety: Safety | None = None

@@ -15,17 +15,29 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
+import yaml
 from pydantic import AfterValidator, BeforeValidator, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic_core import CoreSchema
 
+from .atomic import whole_file
 from .errors import ScantlingError
 from .patterns import Pattern, compiled
 from .plan import Record
 from .positioned_yaml import Positioned, parse_yaml, read_yaml
-from .quantities import BYTES, BYTES_PER_SECOND, SECONDS, WATTS, exact_number, parse_quantity
+from .quantities import (
+    BYTES,
+    BYTES_PER_SECOND,
+    OPERATIONS_PER_SECOND,
+    SECONDS,
+    WATTS,
+    exact_number,
+    parse_quantity,
+)
 from .validation import Quantity, check, in_words, refusal, validated
 
-FIGURES: Final = ("memory", "bandwidth", "overhead", "base_power", "traffic_power", "power_limit")
+FIGURES: Final = (
+    "memory", "bandwidth", "overhead", "base_power", "traffic_power", "power_limit", "compute", "compute_power",
+)  # fmt: skip
 
 
 class Figure(Record):
@@ -33,7 +45,9 @@ class Figure(Record):
 
     Attributes:
         value: with its unit.
-        origin: measured, taken from a datasheet, estimated (also fitted), or stated by the user without more.
+        origin: measured (also fitted to measurements of this device, where more points than parameters test the fit),
+            taken from a datasheet, estimated (also fitted to what others published), or stated by the user without
+            more.
         source: where to look it up.
     """
 
@@ -118,6 +132,8 @@ class Device(Record):
         base_power: P0, watts at no traffic.
         traffic_power: c, watts more at full bandwidth.
         power_limit: watts that it never exceeds.
+        compute: operations per second that it reaches on a prompt, a multiplication and an addition counted as two.
+        compute_power: watts more at that.
     """
 
     name: str
@@ -131,6 +147,8 @@ class Device(Record):
     base_power: Annotated[Figure, _of(WATTS)] | None = None
     traffic_power: Annotated[Figure, _of(WATTS)] | None = None
     power_limit: Annotated[Figure, _of(WATTS)] | None = None
+    compute: Annotated[Figure, _of(OPERATIONS_PER_SECOND)] | None = None
+    compute_power: Annotated[Figure, _of(WATTS)] | None = None
 
     def number(self, key: str, measure: str, what_for: str) -> Fraction:
         """Give a number that something depends on.
@@ -152,8 +170,8 @@ class Device(Record):
                 f"{what_for} needs the device's {key}, which {self.name} lacks. State it in a device file of your own."
             )
         number = parse_quantity(figure.value, measure)
-        if number <= 0 and key == "bandwidth":
-            raise ScantlingError(f"the bandwidth of {self.name} is {figure.value}. State what it is.")
+        if number <= 0 and key in {"bandwidth", "compute"}:
+            raise ScantlingError(f"the {key} of {self.name} is {figure.value}. State what it is.")
         return number
 
     def efficiency_of(self, format_name: str, what_for: str) -> Fraction:
@@ -169,13 +187,24 @@ class Device(Record):
         Raises:
             ScantlingError: none fits.
         """
-        for entry in self.efficiency:
-            if compiled(entry.formats).matches(format_name):
-                return exact_number(entry.share.value)
-        raise ScantlingError(
-            f"{what_for} needs the device's efficiency for the format {format_name}, which {self.name} lacks. "
-            "State it in a device file of your own; the pattern * stands for all formats."
-        )
+        entry = self.entry_for(format_name)
+        if entry is None:
+            raise ScantlingError(
+                f"{what_for} needs the device's efficiency for the format {format_name}, which {self.name} lacks. "
+                "State it in a device file of your own; the pattern * stands for all formats."
+            )
+        return exact_number(entry.share.value)
+
+    def entry_for(self, format_name: str) -> Efficiency | None:
+        """Find the efficiency that counts for a format.
+
+        Args:
+            format_name: the format.
+
+        Returns:
+            The first entry that fits; None where none does.
+        """
+        return next((entry for entry in self.efficiency if compiled(entry.formats).matches(format_name)), None)
 
 
 def device_names() -> list[str]:
@@ -210,6 +239,18 @@ def load_device(name: str, beside: Path | None = None) -> Device:
         f"{name!r} is neither a known device nor a file. Known: {', '.join(device_names())}; "
         "or give the path of a device file."
     )
+
+
+def write_device(device: Device, path: Path) -> None:
+    """Write a device file, whole or not at all.
+
+    Args:
+        device: the device.
+        path: the file, replaced where it exists.
+    """
+    with whole_file(path) as partial:
+        text = yaml.safe_dump(device.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+        partial.write_text(text, encoding="utf-8")
 
 
 def _validated(read: Positioned) -> Device:

@@ -10,7 +10,7 @@ from .conflict import Conflict
 from .errors import ScantlingError
 from .instance import Instance
 from .plan import Finite, LimitUse, Objective, Plan, Record
-from .quantities import BYTES, show_quantity
+from .quantities import BYTES, SECONDS, show_quantity
 from .rules import Limit, LossLimit, Rule
 
 _MIB = 2**20
@@ -40,8 +40,12 @@ class Measure:
 
         >>> Measure("bits per weight", 0.001).show(3500)
         '3.5 bits per weight'
+        >>> Measure("seconds", 0.001).show(20)  # per token, the only seconds of a program
+        '20 ms (50 tok/s)'
         """
-        return show_quantity(steps if self.step == 1 else steps * self.step, self.name)
+        amount = steps if self.step == 1 else steps * self.step
+        shown = show_quantity(amount, self.name)
+        return f"{shown} ({1 / amount:.4g} tok/s)" if self.name == SECONDS and amount > 0 else shown
 
 
 NATS_PER_TOKEN = Measure("nats per token")
@@ -224,13 +228,22 @@ def limit_in_words(use: LimitUse, objective: Objective) -> str:
     if use.has_effect is False:
         return f"{line}; has no effect (proven: the optimum is the same without it)"
     if use.price_per_step:
-        return f"{line}; {_price_in_words(use, objective)}"
+        return f"{line}; {price_in_words(use, objective)}"
     if use.has_effect:
         return f"{line}; has an effect through whole formats, none on the linear relaxation"
     return line
 
 
-def _price_in_words(use: LimitUse, objective: Objective) -> str:
+def price_in_words(use: LimitUse, objective: Objective) -> str:
+    """Say what a limit is worth at the margin.
+
+    Args:
+        use: the limit, with a price.
+        objective: the plan's first objective, in which the price is counted.
+
+    Returns:
+        What a step that a person would think in saves.
+    """
     assert use.price_per_step is not None
     amount, unit = _marginal(use)
     gain = use.price_per_step * amount / use.step

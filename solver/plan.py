@@ -102,6 +102,28 @@ class Objective(Record):
         return self.value - self.bound
 
 
+class RefinementStep(Record):
+    """One step of a refinement that was tried, see evaluation/refinement.py.
+
+    Attributes:
+        num_moved: layers whose format changed.
+        predicted_change_nats: of the KL divergence, on the sequences of the gradient.
+        signal_share: of what the separable prices do not explain, the share that is not noise.
+        kl_nats: of the plan before the step, on the sequences that the gradient did not see.
+        change_nats: of the measured KL divergence there.
+        change_standard_error_nats: paired over those sequences; None for a single one.
+        kept: whether the step was kept.
+    """
+
+    num_moved: int
+    predicted_change_nats: Finite
+    signal_share: Finite
+    kl_nats: Finite
+    change_nats: Finite
+    change_standard_error_nats: Finite | None
+    kept: bool
+
+
 class Certificate(Record):
     """What is proven about the plan.
 
@@ -116,6 +138,7 @@ class Certificate(Record):
         num_options: their formats in all.
         num_core_options: what was left for the engine after presolve; 0 where presolve proved the plan alone.
         num_free_units: decisions to which the limits leave more than one format; None where that was not looked at.
+        refinement: the steps that were tried, of a refined plan.
     """
 
     status: Literal["OPTIMAL", "FEASIBLE", "EDITED", "REFINED"]
@@ -127,6 +150,25 @@ class Certificate(Record):
     num_options: int
     num_core_options: int
     num_free_units: int | None = None
+    refinement: tuple[RefinementStep, ...] = ()
+
+
+class SafetyClaim(Record):
+    """The factor of safety that a plan was solved for.
+
+    Attributes:
+        required_factor: that was asked for.
+        factor: D_yield / (γ · D_plan), the least over the load cases.
+        factor_lower: the lower end of its interval.
+        confirmed: whether D_plan was measured; a predicted one is no confirmation.
+        num_solves: plans that were solved on the way.
+    """
+
+    required_factor: Finite
+    factor: Finite
+    factor_lower: Finite
+    confirmed: bool
+    num_solves: int
 
 
 class Plan(Record):
@@ -147,6 +189,7 @@ class Plan(Record):
         limits: the limits and their use.
         certificate: what is proven.
         assignments: one a layer.
+        safety: the factor of safety that it was solved for; None where none was asked for.
         program: the program that the plan answers, its units in the order of the assignments.
     """
 
@@ -164,6 +207,7 @@ class Plan(Record):
     limits: tuple[LimitUse, ...]
     certificate: Certificate
     assignments: tuple[Assignment, ...]
+    safety: SafetyClaim | None = None
     program: Instance
 
     def choice(self) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ JOULES: Final = "joules"
 SECONDS: Final = "seconds"
 TOKENS_PER_SECOND: Final = "tokens per second"
 BYTES_PER_SECOND: Final = "bytes per second"
+OPERATIONS_PER_SECOND: Final = "operations per second"
 NATS: Final = "nats"
 BITS: Final = "bits"
 
@@ -53,6 +54,7 @@ UNITS: Final[dict[str, dict[str, Fraction]]] = {
     SECONDS: _also_per_token(_powers_of_ten(s=0, ns=-9, us=-6, µs=-6, ms=-3)),
     TOKENS_PER_SECOND: {"tok/s": Fraction(1), "token/s": Fraction(1), "tokens/s": Fraction(1)},
     BYTES_PER_SECOND: {unit + "/s": factor for unit, factor in _BYTES.items()},
+    OPERATIONS_PER_SECOND: _powers_of_ten(**{"FLOP/s": 0, "GFLOP/s": 9, "TFLOP/s": 12, "PFLOP/s": 15}),
     NATS: _also_per_token({"nats": Fraction(1), "nat": Fraction(1), "mnats": Fraction(1, 1000)}),
     BITS: {"bits": Fraction(1), "bit": Fraction(1)},
 }
@@ -65,6 +67,7 @@ _EXAMPLES = {
     SECONDS: "15 ms",
     TOKENS_PER_SECOND: "60 tok/s",
     BYTES_PER_SECOND: "2039 GB/s",
+    OPERATIONS_PER_SECOND: "150 TFLOP/s",
     NATS: "0.05",
     BITS: "3.5",
 }
@@ -179,6 +182,7 @@ _SHOWN_IN = {
     SECONDS: (("s", 0), ("ms", -3), ("µs", -6), ("ns", -9)),
     TOKENS_PER_SECOND: (("tok/s", 0),),
     BYTES_PER_SECOND: (("TB/s", 12), ("GB/s", 9), ("MB/s", 6), ("B/s", 0)),
+    OPERATIONS_PER_SECOND: (("TFLOP/s", 12), ("GFLOP/s", 9), ("FLOP/s", 0)),
 }
 
 

@@ -360,7 +360,7 @@ def test_a_comparison_that_makes_no_sense_is_refused(tmp_path, profile_path, tex
     words = ["--sequences", "15", "--pricing-sequences", "15", "--length", "64"]
     run("profile", model, "-o", long_profile, "--text", text_file, "--formats", FORMATS, *words)
     run("solve", long_profile, "--average-bits", "3", "-o", plan)
-    refused("runs of 64 tokens", "compare", plan, "--text", calibrated, "--sequences", "20", "--length", "64")
+    refused("runs of 32 tokens", "compare", plan, "--text", calibrated, "--sequences", "20", "--length", "64")
 
 
 def test_an_output_that_stands_there_already_is_never_touched(tmp_path, profile_path):
@@ -415,3 +415,16 @@ def test_the_measured_divergence_is_its_definition(llama_folder, profile_path):
     assert quality.mean_kl_nats == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-4)
     likelihood = q[:-1].gather(1, tokens[0, 1:, None]).log()
     assert quality.perplexity == pytest.approx(float((-likelihood.mean()).exp()), rel=1e-4)
+    right_before, right_after = (said.argmax(1)[:-1] == tokens[0, 1:] for said in (p, q))
+    assert quality.top1_agreement == (float((p.argmax(1) == q.argmax(1)).double().mean()),)
+    assert quality.next_token_accuracy == (float(right_after.double().mean()),)
+    assert quality.flips == (float((right_before != right_after).double().mean()),)
+    assert 0 < quality.top1_agreement[0] < 1
+
+
+def test_the_original_agrees_with_itself(llama_folder):
+    loaded = load_model(str(llama_folder))
+    tokens = torch.randint(2, 90, (3, 32))
+    original = measure_candidates(loaded.model, {}, tokens, silent)["original"]
+    assert original.kl_nats == original.flips == (0.0,) * 3
+    assert original.top1_agreement == (1.0,) * 3

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from scantling import Program
 from scantling.__main__ import app
+from scantling.backends.grid import CastMatrix
 from scantling.backends.model import load_model
 from scantling.backends.progress import silent
 from scantling.evaluation.quality import measure_candidates
@@ -28,6 +29,8 @@ from scantling.sensitivity.profile import read_profile
 from scantling.solver.cpsat import CpSat
 from scantling.solver.engine import SearchSettings
 from scantling.solver.errors import ScantlingError
+from scantling.solver.plan import read_plan
+from scantling.solver.verify import violations
 from tiny_profiles import choices, make_profile
 
 FORMATS = "int2-g32,int3-g32,int4-g32,int6-g32"
@@ -74,8 +77,7 @@ def test_refined_plans_measure_better_on_the_text_that_judges_them(refinement_of
     assert (gained < 0) == improves
     instance = refinement.program
     choice = [unit.formats.index(refinement.formats[unit.name]) for unit in instance.units]
-    limit = instance.rules[0]
-    assert instance.used(limit, choice) <= limit.at_most
+    assert not violations(instance, choice)
 
 
 def test_a_step_that_is_not_kept_halves_the_region_and_leaves_the_plan(refinement_of, monkeypatch):
@@ -109,8 +111,11 @@ def test_the_program_around_a_plan_is_what_brute_force_finds():
         for choice in choices(program):
             formats = {unit.name: unit.formats[i] for unit, i in zip(program.units, choice, strict=True)}
             moved = [layer for layer, name in formats.items() if name != plan[layer]]
-            limits_hold = program.used(program.rules[0], choice) <= program.rules[0].at_most
-            if len(moved) <= radius and limits_hold and all(formats[layer] in costs.get(layer, {}) for layer in moved):
+            if (
+                len(moved) <= radius
+                and not violations(program, choice)
+                and all(formats[layer] in costs.get(layer, {}) for layer in moved)
+            ):
                 best = min(best, sum(costs[layer][formats[layer]] for layer in moved))
         moved = [layer for layer, name in found.items() if name != plan[layer]]
         assert sum(costs[layer][found[layer]] for layer in moved) == pytest.approx(best, abs=1e-9)
@@ -119,7 +124,8 @@ def test_the_program_around_a_plan_is_what_brute_force_finds():
 def test_neighbours_are_next_by_bytes():
     profile = make_profile(num_blocks=1)
     names = [layer.name for layer in profile.record.layers if len(layer.formats) > 1]
-    records = {name: dict.fromkeys(("int2-g32", "int4-g32", "int8-row")) for name in names}
+    matrix = CastMatrix(torch.zeros(1, 1))
+    records = {name: {"int2-g32": matrix, "int4-g32": matrix, "int8-row": matrix} for name in names}
     plan = dict(zip(names, ("int2-g32", "int4-g32", "int8-row"), strict=True))
     near = neighbours(profile, plan, records)
     assert [set(near[name]) for name in names] == [
@@ -152,3 +158,27 @@ def test_what_cannot_be_refined_is_refused():
     few = make_profile(num_samples=5)
     with pytest.raises(ScantlingError, match="--pricing-sequences 6"):
         refuse_unrefinable(Program(few).limit("average_bits", at_most=4).instance(), few)
+
+
+def test_solve_refines_and_the_plan_says_how(tmp_path, llama_folder, text_file, monkeypatch):
+    monkeypatch.setattr("scantling.evaluation.refinement.FIRST_SHARE", 0.5)
+
+    def run(*words):
+        return CliRunner().invoke(app, [str(word) for word in words])
+
+    words = ["profile", llama_folder, "--text", text_file, "--sequences", "4", "--length", "32", "-o", tmp_path / "p"]
+    assert run(*words, "--pricing-sequences", "30", "--formats", FORMATS).exit_code == 0
+    solved = ["solve", tmp_path / "p", "--average-bits", "3.5", "-o", tmp_path / "plan.json"]
+    refused = run(*solved, "--refine", "0")
+    assert isinstance(refused.exception, ScantlingError)
+    refused = run(*solved, "--refine", "2", "--max-loss", "9", "--minimize", "memory")
+    assert isinstance(refused.exception, ScantlingError)
+    result = run(*solved, "--refine", "3")
+    assert result.exit_code == 0, result.output
+    assert "step 1: " in result.output
+    plan = read_plan(tmp_path / "plan.json")
+    assert plan.certificate.status == "REFINED"
+    assert any(step.kept for step in plan.certificate.refinement)
+    assert plan.average_bits <= 3.5
+    checked = run("verify", tmp_path / "plan.json")
+    assert checked.exit_code == 0, checked.output

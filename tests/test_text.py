@@ -14,6 +14,7 @@ from scantling.sensitivity import text_sources
 from scantling.sensitivity.profile import RegimeRecord
 from scantling.sensitivity.regime import look_into_regime
 from scantling.sensitivity.text import (
+    cut_sequences,
     load_text,
     opening_tokens,
     refuse_overlap,
@@ -103,8 +104,34 @@ def test_text_that_was_calibrated_on_is_refused_for_evaluation():
     calibration = torch.arange(200).reshape(2, 100)
     refuse_overlap(calibration, torch.arange(1000, 1200).reshape(2, 100))
     evaluation = torch.cat([torch.arange(1000, 1030), torch.arange(20, 90)]).reshape(1, 100)
-    with pytest.raises(ScantlingError, match="sequence 0 shares 7 runs of 64 tokens"):
+    with pytest.raises(ScantlingError, match=r"1 of 1 .*sequence 0 shares 21 runs of 50 tokens"):
         refuse_overlap(calibration, evaluation)
+
+
+@pytest.mark.parametrize(("length", "run"), [(400, 64), (100, 50), (32, 16), (31, 15)])
+@pytest.mark.parametrize("at", [0, 5, -1])
+def test_partial_overlap_is_found_from_one_run_on(length, run, at):
+    """Also where sequences are shorter than the usual run, and wherever in a sequence the common part lies."""
+    calibration = torch.arange(3 * length).reshape(3, length)
+    evaluation = torch.arange(2 * length).reshape(2, length) + 10_000
+    place = at if at >= 0 else length - run
+    for common in (run - 1, run):
+        evaluation[1, place : place + common] = calibration[2, 3 : 3 + common]
+        if common < run:
+            refuse_overlap(calibration, evaluation)
+        else:
+            with pytest.raises(ScantlingError, match=rf"1 of 2 .*sequence 1 shares 1 runs of {run} tokens"):
+                refuse_overlap(calibration, evaluation)
+
+
+def test_sequences_know_their_documents():
+    tokenizer = make_tokenizer()
+    documents = [prose(10, 1), prose(200, 2), prose(45, 3), prose(100, 4)]
+    cut = cut_sequences(tokenizer, documents, 11, 32)
+    belongs = [number for number, document in enumerate(documents) for _ in document.split()]
+    assert torch.equal(cut.token_ids, token_sequences(tokenizer, documents, 11, 32))
+    assert cut.document_of_sequence == tuple(belongs[31 * number + 15] for number in range(11))
+    assert set(cut.document_of_sequence) == {1, 2, 3}
 
 
 def test_sequences_beyond_the_context_are_refused():

@@ -1,0 +1,284 @@
+"""Factors of safety of the demo model: plans at 2.5, 3, 3.5, 4 bits and uniform 3 and 4, and how stable they are.
+
+python benchmarks/safety.py measure PROFILE FOLDER    # about a quarter of an hour on two cores; goes on after a stop
+python benchmarks/safety.py report PROFILE FOLDER     # seconds: benchmarks/results/safety.md, docs/safety-demo.*
+"""
+
+import operator
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, replace
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib import pyplot
+from scipy import stats
+
+from scantling.backends.model import load_model
+from scantling.backends.progress import silent
+from scantling.evaluation.demo import demo_model_path
+from scantling.evaluation.evaluation_text import EvaluationCase
+from scantling.evaluation.load_deflection import Curve
+from scantling.evaluation.measured import QualityOf
+from scantling.evaluation.measured_ladder import MeasuredLadder, Thresholds, measured_ladder
+from scantling.evaluation.quality import Quality
+from scantling.evaluation.safety import judge_measured, judge_predicted
+from scantling.evaluation.safety_file import PlanSafety, SafetyFile, write_safety
+from scantling.evaluation.safety_ladder import ladder
+from scantling.evaluation.safety_run import SafetyRun, SafetySettings, safety_run
+from scantling.sensitivity.planning import Origin, choose_formats, uniform_formats
+from scantling.sensitivity.profile import Profile, read_profile
+from scantling.sensitivity.program import Program
+from scantling.solver.cpsat import CpSat
+from scantling.solver.engine import SearchSettings
+from scantling.solver.plan import file_sha256
+
+SETTINGS = SafetySettings(num_sequences=24, sequence_length=384, num_rungs=9)
+HALVES = ("one half", "other half")
+BITS = (2.5, 3.0, 3.5, 4.0)
+UNIFORMS = ("int3-g64", "int4-g64")
+OFFSETS = (0.02, 0.05, 0.1, 0.2)
+HERE = Path(__file__).parent
+Plans = dict[str, dict[str, str]]
+
+
+def contenders(profile: Profile) -> Plans:
+    """Give the plans whose factors are asked for."""
+    plans = {
+        f"plan at {bits:g} bits": choose_formats(
+            Program(profile).limit("average_bits", at_most=bits).instance(), CpSat(), SearchSettings()
+        )
+        for bits in BITS
+    }
+    return plans | {f"uniform {name}": uniform_formats(profile, name) for name in UNIFORMS}
+
+
+def prepared(path: Path, kept: Path) -> SafetyRun:
+    """Make what measures, or finds what was measured: the two halves of the text as two load cases."""
+    origin = Origin(path, file_sha256(path))
+    run = safety_run(load_model(str(demo_model_path())), read_profile(path), origin, SETTINGS, kept, silent)
+    (case,) = run.measurer.cases
+    return replace(run, measurer=replace(run.measurer, cases=halves(case)))
+
+
+def measure(run: SafetyRun) -> None:
+    """Measure everything."""
+    profile = run.measurer.profile
+    run.measurer.measure({**ladder(profile, SETTINGS.num_rungs, silent), **contenders(profile)})
+
+
+def halves(case: EvaluationCase) -> tuple[EvaluationCase, EvaluationCase]:
+    """Deal out the documents in turn: no document is in both halves."""
+    rank = {document: k for k, document in enumerate(sorted(set(case.document_of_sequence)))}
+    sides: tuple[list[int], list[int]] = ([], [])
+    for sequence, document in enumerate(case.document_of_sequence):
+        sides[rank[document] % 2].append(sequence)
+    first, second = (
+        replace(
+            case,
+            name=name,
+            token_ids=case.token_ids[chosen],
+            document_of_sequence=tuple(case.document_of_sequence[i] for i in chosen),
+        )
+        for name, chosen in zip(HALVES, sides, strict=True)
+    )
+    return first, second
+
+
+def whole(cases: Sequence[EvaluationCase], measured: QualityOf) -> tuple[EvaluationCase, QualityOf]:
+    """Put the halves together."""
+    case = replace(
+        cases[0],
+        name="text",
+        token_ids=torch.cat([one.token_ids for one in cases]),
+        document_of_sequence=tuple(document for one in cases for document in one.document_of_sequence),
+    )
+    return case, {
+        name: {"text": Quality(*map(operator.add, *(astuple(by_case[one.name]) for one in cases)))}
+        for name, by_case in measured.items()
+    }
+
+
+def by_accuracy(test: MeasuredLadder, offset: float) -> float:
+    """Find the yield where next-token accuracy, in place of perplexity, has fallen by a share of itself."""
+    (one,) = test.cases
+    accuracy = np.array(one.original.next_token_accuracy)
+    rungs = [np.array(test.measured[name][one.case.name].next_token_accuracy) for name in test.ladder]
+    lost = np.array([1 - rung.mean() / accuracy.mean() for rung in rungs])
+    everything = np.array([one.curve.kl_nats, lost])[:, None, :]
+    return Curve(one.curve.names, one.curve.kl_nats, lost, *everything).crossing(offset).kl_nats
+
+
+def factors(test: MeasuredLadder, plans: Plans, measured: QualityOf, judge: str = "measured") -> dict[str, PlanSafety]:
+    """Judge plans."""
+    if judge == "predicted":
+        return {name: judge_predicted(test, name, formats, 1.0) for name, formats in plans.items()}
+    return {name: judge_measured(test, name, formats, measured[name], 1.0) for name, formats in plans.items()}
+
+
+def moved(first: float, second: float) -> float:
+    """Say by how much two factors differ, as a share of their mean."""
+    return 2 * abs(first - second) / (first + second)
+
+
+def stability(run: SafetyRun, rungs: Plans, plans: Plans, measured: QualityOf) -> list[str]:
+    """Tabulate how far factors move between two halves of the text, by what is called yield."""
+    profile, sides = run.measurer.profile, run.measurer.cases
+    lines = ["| yield | D_yield, one half | other half | factors move by | at most |", "|---|---|---|---|---|"]
+    for offset in OFFSETS:
+        tests = [measured_ladder(profile, rungs, measured, [side], Thresholds(offset=offset)) for side in sides]
+        yields = [test.cases[0].at_yield for test in tests]
+        both = [factors(test, plans, measured) for test in tests]
+        shares = {name: moved(*(found[name].factor for found in both)) for name in plans}
+        words = [f"{one.kl_nats:.4f}" if one.reached else f"> {one.kl_nats:.4f}" for one in yields]
+        each = ", ".join(f"{share:.0%}" for share in shares.values())
+        lines.append(f"| perplexity {offset:.0%} up | {' | '.join(words)} | {each} | {max(shares.values()):.0%} |")
+    for offset in OFFSETS:
+        tests = [measured_ladder(profile, rungs, measured, [side], Thresholds()) for side in sides]
+        kl = [by_accuracy(test, offset) for test in tests]
+        shares = {
+            name: moved(*(kl[k] / measured[name][sides[k].name].mean_kl_nats for k in range(2))) for name in plans
+        }
+        each = ", ".join(f"{share:.0%}" for share in shares.values())
+        lines.append(
+            f"| next-token accuracy {offset:.0%} down | {kl[0]:.4f} | {kl[1]:.4f} | {each} | "
+            f"{max(shares.values()):.0%} |"
+        )
+    return lines
+
+
+def ranking(found: Mapping[str, PlanSafety]) -> str:
+    """Say how factors rank plans, against what was measured of them."""
+    by_factor = [plan.factor for plan in found.values()]
+    cases = [plan.plan.cases[0] for plan in found.values()]
+    by_perplexity = stats.kendalltau(by_factor, [-case.perplexity.estimate for case in cases]).statistic
+    by_share = stats.kendalltau(by_factor, [case.next_token_accuracy.estimate for case in cases]).statistic
+    return (
+        f"Kendall's τ between the factors of the {len(found)} plans and how little their perplexity is: "
+        f"{by_perplexity:.2f}; and their next-token accuracy: {by_share:.2f}."
+    )
+
+
+def plan_lines(found: Mapping[str, PlanSafety], predicted: Mapping[str, PlanSafety]) -> list[str]:
+    """Tabulate factors."""
+    lines = [
+        "| plan | bytes | bits | KL | perplexity | accuracy | same top token | factor at yield | at ultimate | "
+        "predicted only: γ, factor, lower end |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, plan in found.items():
+        case, only = plan.plan.cases[0], predicted[name]
+        at_yield, at_ultimate = plan.cases[0].at_yield, plan.cases[0].at_ultimate
+        at_least = "≥ " if plan.cases[0].at_least_at_ultimate else ""
+        lines.append(
+            f"| {name} | {plan.plan.stored_bytes:,} | {plan.plan.average_bits:.2f} | {case.kl_nats.estimate:.4f} "
+            f"({case.kl_nats.lower:.4f}–{case.kl_nats.upper:.4f}) | {case.perplexity.estimate:.2f} | "
+            f"{case.next_token_accuracy.estimate:.1%} | {case.top1_agreement.estimate:.1%} | {at_yield.estimate:.2f} "
+            f"({at_yield.lower:.2f}–{at_yield.upper:.2f}) | {at_least}{at_ultimate.estimate:.2f} "
+            f"({at_ultimate.lower:.2f}–{at_ultimate.upper:.2f}) | {only.gamma.value:.2f}, {only.factor:.2f}, "
+            f"{only.factor_lower:.2f} |"
+        )
+    return lines
+
+
+def ladder_lines(safety: SafetyFile) -> list[str]:
+    """Tabulate the ladder."""
+    (curve,) = safety.curves
+    lines = [
+        "| rung | predicted KL | measured KL | perplexity | accuracy | same top token | flips |",
+        "|---|---|---|---|---|---|---|",
+        f"| original | | | {curve.original_perplexity:.2f} | {curve.original_accuracy.estimate:.1%} | | |",
+    ]
+    for rung in safety.ladder:
+        (case,) = rung.cases
+        lines.append(
+            f"| {rung.name} | {rung.predicted_kl_nats:.4f} | {case.kl_nats.estimate:.4f} ({case.kl_nats.lower:.4f}–"
+            f"{case.kl_nats.upper:.4f}) | {case.perplexity.estimate:.2f} | {case.next_token_accuracy.estimate:.1%} | "
+            f"{case.top1_agreement.estimate:.1%} | {case.flips.estimate:.1%} |"
+        )
+    return lines
+
+
+def draw(safety: SafetyFile, path: Path) -> None:
+    """Draw the load–deflection curve."""
+    mpl.use("Agg")
+    mpl.rcParams["svg.hashsalt"] = "scantling"
+    (curve,) = safety.curves
+    cases = [rung.cases[0] for rung in safety.ladder]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    measured = [case.kl_nats.estimate for case in cases]
+    predicted = [rung.predicted_kl_nats for rung in safety.ladder]
+    left.loglog(predicted, measured, "o-", color="#0072B2", label="ladder")
+    left.loglog(
+        [min(predicted), max(predicted)], [min(predicted), max(predicted)], "--", color="#666666", label="equal"
+    )
+    left.set(xlabel="predicted KL, nats per token", ylabel="measured KL, nats per token")
+    losses = [100 * (case.perplexity.estimate / curve.original_perplexity - 1) for case in cases]
+    right.loglog(measured, [max(loss, 1e-3) for loss in losses], "o-", color="#0072B2", label="ladder")
+    for point, words, colour in (
+        (curve.yield_point, f"yield, {safety.offset:.0%}", "#E69F00"),
+        (curve.ultimate_point, f"ultimate, {safety.ultimate:.0%}", "#D55E00"),
+    ):
+        right.axvspan(point.kl_nats.lower, point.kl_nats.upper, color=colour, alpha=0.2)
+        right.axvline(point.kl_nats.estimate, color=colour, label=words)
+    for mark, plan in zip("sD^v<>", safety.plans, strict=False):
+        case = plan.plan.cases[0]
+        rise = 100 * (case.perplexity.estimate / curve.original_perplexity - 1)
+        right.loglog([case.kl_nats.estimate], [rise], mark, color="#009E73", label=plan.plan.name)
+    right.set(xlabel="measured KL, nats per token", ylabel="rise of perplexity, %")
+    for axes in (left, right):
+        axes.legend(fontsize=7)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def report(run: SafetyRun) -> None:
+    """Write the figures."""
+    profile = run.measurer.profile
+    rungs, plans = ladder(profile, SETTINGS.num_rungs, silent), contenders(profile)
+    in_halves = run.measurer.measure({**rungs, **plans})
+    case, measured = whole(run.measurer.cases, in_halves)
+    test = measured_ladder(profile, rungs, measured, [case], SETTINGS.thresholds)
+    found = factors(test, plans, measured)
+    predicted = factors(test, plans, measured, "predicted")
+    safety = run.record((test, found)).model_copy(update={"profile_path": "model.safetensors"})
+    (curve,) = safety.curves
+    at_yield, at_ultimate = curve.yield_point.kl_nats, curve.ultimate_point.kl_nats
+    lines = [
+        "# Factors of safety of the demo model",
+        "",
+        f"SmolLM2-135M-Instruct, {curve.num_sequences} × {curve.sequence_length} tokens of {curve.num_documents} "
+        f"documents of {curve.text_source} that were not calibrated on; rounding {profile.record.rounding['method']}; "
+        "95 % intervals by drawing documents anew. Reproduce with `python benchmarks/safety.py`.",
+        "",
+        f"Yield, perplexity {safety.offset:.0%} up: D = {at_yield.estimate:.4f} nats ({at_yield.lower:.4f}–"
+        f"{at_yield.upper:.4f}). Ultimate, perplexity {safety.ultimate:.0%} up: D = {at_ultimate.estimate:.4f} "
+        f"({at_ultimate.lower:.4f}–{at_ultimate.upper:.4f}){'' if curve.ultimate_point.reached else ', not reached'}. "
+        f"Onset of a loss beyond doubt on this text: {curve.onset_rung}. Predictions hold (within a quarter) up to a "
+        f"measured {curve.elastic_limit_nats or 0:.4f} nats.",
+        "",
+        *plan_lines(found, predicted),
+        "",
+        ranking(found),
+        "",
+        "## The ladder",
+        "",
+        *ladder_lines(safety),
+        "",
+        "## Between two halves of the text",
+        "",
+        "No document is in both. How far the factor of each plan moves (in the order of the table above), as a share "
+        "of the mean of the two:",
+        "",
+        *stability(run, rungs, plans, in_halves),
+        "",
+    ]
+    (HERE / "results" / "safety.md").write_text("\n".join(lines), encoding="utf-8")
+    write_safety(safety, HERE.parent / "docs" / "safety-demo.json")
+    draw(safety, HERE.parent / "docs" / "safety-demo.svg")
+
+
+if __name__ == "__main__":
+    {"measure": measure, "report": report}[sys.argv[1]](prepared(Path(sys.argv[2]), Path(sys.argv[3])))

@@ -1,0 +1,206 @@
+"""Commands about devices: predict, device fit, device measure."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from ..solver.errors import ScantlingError
+from .files import plan_and_profile
+from .flags import JsonOption, PlanArgument, ProfileOption
+
+if TYPE_CHECKING:
+    from ..evaluation.decode_engines import DecodeEngine
+    from ..solver.device import Device
+
+app = typer.Typer()
+device = typer.Typer(
+    no_args_is_help=True, help="Numbers of a device: fit them to measurements, or measure this machine."
+)
+app.add_typer(device, name="device")
+
+DecodedOption = Annotated[
+    str | None,
+    typer.Option("--model", help="Decoded by torch, whole and cut to fewer blocks. Default: the demo's model."),
+]
+GgufOption = Annotated[
+    list[Path] | None, typer.Option("--gguf", help="GGUF files, decoded by llama.cpp instead of torch; repeatable.")
+]
+TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")]
+UniformOption = Annotated[
+    list[str] | None,
+    typer.Option("--uniform", help="A width or a format to compare with; repeatable. Default: every one."),
+]
+RateOption = Annotated[
+    str | None,
+    typer.Option("--rate", help="Throughput at which powers are compared, such as '26 tok/s'. Default: the slowest's."),
+]
+
+
+@app.command()
+def predict(
+    plan_path: PlanArgument,
+    device_name: Annotated[str, typer.Option("--device", help="A known device (scantling devices) or a device file.")],
+    uniform: UniformOption = None,
+    other: Annotated[
+        list[Path] | None, typer.Option("--plan", help="Another plan of the same profile; repeatable.")
+    ] = None,
+    context: Annotated[int | None, typer.Option(help="Tokens in the KV cache of each sequence.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Sequences at once.")] = None,
+    kv_bits: Annotated[float | None, typer.Option(help="Width of a cached number.")] = None,
+    rate: RateOption = None,
+    prompt: Annotated[int | None, typer.Option(help="Tokens of a query's prompt.")] = None,
+    answer: Annotated[int | None, typer.Option(help="Tokens of its answer.")] = None,
+    profile_path: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict bytes, speed, power and energy of a plan on a device, beside uniform alternatives and the original."""
+    from ..evaluation.prediction import Use, contenders_of
+    from ..evaluation.prediction import predict as predict_needs
+    from ..evaluation.prediction_table import print_prediction
+    from ..sensitivity.program import Program
+    from ..solver.plan import read_plan
+
+    plan, profile = plan_and_profile(plan_path, profile_path)
+    plans = {"plan": plan} | {str(path): read_plan(path) for path in other or []}
+    work = {"context": context, "batch": batch, "kv_bits": kv_bits, "rate": rate, "prompt": prompt, "answer": answer}
+    program = Program(profile).device(device_name, "--device").workload("the flags", **work)
+    assert program.on_device is not None
+    for path, read in plans.items():
+        if read.profile_sha256 != plan.profile_sha256:
+            raise ScantlingError(
+                f"{path} was solved from another profile than {plan_path}. Solve both from one profile."
+            )
+    found = predict_needs(profile, contenders_of(profile, plans, uniform), Use(program.on_device, program.work))
+    if as_json:
+        typer.echo(found.model_dump_json())
+    else:
+        print_prediction(found, Console(markup=False))
+
+
+@device.command()
+def fit(
+    measurements: Annotated[Path, typer.Argument(metavar="CSV", help="Measured points; docs/devices.md says how.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The device file to write.")],
+    base: Annotated[
+        str | None, typer.Option("--device", help="A known device or a file, whose other numbers are kept.")
+    ] = None,
+    bandwidth: Annotated[str | None, typer.Option(help="Such as '1008 GB/s', where no device is given.")] = None,
+    name: Annotated[str | None, typer.Option(help="What messages shall call the device.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw measured against fitted to a .png, .svg or .pdf.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit efficiency, overhead and power of a device to measured points, and write a device file."""
+    import json
+
+    from ..evaluation.device_file import device_of, draw_fits, law_record, print_fits
+    from ..evaluation.device_fit import fit_power, fit_speed
+    from ..evaluation.device_points import read_points
+    from ..solver.atomic import refuse_unwritable
+    from ..solver.device import write_device
+    from ..solver.quantities import BYTES_PER_SECOND
+
+    refuse_unwritable(output, 1 << 16)
+    start = _base_device(base, bandwidth, name or output.stem)
+    points = read_points(measurements)
+    bytes_per_second = float(start.number("bandwidth", BYTES_PER_SECOND, "a fit"))
+    fits = [fit_speed(points.points, bytes_per_second)]
+    if any(point.watts is not None for point in points.points):
+        fits.append(fit_power(points.points, bytes_per_second))
+    if picture is not None:
+        draw_fits(fits, f"{start.name}: {points.name}", picture)
+    write_device(device_of(start, fits, points), output)
+    if as_json:
+        typer.echo(json.dumps([law_record(found).model_dump() for found in fits]))
+        return
+    print_fits(fits, Console(markup=False))
+    if len(fits) == 1:
+        typer.echo("No point has watts, so the power law is as it was: fitted numbers are for speed alone.")
+    typer.echo(f"Wrote {output}: use it with --device {output}")
+
+
+def _base_device(base: str | None, bandwidth: str | None, name: str) -> "Device":
+    from ..solver.device import Device, Figure, load_device
+    from ..solver.quantities import BYTES_PER_SECOND, parse_quantity
+
+    if (base is None) == (bandwidth is None):
+        raise ScantlingError("efficiencies are shares of a bandwidth. Give --device or --bandwidth, one of the two.")
+    if base is not None:
+        return load_device(base).model_copy(update={"name": name})
+    assert bandwidth is not None
+    parse_quantity(bandwidth, BYTES_PER_SECOND)
+    return Device(name=name, bandwidth=Figure(value=bandwidth))
+
+
+@device.command()
+def measure(
+    output: Annotated[Path, typer.Option("-o", "--output", help="The points to write, as CSV for: device fit.")],
+    model: DecodedOption = None,
+    gguf: GgufOption = None,
+    seconds: Annotated[float, typer.Option(help="Of each run; 10 at least where energy is read.")] = 3.0,
+    array: Annotated[str, typer.Option(help="Read over and over for the bandwidth; much larger than caches.")] = "1GiB",
+    threads: Annotated[int | None, typer.Option(help="That decode. Default: torch's own choice.")] = None,
+    trust_remote_code: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure this machine: bandwidth, decode in several formats, energy where it has a counter."""
+    import torch
+
+    from ..evaluation.device_points import read_points
+    from ..evaluation.energy_meters import SECONDS_OF_A_WINDOW, find_meters
+    from ..evaluation.measure_device import measure_runs, stream_bandwidth, write_points
+    from ..evaluation.measured_table import measured_device, print_measured
+    from ..evaluation.terminal import TerminalProgress
+    from ..solver.atomic import refuse_unwritable
+    from ..solver.quantities import parse_bytes
+
+    refuse_unwritable(output, 1 << 16)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    engine = _decode_engine(model, gguf or [], trust_remote_code=trust_remote_code)
+    meters = find_meters()
+    stream = stream_bandwidth(parse_bytes(array))
+    window = max(seconds, SECONDS_OF_A_WINDOW) if meters.found else seconds
+    runs = measure_runs(engine.runs(), window, meters.found, TerminalProgress(Console(stderr=True)))
+    found = measured_device(runs, stream, engine.name, (tuple(m.name for m in meters.found), meters.missing))
+    heading = (f"read bandwidth {stream.read_bytes_per_second:.6g} B/s", f"engine: {engine.name}")
+    write_points(runs, heading, output)
+    read_points(output)
+    if as_json:
+        typer.echo(found.model_dump_json())
+        return
+    print_measured(found, Console(markup=False))
+    bandwidth = f"{stream.read_bytes_per_second / 1e9:.4g} GB/s"
+    typer.echo(f"Wrote {output}. Next: scantling device fit {output} --bandwidth '{bandwidth}' -o mine.yaml")
+
+
+def _decode_engine(model: str | None, gguf: list[Path], *, trust_remote_code: bool) -> "DecodeEngine":
+    from ..backends.model import load_model
+    from ..evaluation.decode_engines import TorchEngine
+    from ..evaluation.demo import demo_model_path
+    from ..evaluation.llama_cpp_engine import LlamaCppEngine
+
+    if gguf and model is not None:
+        raise ScantlingError("--model is decoded by torch, --gguf by llama.cpp. Give one of the two.")
+    if gguf:
+        return LlamaCppEngine(gguf)
+    return TorchEngine(load_model(model or str(demo_model_path()), trust_remote_code=trust_remote_code))
+
+
+@device.command("reference-case")
+def reference_case(as_json: JsonOption = False) -> None:
+    """The numbers this project was started from, from the shapes of Qwen2.5-32B, and what they can show."""
+    import dataclasses
+    import json
+
+    from ..evaluation.reference_case import reference_case as work_out
+    from ..evaluation.reference_page import reference_page
+
+    case = work_out()
+    if as_json:
+        told = {key: getattr(case, key) for key in ("stored_bytes", "read_bytes")}
+        told |= {key: getattr(case, key).model_dump() for key in ("prediction", "published")}
+        typer.echo(json.dumps(told | {"fitted": dataclasses.asdict(case.fitted)}))
+    else:
+        typer.echo(reference_page(case))

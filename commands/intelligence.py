@@ -1,0 +1,202 @@
+"""Commands about what a plan delivers: task accuracy, intelligence per watt and per joule."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from ..solver.errors import ScantlingError
+from .files import plan_and_profile
+from .flags import JsonOption, ModelOption, PlanArgument, ProfileOption, TrustOption
+from .loading import load, progress
+
+if TYPE_CHECKING:
+    from ..evaluation.accuracy_file import Accuracy, AccuracyFile
+    from ..evaluation.intelligence import Power
+    from ..evaluation.prediction import Contenders
+    from ..sensitivity.profile import Profile
+    from ..sensitivity.program import Program
+
+app = typer.Typer()
+OtherOption = Annotated[list[Path] | None, typer.Option("--plan", help="Another plan of the same profile; repeatable.")]
+UniformOption = Annotated[list[str] | None, typer.Option(help="A width or a format, beside the plan; repeatable.")]
+
+
+@app.command()
+def tasks(
+    plan_path: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan, or a folder written by scantling apply.")],
+    task: Annotated[list[str], typer.Option(help="A task that lm-eval knows, or a task file (.yaml); repeatable.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The accuracies to write.")] = Path("accuracy.json"),
+    other: OtherOption = None,
+    uniform: UniformOption = None,
+    limit: Annotated[int | None, typer.Option(help="Questions of each task at most.")] = None,
+    fewshot: Annotated[int | None, typer.Option(help="Examples in front of each question.")] = None,
+    confidence: Annotated[float, typer.Option(help="Of the intervals, two-sided.")] = 0.95,
+    inputs: Annotated[str, typer.Option(help="What layers are rounded against: original, quantized, corrected.")] = (
+        "original"
+    ),
+    model: ModelOption = None,
+    profile_path: ProfileOption = None,
+    trust_remote_code: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a plan and the original the questions of tasks, by lm-eval (scantling[tasks]); or a checkpoint.
+
+    Task files work offline. They are lm-eval's, and may name Python code that is run: use only those that you trust.
+    """  # noqa: DOC501
+    from .. import __version__
+    from ..evaluation.accuracy_file import AccuracyFile, PlanAccuracy, write_accuracies
+    from ..evaluation.bootstrap import Certainty
+    from ..evaluation.intelligence_table import print_accuracies
+    from ..evaluation.measured import ORIGINAL, formats_sha256
+    from ..evaluation.tasks import TaskSettings, lm_eval_version, run_tasks
+    from ..sensitivity.final_rounding import round_as_shipped
+    from ..solver.atomic import refuse_unwritable
+
+    version = lm_eval_version()
+    refuse_unwritable(output, 1 << 20)
+    settings = TaskSettings(tuple(task), limit, fewshot, Certainty(confidence=confidence))
+    if plan_path.is_dir():
+        if other or uniform:
+            raise ScantlingError("a checkpoint is asked alone: --plan and --uniform are for a plan.")
+        loaded = load(str(plan_path), trust_remote_code=trust_remote_code)
+        asked = run_tasks(loaded, {}, settings, progress())
+        plans = [PlanAccuracy(name=str(plan_path), formats_sha256=None, accuracies=asked[ORIGINAL])]
+    else:
+        plan, profile = plan_and_profile(plan_path, profile_path)
+        formats = _formats(plan_path, profile, plan.profile_sha256, other or [], uniform or [])
+        loaded = load(model or plan.model_source, trust_remote_code=trust_remote_code)
+        rounded = round_as_shipped(loaded, profile, formats, inputs, progress())
+        asked = run_tasks(loaded, rounded, settings, progress())
+        plans = [
+            PlanAccuracy(
+                name=name,
+                formats_sha256=formats_sha256(formats[name]) if name in formats else None,
+                accuracies=accuracies,
+            )
+            for name, accuracies in asked.items()
+        ]
+    found = AccuracyFile(
+        scantling_version=__version__,
+        model_sha256=loaded.sha256,
+        origin=version,
+        certainty=settings.certainty,
+        plans=tuple(plans),
+    )
+    write_accuracies(found, output)
+    if as_json:
+        typer.echo(found.model_dump_json())
+    else:
+        print_accuracies(found, Console(markup=False))
+
+
+def _formats(
+    plan_path: Path, profile: "Profile", profile_sha256: str, others: list[Path], uniforms: list[str]
+) -> dict[str, dict[str, str]]:
+    """Give the formats of plans by their files' names, and of uniforms."""
+    from ..sensitivity.planning import decided_layers, uniform_formats
+    from ..solver.plan import read_plan
+
+    found: dict[str, dict[str, str]] = {}
+    for path in [plan_path, *others]:
+        plan = read_plan(path)
+        if plan.profile_sha256 != profile_sha256:
+            raise ScantlingError(
+                f"{path} was solved from another profile than {plan_path}. Solve both from one profile."
+            )
+        found[str(path)] = plan.formats()
+    for target in uniforms:
+        formats = uniform_formats(profile, target)
+        found[f"uniform {formats[decided_layers(profile)[0].name]}"] = formats
+    return found
+
+
+@app.command()
+def intelligence(
+    plan_path: PlanArgument,
+    accuracy: Annotated[
+        Path, typer.Option(help="Accuracies: what scantling tasks or scantling safety wrote for these plans.")
+    ],
+    device: Annotated[
+        list[str] | None, typer.Option(help="A known device or a device file: power is modelled; repeatable.")
+    ] = None,
+    measured: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=WATTS@RATE that you measured, such as plan.json=165W@26tok/s; repeatable."),
+    ] = None,
+    other: OtherOption = None,
+    uniform: UniformOption = None,
+    context: Annotated[int | None, typer.Option(help="Tokens in the KV cache.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Sequences at once.")] = None,
+    rate: Annotated[str | None, typer.Option(help="Throughput that is the same for all, such as '26 tok/s'.")] = None,
+    prompt: Annotated[int | None, typer.Option(help="Tokens of a query's prompt: then joules are per query.")] = None,
+    answer: Annotated[int | None, typer.Option(help="Tokens of its answer.")] = None,
+    profile_path: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Accuracy per watt and per joule of plans on devices, beside all that they are made of."""
+    import json
+
+    from ..evaluation.accuracy_file import read_accuracies
+    from ..evaluation.intelligence import intelligence as put_together
+    from ..evaluation.intelligence import measured_powers
+    from ..evaluation.intelligence_table import print_intelligence
+    from ..evaluation.measured import ORIGINAL, formats_sha256
+    from ..sensitivity.program import Program
+
+    plan, profile = plan_and_profile(plan_path, profile_path)
+    contenders: Contenders = {
+        **_formats(plan_path, profile, plan.profile_sha256, other or [], uniform or []),
+        ORIGINAL: None,
+    }
+    embedding = next((layer.out_features for layer in profile.record.layers if layer.kind == "embedding"), None)
+    accuracies = read_accuracies(accuracy, embedding)
+    stated = measured_powers(measured or [])
+    if stated.keys() - contenders.keys():
+        raise ScantlingError(
+            f"--measured names {min(stated.keys() - contenders.keys())!r}. There are: {', '.join(contenders)}."
+        )
+    if not stated and not device:
+        raise ScantlingError("no power was given. Name a --device to model it, or state what you --measured.")
+    work = {"context": context, "batch": batch, "rate": rate, "prompt": prompt, "answer": answer}
+    powers = {name: list(stated.get(name, [])) for name in contenders}
+    for named in device or []:
+        program = Program(profile).device(named, "--device").workload("the flags", **work)
+        _add_modelled(powers, profile, contenders, program)
+    hashes = {name: None if formats is None else formats_sha256(formats) for name, formats in contenders.items()}
+    rows = [
+        put_together(name, known, power)
+        for name in contenders
+        for known in _accuracies_of(accuracies, name, hashes[name], accuracy)
+        for power in powers[name]
+    ]
+    if as_json:
+        typer.echo(json.dumps([row.model_dump() for row in rows]))
+    else:
+        print_intelligence(rows, Console(markup=False))
+
+
+def _add_modelled(
+    powers: "dict[str, list[Power]]", profile: "Profile", contenders: "Contenders", program: "Program"
+) -> None:
+    from ..evaluation.intelligence import modelled_powers
+    from ..evaluation.prediction import Use, predict
+
+    assert program.on_device is not None
+    prediction = predict(profile, contenders, Use(program.on_device, program.work))
+    for contender in prediction.contenders:
+        powers[contender.name] += modelled_powers(prediction, contender)
+
+
+def _accuracies_of(accuracies: "AccuracyFile", name: str, sha256: str | None, path: Path) -> "tuple[Accuracy, ...]":
+    """Find a contender by its formats; the original by its name."""
+    from ..evaluation.measured import ORIGINAL
+
+    for plan in accuracies.plans:
+        if plan.formats_sha256 == sha256 and (sha256 is not None or plan.name == ORIGINAL):
+            return plan.accuracies
+    raise ScantlingError(
+        f"{path} has no accuracy of {name}: it has {', '.join(plan.name for plan in accuracies.plans)}. Measure it "
+        "with scantling tasks or scantling safety."
+    )

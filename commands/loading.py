@@ -1,0 +1,40 @@
+"""What commands that load a model share.
+
+Knows nothing about what commands do with it.
+"""
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from ..backends.model import LoadedModel
+    from ..evaluation.terminal import TerminalProgress
+
+
+def progress() -> "TerminalProgress":
+    """Make a bar on standard error.
+
+    Returns:
+        The bar.
+    """
+    from ..evaluation.terminal import TerminalProgress
+
+    return TerminalProgress(Console(stderr=True))
+
+
+def load(source: str, *, trust_remote_code: bool) -> "LoadedModel":
+    """Load a model, and show that it is being loaded.
+
+    Args:
+        source: a folder, a GGUF file, or a name on the hub.
+        trust_remote_code: whether code that comes with it is run.
+
+    Returns:
+        The model.
+    """
+    from ..backends.model import load_model
+    from ..evaluation.terminal import waiting
+
+    with waiting(progress(), f"loading {source}"):
+        return load_model(source, trust_remote_code=trust_remote_code)

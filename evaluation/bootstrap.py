@@ -1,0 +1,171 @@
+"""Confidence intervals by the block bootstrap.
+
+Tokens of one document depend on each other, and so do its sequences; documents are drawn anew with replacement, whole
+(Künsch 1989; Efron 1979). With B documents, of which resample r holds document b n(r, b) times, and s(i) the document
+of sequence i, a mean over sequences becomes
+
+    mean(r) = Σ_i n(r, s(i)) v_i / Σ_i n(r, s(i))
+
+and any function of such means is resampled by the same draws, so that what plans share cancels in their ratio.
+
+A percentile interval of few documents is too narrow. It is widened as Hesterberg (2015) does it: the level α/2 is
+replaced by Φ(−√(B / (B − 1)) · t), t the quantile of Student's distribution with B − 1 degrees of freedom, which makes
+the interval of a mean that of the t-test.
+
+Knows nothing about models, plans or text.
+"""
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from ..solver.errors import ScantlingError
+from ..solver.plan import Finite, Record
+
+
+class Interval(Record):
+    """An estimate and the two-sided interval around it.
+
+    Attributes:
+        estimate: on the whole text.
+        lower: its lower end.
+        upper: its upper end.
+    """
+
+    estimate: Finite
+    lower: Finite
+    upper: Finite
+
+
+class Certainty(Record):
+    """How intervals are made.
+
+    Attributes:
+        confidence: of a two-sided interval; a one-sided bound that is its end has (1 + confidence) / 2.
+        num_resamples: how often documents are drawn anew.
+        seed: of the draws.
+    """
+
+    confidence: Finite = 0.95
+    num_resamples: int = 4000
+    seed: int = 0
+
+
+def needed_documents(confidence: float) -> int:
+    """Say how many documents a confidence takes.
+
+    The median of n independent values is above or below all of them with probability 2 · 2⁻ⁿ: with fewer no interval
+    that rests on the values alone has this confidence, of whatever width.
+
+    Args:
+        confidence: of a two-sided interval, between 0 and 1.
+
+    Returns:
+        The least n with 2 · 2⁻ⁿ ≤ 1 − confidence.
+
+    Raises:
+        ScantlingError: it is no confidence.
+
+    >>> needed_documents(0.95), needed_documents(0.99)
+    (6, 8)
+    """
+    if not 0 < confidence < 1:
+        raise ScantlingError(f"a confidence of {confidence:g} is none. Give a number between 0 and 1, such as 0.95.")
+    return math.ceil(math.log2(2 / (1 - confidence)) - 1e-9)
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """Draws of documents.
+
+    Attributes:
+        document_of_sequence: for every sequence the number of its document.
+        certainty: confidence, number of draws, seed.
+    """
+
+    document_of_sequence: tuple[int, ...]
+    certainty: Certainty = field(default_factory=Certainty)
+
+    @cached_property
+    def num_documents(self) -> int:
+        """How many different documents the sequences are of."""
+        return len(set(self.document_of_sequence))
+
+    def refuse_too_few(self) -> None:
+        """Refuse what cannot carry the confidence asked for.
+
+        Raises:
+            ScantlingError: there are too few documents, or too few draws.
+        """
+        needed = needed_documents(self.certainty.confidence)
+        if self.num_documents < needed:
+            raise ScantlingError(
+                f"the evaluation sequences come from {self.num_documents} documents, too few for intervals of "
+                f"{self.certainty.confidence:.0%} confidence, which take {needed}. Measure on at least {needed} "
+                "sequences of different documents (--sequences, or a longer text), or ask for less with --confidence."
+            )
+        if self.certainty.num_resamples < 1000:
+            raise ScantlingError(
+                f"{self.certainty.num_resamples} resamples do not settle an interval's ends. Ask for 1000 or more."
+            )
+
+    @cached_property
+    def weights(self) -> NDArray[np.float64]:
+        """The weight of every sequence in every resample, float64 [resamples, sequences]; rows add up to 1."""
+        _, document = np.unique(self.document_of_sequence, return_inverse=True)
+        generator = np.random.default_rng(self.certainty.seed)
+        counts = generator.multinomial(
+            self.num_documents, [1 / self.num_documents] * self.num_documents, self.certainty.num_resamples
+        )
+        drawn = counts[:, document].astype(np.float64)
+        shares: NDArray[np.float64] = drawn / drawn.sum(axis=1, keepdims=True)
+        return shares
+
+    def means(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Resample a mean.
+
+        Args:
+            values: one number a sequence, or one row a sequence.
+
+        Returns:
+            The mean, or the row of means, of every resample.
+        """
+        resampled: NDArray[np.float64] = self.weights @ np.asarray(values, dtype=np.float64)
+        return resampled
+
+    @cached_property
+    def levels(self) -> tuple[float, float]:
+        """The quantiles of the resamples that are an interval's ends."""
+        blocks = self.num_documents
+        tail = (1 - self.certainty.confidence) / 2
+        level = float(stats.norm.cdf(math.sqrt(blocks / (blocks - 1)) * stats.t.ppf(tail, blocks - 1)))
+        return level, 1 - level
+
+    def interval(self, estimate: float, replicates: ArrayLike) -> Interval:
+        """Give the interval of a quantity from its resamples.
+
+        Args:
+            estimate: on the whole text.
+            replicates: the quantity in every resample.
+
+        Returns:
+            The interval; it holds the estimate.
+        """
+        lower, upper = np.quantile(np.asarray(replicates, dtype=np.float64), self.levels)
+        return Interval(estimate=estimate, lower=min(float(lower), estimate), upper=max(float(upper), estimate))
+
+    def mean_interval(self, values: ArrayLike) -> Interval:
+        """Give the interval of a mean over sequences.
+
+        Args:
+            values: one number a sequence.
+
+        Returns:
+            The interval.
+        """
+        listed = np.asarray(values, dtype=np.float64)
+        return self.interval(math.fsum(listed) / len(listed), self.means(listed))

@@ -1,0 +1,302 @@
+"""What plans would need on a device: bytes, speed, power, energy, each number with its word.
+
+Bytes of weights are exact. Everything that follows from a device's numbers is predicted, by the laws of decode
+(solver/decode_laws.py), and as good as those numbers: each is listed with its origin. Power is given at one throughput
+that is the same for all, and at each contender's own full speed; the two are never mixed.
+
+Knows nothing about terminals.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final, Literal, TypeVar
+
+from ..sensitivity.planning import decided_layers, uniform_formats
+from ..sensitivity.profile import Profile
+from ..sensitivity.rows import RESIDENT_BYTES, Rows
+from ..solver.decode_laws import (
+    OperatingPoint,
+    above_power_limit,
+    figures_behind,
+    operate,
+    query_cost,
+    seconds_per_step,
+)
+from ..solver.device import Device
+from ..solver.errors import ScantlingError
+from ..solver.limits import Workload
+from ..solver.plan import Finite, Plan, Record
+from ..solver.quantities import BYTES, show_bytes
+
+
+class PointRecord(Record):
+    """A device at work at a steady rate; every number is predicted.
+
+    Attributes:
+        tokens_per_second: of every sequence.
+        watts: drawn.
+        joules_per_token: of one token of one sequence.
+    """
+
+    tokens_per_second: Finite
+    watts: Finite
+    joules_per_token: Finite
+
+
+class QueryRecord(Record):
+    """One query of one sequence at full speed; every number is predicted.
+
+    Attributes:
+        seconds_to_first_token: for the prompt.
+        seconds: in all.
+        joules: in all.
+    """
+
+    seconds_to_first_token: Finite
+    seconds: Finite
+    joules: Finite
+
+
+class ContenderPrediction(Record):
+    """A plan, a uniform alternative, or the original.
+
+    Attributes:
+        name: what tables call it.
+        stored_bytes: of all tensors of the checkpoint; exact.
+        resident_bytes: with KV cache and activations at the workload's context; predicted.
+        read_bytes_per_step: read for one token of every sequence; predicted.
+        loss_increase_nats: predicted; None where nothing was priced.
+        tokens_per_second: at full speed; predicted; None where the device lacks a number for it.
+        full_speed: at 1 / t; None where the device lacks a number.
+        same_rate: at the rate that is the same for all; None where that is out of reach, or a number lacks.
+        query: None where no answer is stated, or a number lacks.
+        notes: what lacks, what does not fit, what is out of reach.
+    """
+
+    name: str
+    stored_bytes: int
+    resident_bytes: int
+    read_bytes_per_step: Finite
+    loss_increase_nats: Finite | None
+    tokens_per_second: Finite | None
+    full_speed: PointRecord | None
+    same_rate: PointRecord | None
+    query: QueryRecord | None
+    notes: tuple[str, ...]
+
+
+class Parameter(Record):
+    """A number of the device that predictions rest on.
+
+    Attributes:
+        name: what it is called in device files.
+        value: with its unit.
+        origin: measured, datasheet, estimate or stated.
+        source: where it comes from.
+    """
+
+    name: str
+    value: str | float
+    origin: str
+    source: str
+
+
+class Prediction(Record):
+    """What ``predict`` says.
+
+    Attributes:
+        model_source: where the model was loaded from.
+        device: its name.
+        workload: how the model is used.
+        same_rate_tokens_per_second: the throughput at which powers are compared; None where there is none.
+        same_rate_origin: ``stated``, or ``full speed of NAME``.
+        kv_cache_bytes: predicted from the model's config.
+        activation_bytes: estimated from the layers' shapes.
+        parameters: the device's numbers behind the predictions.
+        estimates: names of those that are estimates.
+        words: which numbers of a contender are exact and which predicted.
+        contenders: the plans first, the original last.
+    """
+
+    model_source: str
+    device: str
+    workload: Workload
+    same_rate_tokens_per_second: Finite | None
+    same_rate_origin: str
+    kv_cache_bytes: int
+    activation_bytes: int
+    parameters: tuple[Parameter, ...]
+    estimates: tuple[str, ...]
+    words: dict[str, Literal["exact", "predicted"]]
+    contenders: tuple[ContenderPrediction, ...]
+
+
+@dataclass(frozen=True)
+class Use:
+    """A device, and how the model is used on it.
+
+    Attributes:
+        device: its numbers.
+        workload: context, rate, query.
+    """
+
+    device: Device
+    workload: Workload
+
+
+ORIGINAL: Final = "original"
+_Found = TypeVar("_Found")
+Contenders = Mapping[str, Mapping[str, str] | None]
+"""Formats of every layer by the contender's name; None for the original."""
+
+
+def contenders_of(profile: Profile, plans: Mapping[str, Plan], uniforms: Sequence[str] | None) -> Contenders:
+    """Put plans, uniform alternatives and the original beside each other.
+
+    Args:
+        profile: of the model.
+        plans: by the names they shall have.
+        uniforms: formats' names, or widths; None for every format that all decided layers are offered.
+
+    Returns:
+        Formats by name.
+    """
+    decided, known = decided_layers(profile), profile.record.formats
+    offered = [name for index, name in enumerate(known) if all(index in layer.formats for layer in decided)]
+    found: dict[str, Mapping[str, str] | None] = {name: plan.formats() for name, plan in plans.items()}
+    for target in offered if uniforms is None else uniforms:
+        formats = uniform_formats(profile, target)
+        name = formats[decided[0].name] if decided else target
+        found[f"uniform {name}"] = formats
+    return {**found, ORIGINAL: None}
+
+
+def predict(profile: Profile, contenders: Contenders, use: Use) -> Prediction:
+    """Predict what contenders need on a device.
+
+    Args:
+        profile: the layers; its prices are used where it has them.
+        contenders: in the order of the table.
+        use: device and workload.
+
+    Returns:
+        The prediction.
+    """
+    rows = Rows(profile, use.workload, use.device)
+    read = {name: rows.read_bytes(formats) for name, formats in contenders.items()}
+    rate, origin = _same_rate(rows, read, use.device)
+    found = tuple(_contender(rows, name, formats, read[name], rate) for name, formats in contenders.items())
+    used = list(dict.fromkeys(format_name for sizes in read.values() for format_name in sizes))
+    figures = figures_behind(use.device, used)
+    return Prediction(
+        model_source=profile.record.model_source,
+        device=use.device.name,
+        workload=use.workload,
+        same_rate_tokens_per_second=None if rate is None else float(rate),
+        same_rate_origin=origin,
+        kv_cache_bytes=sum(rows.kv_cache_by_block),
+        activation_bytes=rows.activations,
+        parameters=tuple(
+            Parameter(name=name, value=figure.value, origin=figure.origin, source=figure.source)
+            for name, figure in figures.items()
+        ),
+        estimates=tuple(name for name, figure in figures.items() if figure.origin == "estimate"),
+        words={
+            name: "exact" if name == "stored_bytes" else "predicted"
+            for name in ContenderPrediction.model_fields
+            if name not in {"name", "notes"}
+        },
+        contenders=found,
+    )
+
+
+def _same_rate(rows: Rows, read: Mapping[str, Mapping[str, Fraction]], device: Device) -> tuple[Fraction | None, str]:
+    """Give the throughput at which powers are compared: the stated one, else the slowest contender's full speed."""
+    stated = rows.rate()
+    if stated is not None:
+        return stated, "stated"
+    try:
+        speeds = {name: operate(sizes, device).tokens_per_second for name, sizes in read.items()}
+    except ScantlingError:  # said for every contender
+        return None, "none: a number of the device lacks"
+    slowest = min(speeds, key=speeds.__getitem__)
+    return Fraction(speeds[slowest]) * (1 - Fraction(1, 10**9)), f"full speed of {slowest}"
+
+
+def _contender(
+    rows: Rows,
+    name: str,
+    formats: Mapping[str, str] | None,
+    read: Mapping[str, Fraction],
+    same_rate: Fraction | None,
+) -> ContenderPrediction:
+    record, device = rows.profile.record, rows.on("a prediction")
+    originally = 2 * sum(layer.num_weights for layer in record.layers) + record.other_bytes
+    stored = originally if formats is None else rows.profile.stored_bytes(dict(formats))
+    resident = stored + rows.row(RESIDENT_BYTES).fixed - record.other_bytes
+    notes = _Notes([])
+    if device.memory is not None and resident > device.number("memory", BYTES, "a prediction"):
+        notes.lines.append(f"does not fit: {show_bytes(resident)}, where {device.name} has {device.memory.value}")
+    speed = notes.attempt(lambda: float(1 / seconds_per_step(read, device)))
+    full = notes.attempt(lambda: operate(read, device, None, rows.batch))
+    rated = None if same_rate is None else notes.attempt(lambda: operate(read, device, same_rate, rows.batch))
+    query = notes.attempt(lambda: _query(rows, formats))
+    notes.lines.extend(above_power_limit(point.watts, device) for point in (full, rated) if point is not None)
+    return ContenderPrediction(
+        name=name,
+        stored_bytes=stored,
+        resident_bytes=resident,
+        read_bytes_per_step=float(sum(read.values())),
+        loss_increase_nats=_loss(rows.profile, formats),
+        tokens_per_second=speed,
+        full_speed=None if full is None else _recorded(full),
+        same_rate=None if rated is None else _recorded(rated),
+        query=query,
+        notes=tuple(dict.fromkeys(line for line in notes.lines if line)),
+    )
+
+
+@dataclass(frozen=True)
+class _Notes:
+    """Gathers why numbers are missing."""
+
+    lines: list[str]
+
+    def attempt(self, compute: Callable[[], _Found]) -> _Found | None:
+        try:
+            return compute()
+        except ScantlingError as error:
+            self.lines.append(str(error))
+            return None
+
+
+def _recorded(point: OperatingPoint) -> PointRecord:
+    return PointRecord(
+        tokens_per_second=point.tokens_per_second, watts=point.watts, joules_per_token=point.joules_per_token
+    )
+
+
+def _loss(profile: Profile, formats: Mapping[str, str] | None) -> float | None:
+    if formats is None:
+        return 0.0
+    loss = profile.predict(dict(formats))[0]
+    return loss if math.isfinite(loss) else None  # shapes without prices
+
+
+def _query(rows: Rows, formats: Mapping[str, str] | None) -> QueryRecord | None:
+    """Predict one query of one sequence, its answer read at the mean length of the cache."""
+    work = rows.workload
+    if work.answer is None:
+        return None
+    prompt = work.prompt or 1
+    mean = None if work.kv_cache is not None else prompt + work.answer // 2
+    alone = {"context": mean, "prompt": None, "answer": None, "prompt_chunk": None, "batch": None}
+    single = Rows(rows.profile, work.model_copy(update=alone), rows.device)
+    multiplied = sum(
+        layer.num_weights * share for layer, share in zip(rows.profile.record.layers, single.read_shares, strict=True)
+    )
+    read = single.read_bytes(formats)
+    cost = query_cost(read, single.on("a query"), prompt, work.answer, math.ceil(multiplied))
+    return QueryRecord(seconds_to_first_token=cost.prompt_seconds, seconds=cost.seconds, joules=cost.joules)
