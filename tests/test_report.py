@@ -121,6 +121,7 @@ def measured_plan(name, bits):
         load_case="text", kl_nats=around(1.1 * kl), negative_log_likelihood_increase_nats=around(kl),
         perplexity=around(10 * (1 + kl)), next_token_accuracy=around(0.4), accuracy_change=around(-kl),
         top1_agreement=around(0.9), flips=around(0.1), kl_nats_by_sequence=(1.1 * kl,) * 2,
+        by_document=(),
     )  # fmt: skip
     return MeasuredPlan(
         name=name, formats_sha256="0", average_bits=bits, stored_bytes=1000, predicted_kl_nats=kl,
