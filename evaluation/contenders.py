@@ -30,6 +30,9 @@ SAME = 0.001  # a uniform this close to the plan's size is its counterpart, be i
 SIZED = (SAME_BYTES, SAME_BITS, NEAREST)
 
 
+Amount = Callable[[LayerRecord, str], Fraction]
+
+
 @dataclass(frozen=True)
 class Rival:
     """One set of formats beside a plan.
@@ -84,7 +87,11 @@ def _rivals_of(profile: Profile, plan_formats: Mapping[str, str], target: str) -
     if target == SAME_BYTES:
         return [_even(profile, plan_formats, "bytes", _stored_bytes(profile))]
     if target == SAME_BITS:
-        return [_even(profile, plan_formats, "bits", lambda layer, name: parse_format(name).bits * layer.num_weights)]
+        return [
+            _even(
+                profile, plan_formats, "bits", lambda layer, name: Fraction(parse_format(name).bits) * layer.num_weights
+            )
+        ]
     if target == NEAREST:
         return _nearest_deployable(profile, plan_formats)
     formats = uniform_formats(profile, target)
@@ -162,19 +169,17 @@ def _nearest_deployable(profile: Profile, plan_formats: Mapping[str, str]) -> li
     return found
 
 
-def _stored_bytes(profile: Profile) -> Callable[[LayerRecord, str], int]:
-    return lambda layer, name: layer.stored_bytes[layer.formats.index(profile.format_index[name])]
+def _stored_bytes(profile: Profile) -> Amount:
+    return lambda layer, name: Fraction(layer.stored_bytes[layer.formats.index(profile.format_index[name])])
 
 
-def _even(
-    profile: Profile, plan_formats: Mapping[str, str], counted: str, amount: Callable[[LayerRecord, str], int]
-) -> Rival:
+def _even(profile: Profile, plan_formats: Mapping[str, str], counted: str, amount: Amount) -> Rival:
     decided = decided_layers(profile)
-    asked = sum(amount(layer, plan_formats[layer.name]) for layer in decided)
-    totals = {name: sum(amount(layer, name) for layer in decided) for name in uniform_names(profile)}
+    asked = sum((amount(layer, plan_formats[layer.name]) for layer in decided), Fraction(0))
+    totals = {name: sum((amount(layer, name) for layer in decided), Fraction(0)) for name in uniform_names(profile)}
     closest = min(totals, key=lambda name: abs(totals[name] - asked), default=None)
     if closest is not None and abs(totals[closest] - asked) <= SAME * asked:
-        return _uniform(profile, closest, f"the plan's {counted} {totals[closest] / asked - 1:+.2%}")
+        return _uniform(profile, closest, f"the plan's {counted} {float(totals[closest] / asked - 1):+.2%}")
     fitting = [name for name, total in totals.items() if total <= asked]
     if not fitting:
         raise ScantlingError(
@@ -192,7 +197,7 @@ def _even(
     wide = min(wider, key=lambda name: totals[name])
     extras = [amount(layer, wide) - amount(layer, narrow) for layer in decided]
     formats = uniform_formats(profile, narrow)
-    share, taken, passed = Fraction(asked - totals[narrow], sum(extras)), 0, 0
+    share, taken, passed = Fraction(asked - totals[narrow]) / sum(extras, Fraction(0)), Fraction(0), Fraction(0)
     widened = []
     for layer, extra in zip(decided, extras, strict=True):
         passed += extra
@@ -206,5 +211,5 @@ def _even(
         f"even {narrow}/{wide}",
         formats,
         f"{wide} in {len(widened)} of {len(decided)} layers, spread evenly, {narrow} in the others, no price looked at",
-        (f"the plan's {counted} {(totals[narrow] + taken) / asked - 1:+.2%}",),
+        (f"the plan's {counted} {float((totals[narrow] + taken) / asked - 1):+.2%}",),
     )
