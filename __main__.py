@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from . import __version__
-from .commands import device, intelligence, program, reference, safety
+from .commands import device, intelligence, program, reference, report, safety
 from .commands.files import plan_and_profile
 from .commands.flags import JsonOption, ModelOption, ProfileOption, TrustOption
 from .commands.loading import load as _load
@@ -36,6 +36,7 @@ app = typer.Typer(
 app.add_typer(program.app)
 app.add_typer(reference.app)
 app.add_typer(device.app)
+app.add_typer(report.app)
 app.add_typer(safety.app)
 app.add_typer(intelligence.app)
 
@@ -76,7 +77,13 @@ def profile(
     sequences: Annotated[int, typer.Option(help="Calibration sequences that formats are fitted to.")] = 16,
     pricing_sequences: Annotated[int, typer.Option(help="Others, on which the loss increase is measured.")] = 24,
     length: Annotated[int, typer.Option(help="Tokens in each.")] = 512,
-    rounding: Annotated[str, typer.Option(help="gptq, rtn, awq or awq+gptq.")] = "gptq",
+    rounding: Annotated[
+        str | None, typer.Option(help="gptq (the default), rtn, awq or awq+gptq; ggml, for types of GGUF.")
+    ] = None,
+    imatrix: Annotated[
+        Path | None,
+        typer.Option(help="An importance matrix of llama.cpp, in place of the calibration's own; for ggml."),
+    ] = None,
     estimator: Annotated[
         str, typer.Option(help="fisher, or another one: sensitivity/estimators.py has the list.")
     ] = "fisher",
@@ -95,7 +102,7 @@ def profile(
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Measure what every format of every layer costs."""
-    from .backends.rounding import rounding_method
+    from .backends.rounding import rounding_named
     from .evaluation.honesty import print_regime
     from .evaluation.reach_report import print_rarely_reached
     from .evaluation.terminal import print_profile
@@ -108,14 +115,15 @@ def profile(
     from .sensitivity.text import load_text
     from .solver.atomic import refuse_unwritable
 
+    names = tuple(name.strip() for name in formats.split(",")) if formats else None
     settings = ProfileSettings(
-        formats=tuple(name.strip() for name in formats.split(",")) if formats else None,
+        formats=names,
         include=tuple(include or ()),
         num_rounding_sequences=sequences,
         num_pricing_sequences=pricing_sequences,
         sequence_length=length,
         estimator=estimator,
-        rounding=rounding_method({"method": rounding}),
+        rounding=rounding_named(rounding, names, imatrix),
         seed=seed,
         num_label_draws=label_draws,
     )
@@ -168,7 +176,13 @@ def _check(loaded: "LoadedModel", built: "Profile", output: Path) -> None:
 @app.command()
 def compare(
     plan_path: Annotated[Path, typer.Argument(metavar="PLAN", help="Written by: scantling solve")],
-    uniform: Annotated[list[str] | None, typer.Option(help="A width or a format, to compare with; repeatable.")] = None,
+    uniform: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A width or a format; or same-bytes, same-bits, nearest: what comes closest to the plan. Repeatable; "
+            "by default these three, where no --plan is given."
+        ),
+    ] = None,
     other: Annotated[
         list[Path] | None, typer.Option("--plan", help="Another plan of the same profile; repeatable.")
     ] = None,
@@ -178,31 +192,32 @@ def compare(
     sequences: Annotated[int, typer.Option(help="Evaluation sequences.")] = 8,
     length: Annotated[int, typer.Option(help="Tokens in each.")] = 512,
     inputs: InputsOption = "original",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write it as JSON, for a report.")] = None,
     model: ModelOption = None,
     profile_path: ProfileOption = None,
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Put a plan beside uniform quantization and the original, predicted and measured on text."""
+    from .commands.files import plans_of_one_profile
     from .evaluation.compare import EvaluationSettings
     from .evaluation.compare import compare as compare_plan
-    from .evaluation.terminal import print_comparison
-    from .sensitivity.planning import uniform_formats
-    from .solver.plan import read_plan
+    from .evaluation.comparison import write_comparison
+    from .evaluation.comparison_tables import print_comparison
+    from .evaluation.contenders import SIZED, rivals
+    from .solver.atomic import refuse_unwritable
 
     plan, read = plan_and_profile(plan_path, profile_path)
-    plans = {"plan": plan}
-    for path in other or []:
-        plans[str(path)] = read_plan(path)
-        if plans[str(path)].profile_sha256 != plan.profile_sha256:
-            raise ScantlingError(
-                f"{path} was solved from another profile than {plan_path}. Solve both from one profile."
-            )
-    for target in uniform or []:
-        uniform_formats(read, target)  # refuses an unknown one before the model is loaded
+    plans = {"plan": plan, **plans_of_one_profile(plan, plan_path, other or [])}
+    rivals(read, plan.formats(), [target for target in uniform or [] if target not in SIZED])  # before loading
+    if output is not None:
+        refuse_unwritable(output, 1 << 16)
     loaded = _load(model or plan.model_source, trust_remote_code=trust_remote_code)
+    targets = uniform or ([] if other else SIZED)
     settings = EvaluationSettings(text, sequences, length, inputs)
-    comparison = compare_plan(loaded, read, plans, uniform or [], settings, _progress())
+    comparison = compare_plan(loaded, read, plans, targets, settings, _progress())
+    if output is not None:
+        write_comparison(comparison, output)
     if as_json:
         typer.echo(comparison.model_dump_json())
     else:
@@ -212,9 +227,23 @@ def compare(
 @app.command()
 def apply(
     plan_path: Annotated[Path, typer.Argument(metavar="PLAN", help="Written by: scantling solve")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write; it must not exist yet.")],
-    backend: Annotated[str, typer.Option(help="gptq, compressed-tensors, auto-gptq, or fake (float32).")],
-    inputs: InputsOption = "quantized",
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The folder (of gguf, the file) to write; it must not exist yet.")
+    ],
+    backend: Annotated[str, typer.Option(help="gptq, compressed-tensors, auto-gptq, fake (float32), or gguf.")],
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            help="What layers are rounded against: quantized inputs (the default), corrected or original ones "
+            "(the only ones for gguf)."
+        ),
+    ] = None,
+    write_imatrix: Annotated[
+        Path | None, typer.Option(help="Where the importance matrix that the file was rounded with shall go; for gguf.")
+    ] = None,
+    emit: Annotated[
+        str | None, typer.Option(help="llama-quantize: also print the command that makes the same file; for gguf.")
+    ] = None,
     shard: Annotated[str, typer.Option(help="Bytes of tensors in one file at most.")] = "4GiB",
     model: ModelOption = None,
     profile_path: ProfileOption = None,
@@ -224,7 +253,13 @@ def apply(
     from .evaluation.apply import ApplySettings, apply_plan, refuse_before_loading
     from .solver.quantities import parse_bytes, show_bytes
 
-    settings = ApplySettings(backend, inputs, parse_bytes(shard))
+    if backend == "gguf":
+        source = (plan_path, profile_path, model, trust_remote_code)
+        _apply_gguf(source, output, inputs or "original", write_imatrix, emit)
+        return
+    if write_imatrix is not None or emit is not None:
+        raise ScantlingError("--write-imatrix and --emit are for --backend gguf. Leave them out.")
+    settings = ApplySettings(backend, inputs or "quantized", parse_bytes(shard))
     refuse_before_loading(settings, output)
     plan, read = plan_and_profile(plan_path, profile_path)
     loaded = _load(model or plan.model_source, trust_remote_code=trust_remote_code)
@@ -236,9 +271,34 @@ def apply(
     )
 
 
+def _apply_gguf(
+    source: tuple[Path, Path | None, str | None, bool],
+    output: Path,
+    inputs: str,
+    imatrix: Path | None,
+    emit: str | None,
+) -> None:
+    from .evaluation.apply_gguf import apply_gguf, refuse_gguf_before_loading
+    from .evaluation.llama_quantize import command_line, refuse_unknown_emission
+    from .solver.quantities import show_bytes
+
+    plan_path, profile_path, model, trust_remote_code = source
+    refuse_unknown_emission(emit, imatrix)
+    plan, read = plan_and_profile(plan_path, profile_path)
+    refuse_gguf_before_loading(plan, inputs, output)
+    loaded = _load(model or plan.model_source, trust_remote_code=trust_remote_code)
+    manifest = apply_gguf(loaded, read, plan, (output, imatrix), _progress())
+    typer.echo(
+        f"Wrote {output}: {show_bytes(manifest.file_bytes)}, {show_bytes(manifest.tensor_bytes)} of them tensors; the "
+        f"plan counts {manifest.plan_bytes:,}.\nCompare what llama.cpp makes of it with: scantling check {output}"
+    )
+    if emit is not None and imatrix is not None:
+        typer.echo(command_line(output, imatrix, loaded.source))
+
+
 @app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Written by: scantling apply")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder or a .gguf file that scantling apply wrote.")],
     engine: Annotated[
         str | None, typer.Option(help="transformers, gptqmodel, auto-gptq or vllm; by default the backend's own.")
     ] = None,
@@ -251,15 +311,16 @@ def check(
     """Load a checkpoint in its engine and compare what it computes with what the plan in memory did."""
     from .evaluation.check import CheckSettings
     from .evaluation.check import check as check_folder
+    from .evaluation.check_gguf import check_gguf
     from .evaluation.terminal import waiting
 
     settings = CheckSettings(engine=engine, python=python, time_limit_seconds=time_limit)
     with waiting(_progress(), f"running {folder} in its engine"):
-        report = check_folder(folder, settings)
+        report = check_gguf(folder, settings) if folder.suffix == ".gguf" else check_folder(folder, settings)
     typer.echo(report.model_dump_json() if as_json else report.in_words())
     if not report.passed:
         raise ScantlingError(
-            f"{report.engine} computes something else from {folder} than the plan in memory: do not deploy it."
+            f"the engine computes something else from {folder} than the plan in memory: do not deploy it."
         )
 
 

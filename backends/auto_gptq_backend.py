@@ -73,7 +73,7 @@ class AutoGptqBackend:
             raise ScantlingError(
                 f"auto-gptq reads 2, 3, 4 and 8 bits, this plan has {target.bits}. Use --backend gptq."
             )
-        if not target.symmetric:
+        if not isinstance(target, IntegerFormat) or not target.symmetric:
             raise ScantlingError(
                 "auto-gptq's layout stores every zero point minus one, so it cannot hold 0, and its successor "
                 f"GPTQModel refuses it without symmetry; this plan has {target.name}. Profile with symmetric formats "

@@ -5,6 +5,9 @@ consecutive inputs of one output a float16 scale s and, unless symmetric, a zero
 s · (q − z). ``int{bits}-row`` has one group per output row; the suffix ``-sym`` fixes z = 2^(bits − 1) and stores none.
 Codes and zero points are packed without gaps between weights, and each output row of them fills whole bytes.
 
+The block types of GGUF are formats too; the module gguf_types has them. Every format says its name, its ``bits``, the
+bytes of a matrix and the input widths that it fits.
+
 Knows nothing about tensors.
 """
 
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..solver.errors import ScantlingError
+from .gguf_types import GGUF_FORMATS, GgufFormat
 
 INTEGER_BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
@@ -44,6 +48,17 @@ class IntegerFormat:
         groups = "row" if self.group_size is None else f"g{self.group_size}"
         return f"int{self.bits}-{groups}{'-sym' if self.symmetric else ''}"
 
+    def fits(self, in_features: int) -> bool:
+        """Tell whether a matrix can have this format.
+
+        Args:
+            in_features: the matrix's input width.
+
+        Returns:
+            Whether groups divide the width.
+        """
+        return self.group_size is None or in_features % self.group_size == 0
+
     def group_width(self, in_features: int) -> int:
         """Give the number of inputs in a group of a matrix.
 
@@ -58,7 +73,7 @@ class IntegerFormat:
         """
         if self.group_size is None:
             return in_features
-        if in_features % self.group_size:
+        if not self.fits(in_features):
             legal = [f"g{size}" for size in GROUP_SIZES if in_features % size == 0]
             raise ScantlingError(
                 f"groups of {self.group_size} do not divide the input width {in_features}. "
@@ -95,6 +110,18 @@ class FloatFormat:
     name: str
     bits: ClassVar[int] = 16
 
+    def fits(self, in_features: int) -> bool:
+        """Tell whether a matrix can have this format.
+
+        Args:
+            in_features: not used.
+
+        Returns:
+            Always.
+        """
+        del in_features
+        return True
+
     def stored_bytes(self, out_features: int, in_features: int) -> int:
         """Count the bytes of a matrix in this format.
 
@@ -108,7 +135,8 @@ class FloatFormat:
         return 2 * out_features * in_features
 
 
-Format = IntegerFormat | FloatFormat
+CodedFormat = IntegerFormat | GgufFormat
+Format = CodedFormat | FloatFormat
 FLOAT_FORMATS = {name: FloatFormat(name) for name in ("float16", "bfloat16")}
 
 
@@ -116,7 +144,7 @@ def parse_format(name: str) -> Format:
     """Read a format's name.
 
     Args:
-        name: such as ``int4-g64``, ``int3-row``, ``int8-g128-sym``, ``float16``.
+        name: such as ``int4-g64``, ``int3-row``, ``int8-g128-sym``, ``float16``; or a type of GGUF, ``Q4_K``.
 
     Returns:
         The format.
@@ -129,10 +157,12 @@ def parse_format(name: str) -> Format:
     """
     if name in FLOAT_FORMATS:
         return FLOAT_FORMATS[name]
+    if name.upper() in GGUF_FORMATS:
+        return GGUF_FORMATS[name.upper()]
     match = _INTEGER_NAME.fullmatch(name)
     known = (
         f"Integer formats are int{{{'|'.join(map(str, INTEGER_BITS))}}}-{{g32|g64|g128|row}} with or without -sym; "
-        f"16 bits: {', '.join(FLOAT_FORMATS)}."
+        f"16 bits: {', '.join(FLOAT_FORMATS)}. Types of GGUF: {', '.join(GGUF_FORMATS)}."
     )
     if match is None:
         raise ScantlingError(f"{name!r} is not a format. {known}")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..solver.errors import ScantlingError
 from .formats import FloatFormat, IntegerFormat
+from .ggml import PackedMatrix
 
 SMALLEST_SCALE = 2.0**-24  # the smallest positive float16
 _CHUNK_ELEMENTS = 1 << 17  # of the clip search: its few temporaries stay in the cache
@@ -81,7 +82,8 @@ class CastMatrix:
         return self.values.float()
 
 
-Rounded = RoundedMatrix | CastMatrix
+CodedMatrix = RoundedMatrix | PackedMatrix
+Rounded = CodedMatrix | CastMatrix
 
 
 def cast(weight: Tensor, target: FloatFormat) -> CastMatrix:

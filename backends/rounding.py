@@ -5,15 +5,20 @@ Knows nothing about models.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
 from ..solver.errors import ScantlingError
 from .awq import AwqSettings
-from .formats import FloatFormat, Format, IntegerFormat
+from .formats import CodedFormat, FloatFormat, Format, IntegerFormat, parse_format
+from .ggml import refuse_unknown_type
+from .gguf_rounding import Ggml, with_imatrix
+from .gguf_types import GgufFormat
 from .gptq import GptqSettings, gptq, without_dead_inputs
-from .grid import Rounded, RoundedMatrix, cast
+from .grid import CodedMatrix, Rounded, RoundedMatrix, cast
+from .imatrix import ImportanceMatrix
 from .round_to_nearest import round_to_nearest
 
 _PROFILED = {"inputs": "original"}  # what a profile's prices are for; ``apply`` may round against others
@@ -22,15 +27,20 @@ _PROFILED = {"inputs": "original"}  # what a profile's prices are for; ``apply``
 class RoundingMethod(Protocol):
     """Rounds matrices that share their input."""
 
-    def round_integers(
-        self, matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[IntegerFormat]
-    ) -> list[list[RoundedMatrix]]:
-        """Round every matrix in every integer format.
+    @property
+    def family(self) -> type[CodedFormat]:
+        """The kind of formats that it rounds to."""
+        ...
+
+    def round_coded(
+        self, matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[CodedFormat]
+    ) -> Sequence[Sequence[CodedMatrix]]:
+        """Round every matrix in every format that is not plain floating point.
 
         Args:
             matrices: float32 [out_m, in] each.
             hessian: [in, in], mean of x xᵀ over calibration tokens.
-            formats: the formats.
+            formats: the formats, all of the method's family.
 
         Returns:
             For each matrix, one record per format.
@@ -40,6 +50,11 @@ class RoundingMethod(Protocol):
     @property
     def input_scaling(self) -> AwqSettings | None:
         """How the inputs are scaled before anything is rounded; None for not at all."""
+        ...
+
+    @property
+    def given_importance(self) -> ImportanceMatrix | None:
+        """An importance matrix of the user's own; None where the calibration's inputs decide."""
         ...
 
     def describe(self) -> dict[str, str | float | bool]:
@@ -56,11 +71,20 @@ class RoundToNearest:
     """``rtn``: round-to-nearest with a clip search; the inputs play no part."""
 
     @property
+    def family(self) -> type[IntegerFormat]:
+        """Integers."""
+        return IntegerFormat
+
+    @property
     def input_scaling(self) -> None:
         """The inputs stay as they are."""
 
-    def round_integers(
-        self, matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[IntegerFormat]
+    @property
+    def given_importance(self) -> None:
+        """None: the calibration's inputs decide."""
+
+    def round_coded(
+        self, matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[CodedFormat]
     ) -> list[list[RoundedMatrix]]:
         """Round every matrix in every integer format.
 
@@ -73,7 +97,7 @@ class RoundToNearest:
             For each matrix, one record per format.
         """
         del hessian
-        return [[round_to_nearest(matrix, target) for target in formats] for matrix in matrices]
+        return [[round_to_nearest(matrix, target) for target in integers(formats)] for matrix in matrices]
 
     def describe(self) -> dict[str, str | float | bool]:
         """Give the method's name.
@@ -95,11 +119,20 @@ class Gptq:
     settings: GptqSettings = field(default_factory=GptqSettings)
 
     @property
+    def family(self) -> type[IntegerFormat]:
+        """Integers."""
+        return IntegerFormat
+
+    @property
     def input_scaling(self) -> None:
         """The inputs stay as they are."""
 
-    def round_integers(
-        self, matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[IntegerFormat]
+    @property
+    def given_importance(self) -> None:
+        """None: the calibration's inputs decide."""
+
+    def round_coded(
+        self, matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[CodedFormat]
     ) -> list[list[RoundedMatrix]]:
         """Round every matrix in every integer format, in one pass.
 
@@ -111,7 +144,7 @@ class Gptq:
         Returns:
             For each matrix, one record per format.
         """
-        return gptq(matrices, hessian, formats, self.settings)
+        return gptq(matrices, hessian, integers(formats), self.settings)
 
     def describe(self) -> dict[str, str | float | bool]:
         """Give the method's name and settings.
@@ -132,8 +165,17 @@ class Awq:
 
     input_scaling: AwqSettings = field(default_factory=AwqSettings)
 
-    def round_integers(
-        self, matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[IntegerFormat]
+    @property
+    def family(self) -> type[IntegerFormat]:
+        """Integers."""
+        return IntegerFormat
+
+    @property
+    def given_importance(self) -> None:
+        """None: the calibration's inputs decide."""
+
+    def round_coded(
+        self, matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[CodedFormat]
     ) -> list[list[RoundedMatrix]]:
         """Round every matrix, its inputs scaled already, in every integer format.
 
@@ -146,7 +188,7 @@ class Awq:
             For each matrix, one record per format.
         """
         importance = without_dead_inputs(hessian).diagonal().float()
-        return [[round_to_nearest(matrix, target, importance) for target in formats] for matrix in matrices]
+        return [[round_to_nearest(matrix, target, importance) for target in integers(formats)] for matrix in matrices]
 
     def describe(self) -> dict[str, str | float | bool]:
         """Give the method's name and settings.
@@ -169,8 +211,17 @@ class AwqGptq:
     input_scaling: AwqSettings = field(default_factory=AwqSettings)
     settings: GptqSettings = field(default_factory=GptqSettings)
 
-    def round_integers(
-        self, matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[IntegerFormat]
+    @property
+    def family(self) -> type[IntegerFormat]:
+        """Integers."""
+        return IntegerFormat
+
+    @property
+    def given_importance(self) -> None:
+        """None: the calibration's inputs decide."""
+
+    def round_coded(
+        self, matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[CodedFormat]
     ) -> list[list[RoundedMatrix]]:
         """Round every matrix, its inputs scaled already, in every integer format, in one pass.
 
@@ -182,7 +233,7 @@ class AwqGptq:
         Returns:
             For each matrix, one record per format.
         """
-        return gptq(matrices, hessian, formats, self.settings)
+        return gptq(matrices, hessian, integers(formats), self.settings)
 
     def describe(self) -> dict[str, str | float | bool]:
         """Give the method's name and settings.
@@ -216,8 +267,68 @@ def rounding_method(description: Mapping[str, str | float | bool]) -> RoundingMe
         case "awq+gptq":
             of_gptq = {key: value for key, value in settings.items() if key not in AwqSettings.__dataclass_fields__}
             return AwqGptq(_awq_settings(settings), GptqSettings(**of_gptq))  # type: ignore[arg-type]
+        case "ggml":
+            return Ggml(**settings)  # type: ignore[arg-type]
         case other:
-            raise ScantlingError(f"{other!r} is not a rounding method. Known: awq, awq+gptq, gptq, rtn.")
+            raise ScantlingError(f"{other!r} is not a rounding method. Known: awq, awq+gptq, ggml, gptq, rtn.")
+
+
+def rounding_named(name: str | None, formats: Sequence[str] | None, imatrix: Path | None) -> RoundingMethod:
+    """Make the method that a user wants.
+
+    Args:
+        name: of the method; None for ``ggml`` where types of GGUF are among the formats, else ``gptq``.
+        formats: the names of the formats; None for the usual integers.
+        imatrix: an importance matrix of the user's own.
+
+    Returns:
+        The method.
+
+    Raises:
+        ScantlingError: no such method or format, or an importance matrix for a method that uses none.
+    """
+    parsed = [parse_format(target) for target in formats or ()]
+    usual = "ggml" if any(isinstance(target, GgufFormat) for target in parsed) else "gptq"
+    method = rounding_method({"method": name or usual})
+    for target in parsed:
+        if isinstance(target, GgufFormat):
+            refuse_unknown_type(target)
+    if imatrix is None:
+        return method
+    if not isinstance(method, Ggml):
+        raise ScantlingError(f"--imatrix is for the rounding ggml, this is {name or usual}. Leave one of the two out.")
+    return with_imatrix(imatrix)
+
+
+def refuse_other_families(method: RoundingMethod, formats: Sequence[Format]) -> None:
+    """Refuse formats that a method cannot round to, before any work is done.
+
+    Args:
+        method: the method.
+        formats: the formats.
+
+    Raises:
+        ScantlingError: there is one.
+    """
+    for target in formats:
+        if not isinstance(target, FloatFormat | method.family):
+            name = method.describe()["method"]
+            raise ScantlingError(
+                f"the rounding {name!r} cannot make {target.name}: types of GGUF are rounded by ggml, integers by the "
+                "others, and a profile holds one of the two kinds. Leave --rounding out, or profile the kinds apart."
+            )
+
+
+def integers(formats: Sequence[CodedFormat]) -> list[IntegerFormat]:
+    """Pick the integer formats.
+
+    Args:
+        formats: coded formats.
+
+    Returns:
+        Those among them.
+    """
+    return [target for target in formats if isinstance(target, IntegerFormat)]
 
 
 def _awq_settings(settings: Mapping[str, str | float | bool]) -> AwqSettings:
@@ -231,7 +342,7 @@ def round_matrices(
     """Round matrices that share their input in formats of any family.
 
     Args:
-        method: for the integer formats.
+        method: for all formats but plain floating point.
         matrices: float32 [out_m, in] each.
         hessian: [in, in].
         formats: the formats.
@@ -239,11 +350,12 @@ def round_matrices(
     Returns:
         For each matrix, the record of every format.
     """
-    integers = [target for target in formats if isinstance(target, IntegerFormat)]
+    refuse_other_families(method, formats)
+    coded = [target for target in formats if not isinstance(target, FloatFormat)]
     rounded: list[dict[Format, Rounded]] = [{} for _ in matrices]
-    if integers:
-        for of_matrix, records in zip(rounded, method.round_integers(matrices, hessian, integers), strict=True):
-            of_matrix.update(zip(integers, records, strict=True))
+    if coded:
+        for of_matrix, records in zip(rounded, method.round_coded(matrices, hessian, coded), strict=True):
+            of_matrix.update(zip(coded, records, strict=True))
     for of_matrix, matrix in zip(rounded, matrices, strict=True):
         of_matrix.update({target: cast(matrix, target) for target in formats if isinstance(target, FloatFormat)})
     return rounded

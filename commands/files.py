@@ -3,6 +3,7 @@
 Knows nothing about what commands do with either.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,3 +75,28 @@ def plan_and_profile(plan_path: Path, given: Path | None) -> tuple["Plan", "Prof
             f"{plan_path} was solved from another profile than {path}. Solve again, or give --profile."
         )
     return plan, profile
+
+
+def plans_of_one_profile(plan: "Plan", plan_path: Path, others: Sequence[Path]) -> dict[str, "Plan"]:
+    """Read further plans of a plan's profile.
+
+    Args:
+        plan: the plan.
+        plan_path: its file.
+        others: the files of the others.
+
+    Returns:
+        The others by their paths.
+
+    Raises:
+        ScantlingError: one of them was solved from another profile.
+    """
+    from ..solver.plan import read_plan
+
+    found = {str(path): read_plan(path) for path in others}
+    for name, other in found.items():
+        if other.profile_sha256 != plan.profile_sha256:
+            raise ScantlingError(
+                f"{name} was solved from another profile than {plan_path}. Solve both from one profile."
+            )
+    return found

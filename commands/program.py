@@ -55,13 +55,14 @@ def _stated(program: "Program", search: Search) -> "Instance":
     return stated(program, lambda instance: formats_or_none(instance, *search))
 
 
-def _show(plan: "Plan", *, as_json: bool) -> None:
+def _show(plan: "Plan", profile: "Profile", *, as_json: bool) -> None:
     from ..evaluation.safety_table import safety_in_words
-    from ..evaluation.terminal import print_allocation, print_certificate
+    from ..evaluation.terminal import print_allocation, print_certificate, print_verdict
 
     if as_json:
         typer.echo(plan.model_dump_json(exclude={"program"}))
     else:
+        print_verdict(plan, profile, Console(markup=False))
         print_allocation(plan, Console(markup=False))
         print_certificate(plan, Console(markup=False))
         if plan.safety is not None:
@@ -159,7 +160,7 @@ def solve(
             (progress(), lambda line: typer.echo(line, err=as_json)),
         )
         write_plan(plan, output)
-    _show(plan, as_json=as_json)
+    _show(plan, profile, as_json=as_json)
     print_rarely_reached(profile, Console(markup=False, stderr=as_json))
     if cross_fit and not as_json and program.safety_factor is None:
         console = Console(markup=False)
@@ -208,7 +209,8 @@ def edit(
 
     plan = read_plan(plan_path)
     path = profile_path_of(plan, plan_path, profile_path)
-    edited = edit_plan(plan, read_profile(path), path, settings)
+    profile = read_profile(path)
+    edited = edit_plan(plan, profile, path, settings)
     for fault in edited.faults:
         typer.echo(f"breaks {fault}", err=True)
     if edited.faults and not force:
@@ -216,7 +218,7 @@ def edit(
             "the edited plan was not written: it breaks limits or rules. Write it anyway with --force."
         )
     write_plan(edited.plan, output)
-    _show(edited.plan, as_json=as_json)
+    _show(edited.plan, profile, as_json=as_json)
 
 
 @app.command()

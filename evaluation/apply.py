@@ -5,6 +5,7 @@ Knows nothing about the command line or about engines.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from .. import __version__
 from ..backends.backend import TensorSpec, refuse_other_floats
 from ..backends.backends import backend_named
 from ..backends.contents import OTHERS, Contents, store_in_sixteen_bits
-from ..backends.formats import parse_format
+from ..backends.formats import Format, parse_format
+from ..backends.gguf_types import GgufFormat
 from ..backends.grid import Rounded
 from ..backends.layers import take_apart
 from ..backends.model import LoadedModel
@@ -27,6 +29,7 @@ from ..sensitivity.final_rounding import QUANTIZED_INPUTS, refuse_unknown_inputs
 from ..sensitivity.profile import Profile
 from ..sensitivity.rounding_pass import RoundingTask, scale_inputs_for
 from ..solver.atomic import refuse_existing, refuse_unwritable
+from ..solver.errors import ScantlingError
 from ..solver.plan import Plan
 from .manifest import CARD_FILE, CHECK_FILE, MANIFEST_FILE, PLAN_FILE, Manifest
 from .model_card import model_card
@@ -107,6 +110,7 @@ def _prepare(loaded: LoadedModel, profile: Profile, plan: Plan, settings: ApplyS
     profile.refuse_other_model(loaded.sha256, [layer.name for layer in anatomy.layers])
     backend = backend_named(settings.backend)
     formats = {layer: parse_format(target) for layer, target in plan.formats().items()}
+    refuse_types_of_gguf(formats, settings.backend)
     unscaled = Contents(loaded, anatomy, formats, backend)
     backend.refuse(unscaled.layers)
     if unscaled.dtype is not torch.float32:
@@ -140,6 +144,23 @@ def _prepare(loaded: LoadedModel, profile: Profile, plan: Plan, settings: ApplyS
         files=sizes | {name: len(content) for name, content in small_files.items()},
     )
     return _Job(contents, task, shards, check, small_files, manifest)
+
+
+def refuse_types_of_gguf(formats: Mapping[str, Format], backend: str) -> None:
+    """Refuse a plan for llama.cpp, which only ``fake`` can write as a folder.
+
+    Args:
+        formats: by layer.
+        backend: its name.
+
+    Raises:
+        ScantlingError: a layer has a type of GGUF.
+    """
+    for layer, target in formats.items():
+        if isinstance(target, GgufFormat) and backend != "fake":
+            raise ScantlingError(
+                f"{layer} is {target.name} in this plan, a type of llama.cpp. Use --backend gguf, or --backend fake."
+            )
 
 
 def _check_shard(vocabulary: int, profile: Profile) -> Shard:

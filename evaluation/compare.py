@@ -1,4 +1,4 @@
-"""A plan beside uniform quantization and the original, predicted and measured.
+"""A plan beside uniform quantization and the original, predicted and measured on the same sequences.
 
 Knows nothing about terminals.
 """
@@ -9,18 +9,22 @@ from dataclasses import dataclass
 
 import torch
 
-from ..backends.formats import parse_format
+from .. import __version__
 from ..backends.model import LoadedModel
 from ..backends.progress import Progress
 from ..sensitivity.final_rounding import ORIGINAL_INPUTS, round_as_shipped
 from ..sensitivity.load_cases import DEFAULT_NAME
-from ..sensitivity.planning import decided_layers, uniform_formats
 from ..sensitivity.profile import Profile
 from ..sensitivity.text import Text
-from ..solver.plan import Plan, average_bits
-from .comparison import Comparison, Contender
-from .evaluation_text import evaluation_case, profiled_cases
-from .quality import Quality, measure_candidates
+from ..solver.errors import ScantlingError
+from ..solver.plan import Plan
+from .bootstrap import Certainty, Resampling, needed_documents
+from .comparison import ORIGINAL, Comparison, Contender, PairedDifference
+from .contenders import SIZED, Rival, rivals
+from .evaluation_text import EvaluationCase, evaluation_case, profiled_cases
+from .moves import moves
+from .quality import Quality, measure_candidates, standard_error
+from .widths import widths
 
 
 @dataclass(frozen=True)
@@ -54,81 +58,176 @@ def evaluation_sequences(
     Returns:
         The text and int64 [sequences, tokens].
     """
-    named = profiled_cases(profile)[0] if settings.text_source is None else (DEFAULT_NAME, settings.text_source)
-    case = evaluation_case(loaded, profile, named, settings.num_sequences, settings.sequence_length)
+    case = _case(loaded, profile, settings)
     return case.text, case.token_ids
+
+
+def _case(loaded: LoadedModel, profile: Profile, settings: EvaluationSettings) -> EvaluationCase:
+    named = profiled_cases(profile)[0] if settings.text_source is None else (DEFAULT_NAME, settings.text_source)
+    return evaluation_case(loaded, profile, named, settings.num_sequences, settings.sequence_length)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Sets of formats, measured on one text.
+
+    Attributes:
+        case: the text and its sequences.
+        rows: one a set of formats.
+        original: the original's row.
+    """
+
+    case: EvaluationCase
+    rows: tuple[Contender, ...]
+    original: Contender
+
+
+def measured_beside(
+    loaded: LoadedModel, profile: Profile, everyone: Sequence[Rival], settings: EvaluationSettings, progress: Progress
+) -> Measured:
+    """Measure sets of formats and the original on the same text.
+
+    Args:
+        loaded: the original model.
+        profile: of this model.
+        everyone: what is measured, each under a name of its own.
+        settings: what is measured on.
+        progress: shows how far the work is.
+
+    Returns:
+        What was measured.
+    """
+    case = _case(loaded, profile, settings)
+    formats = {one.name: one.formats for one in everyone}
+    candidates = round_as_shipped(loaded, profile, formats, settings.inputs, progress)
+    found = measure_candidates(loaded.model, candidates, case.token_ids, progress)
+    rows = tuple(_contender(profile, one, found) for one in everyone)
+    return Measured(case, rows, _original(profile, found[ORIGINAL]))
 
 
 def compare(
     loaded: LoadedModel,
     profile: Profile,
     plans: Mapping[str, Plan],
-    uniforms: Sequence[str],
+    targets: Sequence[str],
     settings: EvaluationSettings,
     progress: Progress,
 ) -> Comparison:
-    """Measure plans, uniform quantization and the original on the same text.
+    """Measure plans, what they are put beside and the original on the same text.
 
     Args:
         loaded: the original model.
         profile: of this model.
-        plans: solved from this profile, by the names they shall have.
-        uniforms: formats' names, or widths.
+        plans: solved from this profile, by the names they shall have; at least one.
+        targets: what the first plan is put beside, as ``contenders.rivals`` reads it.
         settings: what is measured on.
         progress: shows how far the work is.
 
     Returns:
         The comparison.
     """
-    contenders = {name: plan.formats() for name, plan in plans.items()}
-    for target in uniforms:
-        formats = uniform_formats(profile, target)
-        contenders[f"uniform {formats[decided_layers(profile)[0].name]}"] = formats
-    text, token_ids = evaluation_sequences(loaded, profile, settings)
-    candidates = round_as_shipped(loaded, profile, contenders, settings.inputs, progress)
-    measured = measure_candidates(loaded.model, candidates, token_ids, progress)
-    original = measured["original"]
-    rows = [_contender(profile, name, formats, measured[name], original) for name, formats in contenders.items()]
+    first = next(iter(plans.values()))
+    beside, left_out = _beside(profile, first, targets)
+    everyone = [*(Rival(name, plan.formats(), is_plan=True) for name, plan in plans.items()), *beside]
+    measured = measured_beside(loaded, profile, everyone, settings, progress)
+    plan_row, *others = measured.rows
+    resampling = Resampling(measured.case.document_of_sequence, Certainty())
+    closest = min(
+        (row for row in others if row.role == "rival"),
+        key=lambda row: abs(row.stored_bytes - plan_row.stored_bytes),
+        default=None,
+    )
     return Comparison(
+        scantling_version=__version__,
         model_source=loaded.source,
         model_sha256=loaded.sha256,
-        text_source=text.source,
-        text_sha256=text.sha256,
-        num_sequences=len(token_ids),
-        sequence_length=token_ids.shape[1],
+        profile_sha256=first.profile_sha256,
+        text_source=measured.case.text.source,
+        text_sha256=measured.case.text.sha256,
+        num_sequences=len(measured.case.token_ids),
+        sequence_length=measured.case.token_ids.shape[1],
+        num_documents=resampling.num_documents,
         rounding_inputs=settings.inputs,
-        contenders=(*rows, _original(profile, original)),
+        certainty=resampling.certainty,
+        layers=tuple(layer.name for layer in profile.record.layers),
+        contenders=(*measured.rows, measured.original),
+        differences=tuple(_difference(plan_row, row, resampling) for row in others),
+        moves_from=None if closest is None else closest.name,
+        moves=()
+        if closest is None
+        else moves(profile, first, dict(zip(profile.layer_index, closest.formats, strict=True))),
+        left_out=left_out,
     )
 
 
-def _contender(profile: Profile, name: str, formats: dict[str, str], measured: Quality, original: Quality) -> Contender:
-    predicted, error = profile.predict(formats)
+def _beside(profile: Profile, plan: Plan, targets: Sequence[str]) -> tuple[tuple[Rival, ...], tuple[str, ...]]:
+    """Find the rivals; what is looked for by size may not be there, and then that is said."""
+    possible, left_out = [], []
+    for target in targets:
+        try:
+            rivals(profile, plan.formats(), [target])
+            possible.append(target)
+        except ScantlingError as error:
+            if target not in SIZED:
+                raise
+            left_out.append(f"{target}: {error}")
+    return rivals(profile, plan.formats(), possible), tuple(left_out)
+
+
+def _difference(plan: Contender, other: Contender, resampling: Resampling) -> PairedDifference:
+    """Pair two contenders by sequence: what both share, such as hard text, is not in the error of the difference."""
+    pairs = zip(other.measured_kl_nats_by_sequence, plan.measured_kl_nats_by_sequence, strict=True)
+    values = [theirs - mine for theirs, mine in pairs]
+    enough = resampling.num_documents >= needed_documents(resampling.certainty.confidence)
+    return PairedDifference(
+        other=other.name,
+        kl_nats=math.fsum(values) / len(values),
+        standard_error_nats=standard_error(values),
+        interval=resampling.mean_interval(values) if enough else None,
+        predicted_kl_nats=other.predicted_kl_nats - plan.predicted_kl_nats,
+        stored_bytes=other.stored_bytes - plan.stored_bytes,
+    )
+
+
+def _contender(profile: Profile, one: Rival, measured: Mapping[str, Quality]) -> Contender:
+    predicted, error = profile.predict(one.formats)
+    counted, quality = widths(profile, one.formats), measured[one.name]
     return Contender(
-        name=name,
-        stored_bytes=profile.stored_bytes(formats),
-        average_bits=average_bits([
-            (parse_format(formats[layer.name]).bits, layer.num_weights) for layer in decided_layers(profile)
-        ]),
+        name=one.name,
+        role="plan" if one.is_plan else "rival",
+        says=one.in_words,
+        formats=tuple(one.formats[layer.name] for layer in profile.record.layers),
+        stored_bytes=profile.stored_bytes(one.formats),
+        average_bits=counted.average,
+        bits_by_kind=counted.by_kind,
+        bits_by_block=counted.by_block,
         predicted_kl_nats=predicted,
         predicted_kl_standard_error_nats=error,
-        predicted_perplexity=original.perplexity * math.exp(predicted),
-        measured_kl_nats=measured.mean_kl_nats,
-        measured_kl_standard_error_nats=measured.kl_standard_error_nats,
-        measured_perplexity=measured.perplexity,
-        measured_kl_nats_by_sequence=measured.kl_nats,
+        predicted_perplexity=measured[ORIGINAL].perplexity * math.exp(predicted),
+        measured_kl_nats=quality.mean_kl_nats,
+        measured_kl_standard_error_nats=quality.kl_standard_error_nats,
+        measured_perplexity=quality.perplexity,
+        measured_top1_agreement=math.fsum(quality.top1_agreement) / len(quality.top1_agreement),
+        measured_kl_nats_by_sequence=quality.kl_nats,
     )
 
 
 def _original(profile: Profile, measured: Quality) -> Contender:
     return Contender(
-        name="original",
+        name=ORIGINAL,
+        role="original",
+        says="the model as it came, its matrices counted in 16 bits",
+        formats=(),
         stored_bytes=2 * sum(layer.num_weights for layer in profile.record.layers) + profile.record.other_bytes,
         average_bits=16.0,
+        bits_by_kind={},
+        bits_by_block={},
         predicted_kl_nats=0.0,
         predicted_kl_standard_error_nats=0.0,
         predicted_perplexity=measured.perplexity,
         measured_kl_nats=0.0,
         measured_kl_standard_error_nats=0.0,
         measured_perplexity=measured.perplexity,
+        measured_top1_agreement=1.0,
         measured_kl_nats_by_sequence=measured.kl_nats,
     )

@@ -1,58 +1,212 @@
-"""The record of a comparison.
+"""The record of a comparison, which ``scantling compare --json`` writes and ``scantling report`` reads.
 
 Knows nothing about how it was measured.
 """
 
-from ..solver.plan import Record
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import ValidationError
+
+from ..solver.atomic import whole_file
+from ..solver.errors import ScantlingError
+from ..solver.plan import Finite, Record
+from .bootstrap import Certainty, Interval
+
+COMPARISON_VERSION: Final = 1
+ORIGINAL: Final = "original"
 
 
 class Contender(Record):
     """One row of the comparison.
 
     Attributes:
-        name: of the plan, ``uniform`` and its format, or ``original``.
+        name: of the plan, ``uniform`` and its format, ``even`` and two formats, or ``original``.
+        role: ``plan``, ``rival`` (uniform, or as naive) or ``original``.
+        says: exactly what it is.
+        formats: of every layer, in the order of the comparison's ``layers``; empty for the original.
         stored_bytes: of all tensors, exact.
         average_bits: over the layers that the program decides; scales and zero points not counted.
+        bits_by_kind: the same over the layers of one kind.
+        bits_by_block: the same over the layers of one block, by its index.
         predicted_kl_nats: the predicted loss increase per token.
         predicted_kl_standard_error_nats: over the profile's samples; None where there is only one.
         predicted_perplexity: the original's measured perplexity · exp(predicted KL).
         measured_kl_nats: mean KL divergence per token from the original.
         measured_kl_standard_error_nats: over the evaluation sequences; None where there is only one.
         measured_perplexity: on the evaluation sequences.
+        measured_top1_agreement: the share of tokens where it and the original have the same most likely one.
         measured_kl_nats_by_sequence: the measured KL divergence per token of every evaluation sequence.
     """
 
     name: str
+    role: Literal["plan", "rival", "original"]
+    says: str
+    formats: tuple[str, ...]
     stored_bytes: int
-    average_bits: float
-    predicted_kl_nats: float
-    predicted_kl_standard_error_nats: float | None
-    predicted_perplexity: float
-    measured_kl_nats: float
-    measured_kl_standard_error_nats: float | None
-    measured_perplexity: float
-    measured_kl_nats_by_sequence: tuple[float, ...]
+    average_bits: Finite
+    bits_by_kind: dict[str, Finite]
+    bits_by_block: dict[int, Finite]
+    predicted_kl_nats: Finite
+    predicted_kl_standard_error_nats: Finite | None
+    predicted_perplexity: Finite
+    measured_kl_nats: Finite
+    measured_kl_standard_error_nats: Finite | None
+    measured_perplexity: Finite
+    measured_top1_agreement: Finite
+    measured_kl_nats_by_sequence: tuple[Finite, ...]
+
+
+class PairedDifference(Record):
+    """By how much the first plan is better than another contender, sequence by sequence on the same text.
+
+    Attributes:
+        other: the contender's name.
+        kl_nats: the other's measured KL divergence less the plan's, per token; positive where the plan is better.
+        standard_error_nats: of that mean, over the sequences; None where there is only one.
+        interval: by the block bootstrap over documents; None where there are too few documents for its confidence.
+        predicted_kl_nats: the same difference as it was predicted.
+        stored_bytes: the other's less the plan's.
+    """
+
+    other: str
+    kl_nats: Finite
+    standard_error_nats: Finite | None
+    interval: Interval | None
+    predicted_kl_nats: Finite
+    stored_bytes: int
+
+    @property
+    def is_clear(self) -> bool | None:
+        """Whether the interval leaves out zero; None where there is no interval."""
+        return None if self.interval is None else not self.interval.lower <= 0 <= self.interval.upper
+
+
+class Move(Record):
+    """One layer that the plan gives another format than a contender does, and why.
+
+    Attributes:
+        layer: its name.
+        kind: the path inside its block.
+        block: the index of its block; None outside the blocks.
+        before: the contender's format.
+        after: the plan's.
+        stored_bytes: more in the plan.
+        saved_nats: predicted loss that the plan saves here; negative where it spends.
+        share_of_plan_loss: the layer's share of the plan's predicted loss.
+        share_of_other_loss: its share of the contender's.
+        paid_nats: what the layer's amounts are worth elsewhere, at the plan's shadow prices; None without prices.
+        net_nats: saved less paid, the reduced cost of the contender's format; None without prices.
+    """
+
+    layer: str
+    kind: str
+    block: int | None
+    before: str
+    after: str
+    stored_bytes: int
+    saved_nats: Finite
+    share_of_plan_loss: Finite
+    share_of_other_loss: Finite
+    paid_nats: Finite | None
+    net_nats: Finite | None
 
 
 class Comparison(Record):
     """The whole comparison.
 
     Attributes:
+        comparison_version: of this layout.
+        scantling_version: that wrote it.
         model_source: the model.
         model_sha256: of its weights.
+        profile_sha256: of the profile that predicts.
         text_source: the evaluation text.
         text_sha256: of its documents.
         num_sequences: of evaluation.
         sequence_length: tokens in each.
+        num_documents: that the sequences are of; intervals rest on them.
         rounding_inputs: what layers were rounded against for the measurement. Predictions are for ``original`` inputs.
-        contenders: the plans, the uniforms, the original.
+        certainty: of all intervals.
+        layers: names of all layers.
+        contenders: the plans, their rivals, the original.
+        differences: of the first plan from every other contender but the original.
+        moves_from: the contender that ``moves`` are counted from: the rival closest in bytes; None without a rival.
+        moves: where the first plan differs from it.
+        left_out: why a rival that was looked for is not there.
     """
 
+    comparison_version: Literal[1] = COMPARISON_VERSION
+    scantling_version: str
     model_source: str
     model_sha256: str
+    profile_sha256: str
     text_source: str
     text_sha256: str
     num_sequences: int
     sequence_length: int
+    num_documents: int
     rounding_inputs: str
+    certainty: Certainty
+    layers: tuple[str, ...]
     contenders: tuple[Contender, ...]
+    differences: tuple[PairedDifference, ...]
+    moves_from: str | None
+    moves: tuple[Move, ...]
+    left_out: tuple[str, ...]
+
+    def contender(self, name: str) -> Contender:
+        """Give a row by its name.
+
+        Args:
+            name: of the contender.
+
+        Returns:
+            The contender.
+        """
+        return next(row for row in self.contenders if row.name == name)
+
+    @property
+    def rival(self) -> PairedDifference | None:
+        """The difference from the rival closest in bytes; None without a rival."""
+        return next((row for row in self.differences if row.other == self.moves_from), None)
+
+
+def write_comparison(comparison: Comparison, path: Path) -> None:
+    """Write the comparison as JSON, whole or not at all.
+
+    Args:
+        comparison: the comparison.
+        path: the file, replaced where it exists.
+    """
+    with whole_file(path) as partial:
+        partial.write_text(comparison.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def read_comparison(path: Path) -> Comparison:
+    """Read a comparison.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What it says.
+
+    Raises:
+        ScantlingError: there is no such file, or it is not of this version.
+    """
+    try:
+        return Comparison.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ScantlingError(
+            f"there is no comparison {path}. Write one with: scantling compare PLAN -o {path}"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScantlingError(f"cannot read the comparison {path}: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ScantlingError(
+            f"{path} is not a comparison of version {COMPARISON_VERSION}: {where}: {first['msg']}. "
+            "Measure again with: scantling compare PLAN"
+        ) from error

@@ -23,8 +23,16 @@ from ..solver.errors import ScantlingError
 from ..solver.instance import Instance
 from ..solver.plan import file_sha256, write_plan
 from .compare import EvaluationSettings, compare
+from .comparison_tables import print_comparison
 from .honesty import print_cross_fit, print_regime
-from .terminal import TerminalProgress, print_allocation, print_certificate, print_comparison, print_profile, waiting
+from .terminal import (
+    TerminalProgress,
+    print_allocation,
+    print_certificate,
+    print_profile,
+    print_verdict,
+    waiting,
+)
 
 # Half the default's time. With so few prices the token form, which is low by a twentieth, makes the better plan: its
 # error for a single layer is less than half of that of the window form (benchmarks/LOG.md).
@@ -88,6 +96,7 @@ def run_demo(folder: Path, console: Console, progress: TerminalProgress) -> None
     origin = Origin(profile_path, file_sha256(profile_path))
     plan = solve(profile, origin, program(profile), CpSat(), SearchSettings())
     write_plan(plan, plan_path)
+    print_verdict(plan, profile, console)
     print_allocation(plan, console)
     print_certificate(plan, console)
     print_cross_fit(profile, plan, lambda part: choose_formats(program(part), CpSat(), SearchSettings()), console)

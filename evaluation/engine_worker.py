@@ -121,6 +121,58 @@ class VllmEngine:
         return str(self.llm.get_tokenizer().decode(tokens))
 
 
+class LlamaCppEngine:
+    """llama.cpp through llama-cpp-python; the KV cache is held in float32."""
+
+    def __init__(self, file: str, dtype: str, longest: int) -> None:
+        import llama_cpp
+
+        del dtype
+        self.versions = {name: version(name) for name in ("llama-cpp-python",)}
+        self.arithmetic = "8-bit inputs"  # each block of a product's inputs is rounded to 8 bits for quantized weights
+        self.llm = llama_cpp.Llama(
+            file,
+            n_ctx=longest,
+            n_batch=longest,
+            n_ubatch=longest,
+            logits_all=True,
+            type_k=llama_cpp.GGML_TYPE_F32,
+            type_v=llama_cpp.GGML_TYPE_F32,
+            verbose=False,
+        )
+
+    def log_probabilities(self, sequence: list[int]) -> np.ndarray:
+        """Compute log p of every next token, [tokens, vocabulary]."""
+        self.llm.reset()
+        self.llm.eval(sequence)
+        scores = self.llm.scores[: len(sequence)]
+        shifted = scores - scores.max(axis=1, keepdims=True)
+        return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True, dtype=np.float64)))
+
+    def last_log_probabilities(self, sequence: list[int], num_positions: int) -> np.ndarray:
+        """Compute log p of the token after each of the last positions, [positions, vocabulary]."""
+        return self.log_probabilities(sequence)[-num_positions:]
+
+    def negative_log_likelihood(self, sequence: list[int]) -> float:
+        """Compute the mean over the sequence's predicted tokens."""
+        found = self.log_probabilities(sequence)[:-1]
+        return float(-found[np.arange(len(found)), sequence[1:]].mean(dtype=np.float64))
+
+    def generate(self, prompt: list[int], num_tokens: int) -> list[int]:
+        """Continue a prompt greedily."""
+        self.llm.reset()
+        tokens, given = [], prompt
+        for _ in range(num_tokens):
+            self.llm.eval(given)
+            given = [int(self.llm.scores[self.llm.n_tokens - 1].argmax())]
+            tokens += given
+        return tokens
+
+    def decode(self, tokens: list[int]) -> str:
+        """Turn tokens into text."""
+        return str(self.llm.detokenize(tokens, special=True).decode(errors="replace"))
+
+
 def _transformers(folder: str, dtype: str, longest: int) -> TorchEngine:
     del dtype, longest
     import torch
@@ -172,6 +224,7 @@ ENGINES: dict[str, Any] = {
     "gptqmodel": _gptqmodel,
     "auto-gptq": _auto_gptq,
     "vllm": VllmEngine,
+    "llama.cpp": LlamaCppEngine,
 }
 
 

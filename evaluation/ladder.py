@@ -11,7 +11,8 @@ from ..sensitivity.planning import decided_layers
 from ..sensitivity.profile import Profile
 from ..solver.errors import ScantlingError
 from ..solver.plan import Plan
-from .compare import EvaluationSettings, compare
+from .compare import EvaluationSettings, measured_beside
+from .contenders import Rival, rivals
 from .honesty import WITHOUT_UNIT
 from .truth import MapOfTruth, judge, rung
 
@@ -56,7 +57,6 @@ def map_of_truth(
             plans[f"solved at {bits:g} bits"] = solve(bits)
         except ScantlingError:  # outside the range of this profile's formats
             continue
-    rows = compare(loaded, profile, plans, everywhere, settings, progress).contenders
-    return judge([
-        rung(row) for row in rows if row.name != "original" and row.predicted_kl_nats > 0 and row.measured_kl_nats > 0
-    ])
+    solved = [Rival(name, plan.formats(), is_plan=True) for name, plan in plans.items()]
+    rows = measured_beside(loaded, profile, [*solved, *rivals(profile, {}, everywhere)], settings, progress).rows
+    return judge([rung(row) for row in rows if row.predicted_kl_nats > 0 and row.measured_kl_nats > 0])

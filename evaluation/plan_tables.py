@@ -9,7 +9,7 @@ from rich.table import Table
 from ..sensitivity.frontiers import Frontier
 from ..solver.difference import Difference
 from ..solver.quantities import show_bytes
-from .terminal import show_nats
+from .verdicts import show_nats
 
 _MOST_ROWS = 60
 

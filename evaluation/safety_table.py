@@ -14,15 +14,12 @@ from .safety_file import CaseCurve, MeasuredPlan, PlanSafety, Point, SafetyFile
 
 
 def print_safety(safety: SafetyFile, console: Console) -> None:
-    """Show the ladder, yield and collapse, the factors, and one line of verdict a plan.
+    """Show one line of verdict a plan, then the ladder, yield and collapse, and the factors.
 
     Args:
         safety: what was found.
         console: where.
     """
-    for curve in safety.curves:
-        _print_ladder(safety, curve, console)
-    _print_factors(safety, console)
     for plan in safety.plans:
         console.print(verdict(plan), style="bold green" if plan.passes else "bold red")
         needed = documents_to_decide(safety, plan)
@@ -31,6 +28,10 @@ def print_safety(safety: SafetyFile, console: Console) -> None:
                 f"      The estimate reaches what is required, its lower end does not: about {needed} documents would "
                 "decide (an estimate). Measure on more with --sequences."
             )
+    console.print()
+    for curve in safety.curves:
+        _print_ladder(safety, curve, console)
+    _print_factors(safety, console)
 
 
 def verdict(plan: PlanSafety) -> str:

@@ -1,9 +1,8 @@
-"""What a person sees in the terminal: progress, the plan at a glance, the certificate, the comparison.
+"""What a person sees in the terminal: progress, the plan at a glance, the certificate.
 
 Knows nothing about how numbers came about.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,25 +13,18 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from ..backends.gguf_types import GGUF_FORMATS
 from ..sensitivity.planning import decided_layers, uniform_formats
 from ..sensitivity.profile import Profile
-from ..solver.explanation import Measure, amount_in_words, freedom_in_words, limit_in_words
+from ..solver.explanation import Measure, amount_in_words, freedom_in_words, limit_in_words, price_in_words
 from ..solver.instance import LOSS
 from ..solver.plan import Assignment, Certificate, Objective, Plan, average_bits
 from ..solver.quantities import show_bytes
-from .comparison import Comparison
+from .palette import bits_colours
+from .verdicts import binding, plan_verdict, predicted_verdict, show_nats
 
 Item = TypeVar("Item")
 
-_BITS_STYLE = {
-    2: "black on #fde725",
-    3: "black on #8fd744",
-    4: "black on #35b779",
-    5: "white on #21918c",
-    6: "white on #31688e",
-    8: "white on #443983",
-    16: "white on #440154",
-}  # the viridis colours, dark for wide: readable by colour-blind people, and every cell has its digit
 _DIGIT = {16: "f"}
 _STATUS_WORDS = {
     "OPTIMAL": "optimal: no plan within the limits and rules is better",
@@ -86,29 +78,6 @@ def waiting(progress: TerminalProgress, label: str) -> Iterator[None]:
         yield
 
 
-def show_nats(value: float, error: float | None) -> str:
-    """Write a loss with its standard error, to two significant digits of the error.
-
-    Args:
-        value: in nats per token.
-        error: likewise; None where unknown.
-
-    Returns:
-        The value, or the value and its error.
-
-    >>> show_nats(0.21082, 0.01214)
-    '0.211±0.012'
-    >>> show_nats(0.000534, 0.00005)
-    '0.000534±0.000050'
-    >>> show_nats(0.4, None)
-    '0.4000'
-    """
-    if not error:
-        return f"{value:.4f}"
-    digits = min(max(1 - math.floor(math.log10(error)), 0), 8)
-    return f"{value:.{digits}f}±{error:.{digits}f}"
-
-
 def print_allocation(plan: Plan, console: Console) -> None:
     """Draw the plan: one row a kind of layer, one column a block, the digit is the width.
 
@@ -120,7 +89,7 @@ def print_allocation(plan: Plan, console: Console) -> None:
     in_blocks = [assignment for assignment in decided if assignment.block is not None]
     blocks = sorted({a.block for a in in_blocks if a.block is not None})
     kinds = list(dict.fromkeys(a.kind for a in in_blocks))
-    bits_at = {(a.kind, a.block): a.bits for a in in_blocks}
+    bits_at = {(a.kind, a.block): int(a.bits) for a in in_blocks}  # the whole part, where scales are counted too
     margin = max((len(kind) for kind in kinds), default=0) + 2
     per_line = max(10, console.width - margin - 8)
     console.print("Bits by kind of layer (rows) and block (columns); the last column is the row's average.")
@@ -132,7 +101,7 @@ def print_allocation(plan: Plan, console: Console) -> None:
             line = Text(f"{kind:<{margin}}")
             for block in part:
                 bits = bits_at.get((kind, block))
-                line.append(" " if bits is None else _DIGIT.get(bits, str(bits)), _BITS_STYLE.get(bits or 0, ""))
+                line.append(" " if bits is None else _DIGIT.get(bits, str(bits)), _style(bits))
             line.append(f"  {_average([a for a in in_blocks if a.kind == kind]):.2f}")
             console.print(line)
     for assignment in plan.assignments:
@@ -140,6 +109,13 @@ def print_allocation(plan: Plan, console: Console) -> None:
             fixed = "" if assignment.decided else " (not in the program)"
             console.print(f"{assignment.kind:<{margin}}{assignment.format}{fixed}")
     _print_widths(decided, console)
+
+
+def _style(bits: int | None) -> str:
+    if bits is None:
+        return ""
+    ink, ground = bits_colours(bits)
+    return f"{ink} on {ground}"
 
 
 def _average(assignments: Sequence[Assignment]) -> float:
@@ -158,6 +134,28 @@ def _print_widths(decided: Sequence[Assignment], console: Console) -> None:
     console.print(table)
 
 
+def print_verdict(plan: Plan, profile: Profile, console: Console) -> None:
+    """Say in a few lines what came out: the plan, its naive counterpart, and what holds it back.
+
+    Args:
+        plan: the plan.
+        profile: that it was solved from.
+        console: where.
+    """
+    console.print(plan_verdict(plan), style="bold")
+    beside = predicted_verdict(profile, plan)
+    if beside is not None:
+        console.print(beside)
+    proven = plan.certificate.objectives
+    for use in binding(plan):
+        price = f": {price_in_words(use, proven[0])}" if use.price_per_step and proven else ""
+        console.print(f"Held back by {use.name}{price}.")
+    freedom = freedom_in_words(plan)
+    if freedom:
+        console.print(freedom)
+    console.print()
+
+
 def print_certificate(plan: Plan, console: Console) -> None:
     """Say what is proven, what the limits leave, and what the plan comes to.
 
@@ -168,24 +166,22 @@ def print_certificate(plan: Plan, console: Console) -> None:
     proven = plan.certificate
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("status", _STATUS_WORDS[proven.status])
-    table.add_row(
-        "predicted loss", f"{show_nats(plan.loss_increase_nats, plan.loss_increase_standard_error_nats)} nats"
-    )
     for objective in proven.objectives:
         table.add_row(f"minimised {objective.name}", _proof_in_words(objective))
     table.add_row("solver", f"{proven.engine}, {proven.solve_seconds:.2f} s; {_search_in_words(proven)}")
     for use in plan.limits:
         words = limit_in_words(use, proven.objectives[0]) if proven.objectives else amount_in_words(use)
         table.add_row(f"{use.name} ({use.origin})" if use.origin else use.name, words)
-    freedom = freedom_in_words(plan)
-    if freedom:
-        table.add_row("freedom", freedom)
-    table.add_row("average bits", f"{plan.average_bits:.4f} (scales and zero points not counted)")
+    in_gguf = any(assignment.format in GGUF_FORMATS for assignment in plan.assignments)
+    counted = "scales counted" if in_gguf else "scales and zero points not counted"
+    table.add_row("average bits", f"{plan.average_bits:.4f} ({counted})")
     table.add_row("bytes", f"{show_bytes(plan.stored_bytes)} in all tensors")
     for kind in dict.fromkeys(a.kind for a in plan.assignments if not a.decided):
         kept = sum(a.stored_bytes for a in plan.assignments if a.kind == kind)
         table.add_row("", f"{show_bytes(kept)} of them {kind}, kept in 16 bits")
-    table.add_row("", f"{show_bytes(plan.other_bytes)} of them norms, biases and the like, in 16 bits")
+    table.add_row(
+        "", f"{show_bytes(plan.other_bytes)} of them norms, biases and the like, in {32 if in_gguf else 16} bits"
+    )
     console.print(table)
 
 
@@ -204,43 +200,6 @@ def _search_in_words(proven: Certificate) -> str:
     core = f"{proven.num_core_options} left after presolve" if proven.num_core_options else "presolve proved it alone"
     size = f"{proven.num_units} decisions, {proven.num_options} options"
     return size if proven.status in {"EDITED", "REFINED"} else f"{size}, {core}"
-
-
-def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Show the plan, the uniforms and the original, predicted and measured.
-
-    Args:
-        comparison: the comparison.
-        console: where.
-    """
-    table = Table("", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("bytes", "bits", "predicted\nKL", "measured\nKL", "predicted\nppl", "measured\nppl"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in comparison.contenders:
-        table.add_row(
-            row.name,
-            f"{row.stored_bytes:,}",
-            f"{row.average_bits:.2f}",
-            show_nats(row.predicted_kl_nats, row.predicted_kl_standard_error_nats),
-            show_nats(row.measured_kl_nats, row.measured_kl_standard_error_nats),
-            f"{row.predicted_perplexity:.2f}",
-            f"{row.measured_perplexity:.2f}",
-            style="" if row.name.startswith(("uniform", "original")) else "bold",
-        )
-    console.print(table)
-    console.print(
-        f"KL divergence from the original in nats per token, ± one standard error, measured on "
-        f"{comparison.num_sequences} × {comparison.sequence_length} tokens of {comparison.text_source} that were not "
-        "calibrated on. Predicted perplexity is the original's, measured, times exp(predicted KL). Predictions are for "
-        "rounding against original inputs; measured was rounding against "
-        f"{'the same' if comparison.rounding_inputs == 'original' else f'{comparison.rounding_inputs} ones'}.",
-        style="dim",
-    )
-    plan, *others = comparison.contenders
-    for row in others:
-        if abs(row.stored_bytes - plan.stored_bytes) <= 0.001 * plan.stored_bytes and row.measured_kl_nats > 0:
-            ratio = plan.measured_kl_nats / row.measured_kl_nats
-            console.print(f"At the same size within 0.1 % the plan's measured KL is {ratio:.2f} × that of {row.name}.")
 
 
 def print_profile(profile: Profile, console: Console) -> None:
@@ -264,6 +223,19 @@ def print_profile(profile: Profile, console: Console) -> None:
         if formats:
             table.add_row(name, f"{profile.stored_bytes(formats):,}", show_nats(*profile.predict(formats)))
     console.print(table)
+    _print_narrow_types(profile, console)
+
+
+def _print_narrow_types(profile: Profile, console: Console) -> None:
+    """Say which types of GGUF not every layer can have."""
+    decided = decided_layers(profile)
+    for name in [name for name in profile.record.formats if name in GGUF_FORMATS]:
+        fitting = [layer for layer in decided if profile.format_index[name] in layer.formats]
+        if len(fitting) < len(decided):
+            console.print(
+                f"{name}: {len(fitting)} of {len(decided)} layers, those whose input width is a multiple of "
+                f"{GGUF_FORMATS[name].block_weights}"
+            )
 
 
 def _is_offered_everywhere(profile: Profile, name: str) -> bool:

@@ -90,7 +90,8 @@ class Extension:
         Returns:
             The larger profile.
         """
-        new = [parse_format(name) for name in dict.fromkeys(names) if name not in profile.format_index]
+        wanted = dict.fromkeys(parse_format(name) for name in names)
+        new = [target for target in wanted if target.name not in profile.format_index]
         if not new:
             return profile
         layers = self._layers(profile)

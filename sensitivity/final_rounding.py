@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backends.formats import IntegerFormat, parse_format
+from ..backends.formats import FloatFormat, parse_format
 from ..backends.gptq import without_dead_inputs
 from ..backends.grid import Rounded
 from ..backends.layers import Layer, blocks_of, install_matrix, matrix_of, take_apart
@@ -250,7 +250,7 @@ def _aim_at_original_outputs(task: RoundingTask, moment: Moment) -> None:
     """Put W* into the layers that are to be integers; what stays in 16 bits stays what it is."""
     factor = correction(moment, CORRECTION_DAMPING)
     for layer in moment.layers:
-        if all(isinstance(target, IntegerFormat) for target in task.formats[layer.name]):
+        if not any(isinstance(target, FloatFormat) for target in task.formats[layer.name]):
             matrix = task.matrix(layer)
             install_matrix(task.loaded.model.get_submodule(layer.name), matrix + matrix @ factor)
 

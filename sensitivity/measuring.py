@@ -151,6 +151,7 @@ def measure(request: Request, folder: Path, progress: Progress) -> Measured:
     """
     anatomy = take_apart(request.loaded.model)
     task = RoundingTask(request.loaded, anatomy, request.rounding_ids, request.offered, request.rounding)
+    task.refuse_foreign_importance()
     decided = [layer for layer in anatomy.layers if layer.name in request.decided]
     parts = open_parts(folder, request.purpose())
     on = Measurement(request.loaded, anatomy, request.pricing_ids, decided, request.draws, progress, parts)

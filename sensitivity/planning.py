@@ -280,15 +280,22 @@ def uniform_formats(profile: Profile, target: str) -> dict[str, str]:
         The format of every layer.
 
     Raises:
-        ScantlingError: the profile has no such format.
+        ScantlingError: the profile has no such format, or not for every layer.
     """
     available = profile.record.formats
     if target.isdigit():
         matching = [name for name in available if parse_format(name).bits == int(target)]
     else:
-        matching = [name for name in available if name == target]
+        matching = [name for name in available if name == target or name == target.upper()]
     if not matching:
         raise ScantlingError(f"the profile has no uniform {target!r}. It has the formats: {', '.join(available)}.")
+    position = available.index(matching[0])
+    for layer in profile.record.layers:
+        if len(layer.formats) > 1 and position not in layer.formats:
+            raise ScantlingError(
+                f"no plan is uniform in {matching[0]}: it does not fit {layer.name}, which is {layer.in_features} "
+                f"wide. Formats that do: {', '.join(available[index] for index in layer.formats)}."
+            )
     return {
         layer.name: matching[0] if len(layer.formats) > 1 else available[layer.formats[0]]
         for layer in profile.record.layers

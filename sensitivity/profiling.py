@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..backends.formats import FLOAT_FORMATS, Format, parse_format
+from ..backends.gguf_types import GgufFormat, legal_types
 from ..backends.kv_cache import config_numbers
 from ..backends.layers import Anatomy, Layer, take_apart
 from ..backends.model import LoadedModel
 from ..backends.progress import Progress
-from ..backends.rounding import Gptq, RoundingMethod
+from ..backends.rounding import Gptq, RoundingMethod, refuse_other_families
 from ..solver.errors import ScantlingError
 from .capture import LabelDraws
 from .estimators import ESTIMATORS
@@ -70,11 +71,12 @@ def offered_formats(anatomy: Anatomy, settings: ProfileSettings, sixteen_bit_for
         sixteen_bit_format: the checkpoint's own.
 
     Returns:
-        All formats for decoder layers and included ones, 16 bits alone for the others.
+        All formats for decoder layers and included ones, of the types of GGUF those that fit the layer's width; 16 bits
+        alone for the others, and for layers that no type fits.
 
     Raises:
-        ScantlingError: an unknown format, fewer than two, an included layer that the model does not have, or an
-            illegal group size.
+        ScantlingError: an unknown format, fewer than two, one that the rounding cannot make, an included layer that the
+            model does not have, or an illegal group size.
     """
     sixteen = FLOAT_FORMATS[sixteen_bit_format]
     names = (*DEFAULT_INTEGERS, sixteen.name) if settings.formats is None else settings.formats
@@ -88,12 +90,46 @@ def offered_formats(anatomy: Anatomy, settings: ProfileSettings, sixteen_bit_for
             f"this model has no layer {min(unknown)!r} to include. It has: {', '.join(sorted(outside))}"
             + (" (the head is tied to the embedding)." if "head" in unknown and "embedding" in outside else ".")
         )
+    refuse_other_families(settings.rounding, parsed)
     offered: dict[str, list[Format]] = {
-        layer.name: parsed if layer.block is not None or layer.kind in settings.include else [sixteen]
+        layer.name: legal_formats(layer, parsed) or [sixteen]
+        if layer.block is not None or layer.kind in settings.include
+        else [sixteen]
         for layer in anatomy.layers
     }
+    useless = [target.name for target in parsed if all(target not in targets for targets in offered.values())]
+    if useless:
+        raise ScantlingError(
+            f"{useless[0]} fits no layer of this model. Types that fit {anatomy.layers[0].name}: "
+            f"{', '.join(legal_types(anatomy.layers[0].in_features)) or 'none'}. Leave {useless[0]} out."
+        )
     refuse_illegal_groups(anatomy.layers, offered)
     return offered
+
+
+def legal_formats(layer: Layer, formats: Sequence[Format]) -> list[Format]:
+    """Leave out the types of GGUF that a layer's width does not allow, so that they never become a choice.
+
+    Args:
+        layer: the layer.
+        formats: what was asked for.
+
+    Returns:
+        The rest; other formats stay, and are refused later where they are illegal.
+    """
+    return [target for target in formats if not isinstance(target, GgufFormat) or target.fits(layer.in_features)]
+
+
+def bytes_per_other_parameter(formats: Sequence[Format]) -> int:
+    """Count the bytes of a parameter outside the layers: norms and biases are 32 bits wide in GGUF.
+
+    Args:
+        formats: all formats of the profile.
+
+    Returns:
+        4 with types of GGUF, else 2.
+    """
+    return 4 if any(isinstance(target, GgufFormat) for target in formats) else 2
 
 
 def build_profile(
@@ -154,7 +190,8 @@ def _record(
 ) -> ProfileRecord:
     """Say what was measured, on what, how."""
     anatomy = take_apart(loaded.model)
-    names = list(dict.fromkeys(target.name for wanted in request.offered.values() for target in wanted))
+    every = list(dict.fromkeys(target for wanted in request.offered.values() for target in wanted))
+    names = [target.name for target in every]
     return ProfileRecord(
         scantling_version=__version__,
         model_source=loaded.source,
@@ -175,7 +212,7 @@ def _record(
             measured.reach,
             (request.rounding_ids.numel(), request.pricing_ids.numel()),
         ),
-        other_bytes=2 * anatomy.num_other_parameters,
+        other_bytes=bytes_per_other_parameter(every) * anatomy.num_other_parameters,
         config=config_numbers(loaded.model.config),
     )
 

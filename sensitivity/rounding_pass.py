@@ -5,12 +5,14 @@ Knows nothing about losses.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ..backends.formats import Format, IntegerFormat, parse_format
+from ..backends.formats import FloatFormat, Format, parse_format
+from ..backends.gguf_names import architecture_of, tensor_names
 from ..backends.grid import Rounded
 from ..backends.layers import Anatomy, Layer, matrix_of, output_head, take_apart
 from ..backends.model import LoadedModel
@@ -56,9 +58,39 @@ class RoundingTask:
         """
         return matrix_of(self.loaded.model.get_submodule(layer.name))
 
+    @cached_property
+    def importance(self) -> Mapping[str, Tensor]:
+        """Means of squared inputs by layer that stand in for those of the calibration; none where the user gave none.
+
+        Raises:
+            ScantlingError: the importance matrix is of another model.
+        """
+        given = self.method.given_importance
+        if given is None:
+            return {}
+        anatomy = self.anatomy
+        names = tensor_names(anatomy.layers, architecture_of(self.loaded.model.config.model_type), anatomy.num_blocks)
+        found = {layer.name: given.of(names[layer.name], layer.in_features) for layer in anatomy.layers}
+        missing = [
+            names[layer.name] for layer in anatomy.layers if layer.block is not None and found[layer.name] is None
+        ]
+        if missing:
+            raise ScantlingError(
+                f"{given.source} is an importance matrix of another model: it does not name {missing[0]} and "
+                f"{len(missing) - 1} more of this model's tensors. Collect one of this model, or leave --imatrix out."
+            )
+        return {
+            layer.name: torch.ones(layer.in_features) if (means := found[layer.name]) is None else means
+            for layer in anatomy.layers
+        }
+
+    def refuse_foreign_importance(self) -> None:
+        """Refuse an importance matrix of another model, before any work is done."""
+        self.importance.keys()
+
 
 def refuse_illegal_groups(layers: Sequence[Layer], formats: FormatsOfLayer) -> None:
-    """Refuse formats whose groups do not divide a layer's input width, before any work is done.
+    """Refuse formats whose groups or blocks do not divide a layer's input width, before any work is done.
 
     Args:
         layers: the layers.
@@ -69,11 +101,10 @@ def refuse_illegal_groups(layers: Sequence[Layer], formats: FormatsOfLayer) -> N
     """
     for layer in layers:
         for target in formats[layer.name]:
-            if isinstance(target, IntegerFormat):
-                try:
-                    target.group_width(layer.in_features)
-                except ScantlingError as error:
-                    raise ScantlingError(f"{target.name} cannot be used for {layer.name}: {error}") from error
+            try:
+                target.stored_bytes(layer.out_features, layer.in_features)
+            except ScantlingError as error:
+                raise ScantlingError(f"{target.name} cannot be used for {layer.name}: {error}") from error
 
 
 def round_group(task: RoundingTask, group: InputGroup) -> RoundedLayers:
@@ -89,10 +120,17 @@ def round_group(task: RoundingTask, group: InputGroup) -> RoundedLayers:
     Raises:
         ScantlingError: the method failed; the message names the layers.
     """
+    if task.importance and len(group.layers) > 1:
+        return {
+            name: records
+            for layer in group.layers
+            for name, records in round_group(task, replace(group, layers=[layer])).items()
+        }
     names = [layer.name for layer in group.layers]
     wanted = list(dict.fromkeys(target for name in names for target in task.formats[name]))
+    hessian = torch.diag(task.importance[names[0]]) if task.importance else group.hessian
     try:
-        rounded = round_matrices(task.method, [task.matrix(layer) for layer in group.layers], group.hessian, wanted)
+        rounded = round_matrices(task.method, [task.matrix(layer) for layer in group.layers], hessian, wanted)
     except ScantlingError as error:
         raise ScantlingError(f"cannot round {', '.join(names)}: {error}") from error
     return {
@@ -123,7 +161,9 @@ def round_ends(task: RoundingTask, progress: Progress) -> RoundedLayers:
         matrix = task.matrix(layer)
         hessian = torch.eye(layer.in_features)
         is_head = matrix.data_ptr() == matrix_of(head).data_ptr()
-        if is_head and any(isinstance(target, IntegerFormat) for target in wanted):
+        if layer.name in task.importance:
+            hessian = torch.diag(task.importance[layer.name])
+        elif is_head and not all(isinstance(target, FloatFormat) for target in wanted):
             hessian = head_hessian(task.loaded.model, task.token_ids, progress)
         rounded[layer.name] = round_matrices(task.method, [matrix], hessian, wanted)[0]
     return rounded

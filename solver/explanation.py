@@ -228,13 +228,22 @@ def limit_in_words(use: LimitUse, objective: Objective) -> str:
     if use.has_effect is False:
         return f"{line}; has no effect (proven: the optimum is the same without it)"
     if use.price_per_step:
-        return f"{line}; {_price_in_words(use, objective)}"
+        return f"{line}; {price_in_words(use, objective)}"
     if use.has_effect:
         return f"{line}; has an effect through whole formats, none on the linear relaxation"
     return line
 
 
-def _price_in_words(use: LimitUse, objective: Objective) -> str:
+def price_in_words(use: LimitUse, objective: Objective) -> str:
+    """Say what a limit is worth at the margin.
+
+    Args:
+        use: the limit, with a price.
+        objective: the plan's first objective, in which the price is counted.
+
+    Returns:
+        What a step that a person would think in saves.
+    """
     assert use.price_per_step is not None
     amount, unit = _marginal(use)
     gain = use.price_per_step * amount / use.step

@@ -32,7 +32,7 @@ class Assignment(Record):
         kind: its path inside its block, or ``embedding``, ``head``.
         block: the index of its block; None outside the blocks.
         format: the name of its format.
-        bits: the width of one weight's code.
+        bits: the width of one weight's code; of a type of GGUF, bits per weight with its scales.
         num_weights: how many weights it has.
         stored_bytes: what it takes in the checkpoint, scales and zero points included.
         loss_increase_nats: its predicted share of the loss increase, in nats per token.
@@ -43,7 +43,7 @@ class Assignment(Record):
     kind: str
     block: int | None
     format: str
-    bits: int
+    bits: int | Finite
     num_weights: int
     stored_bytes: int
     loss_increase_nats: Finite

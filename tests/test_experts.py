@@ -233,13 +233,13 @@ def test_the_window_of_an_expert_is_its_share_of_the_tokens():
 
 
 def test_tensors_of_experts_that_stay_together_are_named(mixture):
-    console = Console(file=io.StringIO(), width=200)
+    shown, silent_page = io.StringIO(), io.StringIO()
+    console = Console(file=shown, width=200)
     model = make_model(mixture)
     print_still_together(model, console)
     size = sum(p.numel() for p in model.parameters() if p.dim() == 3) * 2
-    assert "4 tensors of three dimensions are no layers" in console.file.getvalue()
-    assert f"({size:,} bytes) (first: model.layers.0.mlp.experts.gate_up_proj)" in console.file.getvalue()
+    assert "4 tensors of three dimensions are no layers" in shown.getvalue()
+    assert f"({size:,} bytes) (first: model.layers.0.mlp.experts.gate_up_proj)" in shown.getvalue()
     separate_experts(model)
-    silent_console = Console(file=io.StringIO())
-    print_still_together(model, silent_console)
-    assert not silent_console.file.getvalue()
+    print_still_together(model, Console(file=silent_page))
+    assert not silent_page.getvalue()

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("solver", "backends", "sensitivity", "evaluation", "commands")
+FOLDERS = ("solver", "backends", "sensitivity", "evaluation", "evaluation/report", "commands")
 
 
 def listed():
     tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("## The tree")[2]
     folder, found = "", {}
     for line in tree.splitlines():
-        if match := re.match(r"    (\w+)/ ", line):
+        if match := re.match(r"    ([\w/]+)/ ", line):
             folder = match[1]
         elif match := re.match(r"      (\w+\.py) +\S", line):
             found.setdefault(folder, set()).add(match[1])

@@ -15,14 +15,20 @@ from scantling.sensitivity.profile import read_profile
 def row(predicted: float, measured: float, error: float | None = 0.01) -> Contender:
     return Contender(
         name=f"plan {predicted}",
+        role="plan",
+        says="",
+        formats=(),
         stored_bytes=1,
         average_bits=3.0,
+        bits_by_kind={},
+        bits_by_block={},
         predicted_kl_nats=predicted,
         predicted_kl_standard_error_nats=None if error is None else error * predicted,
         predicted_perplexity=1.0,
         measured_kl_nats=measured,
         measured_kl_standard_error_nats=None if error is None else error * measured,
         measured_perplexity=1.0,
+        measured_top1_agreement=1.0,
         measured_kl_nats_by_sequence=(measured,),
     )
 

@@ -1,0 +1,327 @@
+"""Plans beside llama.cpp's own mixes at the mixes' exact sizes, both measured in llama.cpp: KL, bytes, tokens/s.
+
+The demo model's weights lie on the grid of Q4_1, where Q5_1 is exact and Q4_K almost: types could be compared on it by
+accident only. So its grid is taken away first: to every weight is added noise, uniform over the step of its block, as
+the first rounding had done once. The result, in 16 bits, is the model here, and the reference of every KL.
+
+Set-up: importance from 16 × 512 tokens of the Wikipedia excerpt, the same for plans and mixes; prices on 16 × 512
+others; measured on 8 × 512 of the part kept for evaluation. Every piece is kept in FOLDER, so a stopped run goes on.
+
+    python benchmarks/llama_cpp_mixes.py FOLDER
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType
+
+from scantling.backends.gguf_file import fill_header, fill_tensor, lay_out_gguf
+from scantling.backends.gguf_source import open_gguf, values_of
+from scantling.backends.model import load_model
+from scantling.backends.progress import silent
+from scantling.evaluation.apply_gguf import apply_gguf
+from scantling.evaluation.check import CheckSettings
+from scantling.evaluation.check_gguf import check_gguf
+from scantling.evaluation.compare import EvaluationSettings, evaluation_sequences
+from scantling.evaluation.demo import demo_model_path
+from scantling.evaluation.engine_worker import LlamaCppEngine
+from scantling.sensitivity.planning import Origin, solve, uniform_formats
+from scantling.sensitivity.profile import read_profile
+from scantling.sensitivity.program import Program
+from scantling.solver.cpsat import CpSat
+from scantling.solver.engine import SearchSettings
+from scantling.solver.plan import file_sha256, write_plan
+
+RESULTS = Path(__file__).parent / "results" / "gguf.md"
+WORKER = Path(__file__).parents[1] / "tests" / "llama_quantize_worker.py"
+MIXES = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M")
+FORMATS = "MXFP4,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,Q2_K,Q3_K,Q4_K,Q5_K,Q6_K,IQ4_XS,float16"
+STEP_OFFSETS = {
+    "Q4_1": (0, 20, 32),
+    "Q8_0": (0, 34, 32),
+}  # where a block keeps its float16 step, its bytes, its weights
+NEW_TOKENS = 48
+
+
+def make_source(folder: Path) -> None:
+    """Take the demo model off its grid.
+
+    Args:
+        folder: for the file.
+    """
+    original = open_gguf(demo_model_path())
+    float16 = {name: GGMLQuantizationType.F16 for name, tensor in original.tensors.items() if len(tensor.shape) > 1}
+    layout = lay_out_gguf(original, float16, frozenset(), {})
+    generator = torch.Generator().manual_seed(0)
+    partial = folder / "source.partial"
+    with partial.open("wb") as opened:
+        fill_header(layout, opened)
+        for name, tensor in original.tensors.items():
+            values = values_of(tensor)
+            if name in float16:
+                offset, block_bytes, block_weights = STEP_OFFSETS[tensor.tensor_type.name]
+                blocks = np.array(tensor.data).reshape(-1, block_bytes)
+                steps = blocks[:, offset : offset + 2].copy().view(np.float16).astype(np.float32)
+                step = torch.from_numpy(np.abs(steps)).repeat_interleave(block_weights, 1).reshape(values.shape)
+                values = (values + (torch.rand(values.shape, generator=generator) - 0.5) * step).half()
+            fill_tensor(layout, opened, name, values.numpy())
+    partial.rename(folder / "source.gguf")
+
+
+def profile(folder: Path) -> None:
+    """Profile it by the command line.
+
+    Args:
+        folder: has the model.
+    """
+    words = [
+        sys.executable,
+        "-m",
+        "scantling",
+        "profile",
+        str(folder / "source.gguf"),
+        "-o",
+        str(folder / "profile.safetensors"),
+    ]
+    words += ["--text", "wikipedia", "--formats", FORMATS, "--include", "embedding", "--estimator", "fisher-token"]
+    subprocess.run([*words, "--pricing-sequences", "16", "--label-draws", "1"], check=True)
+
+
+def tensor_bytes(path: Path) -> int:
+    """Add up a file's tensors.
+
+    Args:
+        path: of a GGUF file.
+
+    Returns:
+        Bytes without padding and metadata.
+    """
+    return sum(int(tensor.n_bytes) for tensor in open_gguf(path).tensors.values())
+
+
+def make_plan(folder: Path, name: str, budget_bytes: int | None) -> None:
+    """Solve and write a plan of at most so many bytes.
+
+    Args:
+        folder: has the model and its profile.
+        name: of the files.
+        budget_bytes: of all tensors; None for those of uniform Q8_0.
+    """
+    path = folder / "profile.safetensors"
+    read = read_profile(path)
+    wanted = read.stored_bytes(uniform_formats(read, "Q8_0")) if budget_bytes is None else budget_bytes
+    program = Program(read).limit("memory", at_most=f"{wanted}B")
+    if budget_bytes is None:
+        program = program.allow("*", ["Q8_0"])
+    instance = program.instance()
+    plan = solve(read, Origin(path, file_sha256(path)), instance, CpSat(), SearchSettings())
+    write_plan(plan, folder / f"{name}.plan.json")
+    loaded = load_model(str(folder / "source.gguf"))
+    apply_gguf(loaded, read, plan, (folder / f"{name}.gguf", folder / "imatrix.gguf"), silent)
+
+
+def quantize(folder: Path, mix: str, out: Path) -> None:
+    """Let llama.cpp make a mix.
+
+    Args:
+        folder: has the model and its importance matrix.
+        mix: its name.
+        out: the file.
+    """
+    partial = out.with_suffix(".partial")
+    words = [sys.executable, str(WORKER), "llama-quantize", "--imatrix", str(folder / "imatrix.gguf")]
+    subprocess.run([*words, str(folder / "source.gguf"), str(partial), mix], check=True, capture_output=True)
+    partial.rename(out)
+
+
+def mixes(folder: Path) -> None:
+    """Make the mixes, and a plan of each one's size.
+
+    Args:
+        folder: has the profile.
+    """
+    if not (folder / "imatrix.gguf").exists():
+        make_plan(folder, "first", None)  # any plan that quantizes everything has the whole importance matrix
+    for mix in MIXES:
+        out = folder / f"mix-{mix}.gguf"
+        if not out.exists():
+            quantize(folder, mix, out)
+        if not (folder / f"plan-{mix}.gguf").exists():
+            make_plan(folder, f"plan-{mix}", tensor_bytes(out))
+
+
+def log_probabilities(engine: LlamaCppEngine, sequences: np.ndarray) -> list[np.ndarray]:
+    """Run a model over the evaluation text.
+
+    Args:
+        engine: has it.
+        sequences: token ids.
+
+    Yields:
+        Of every sequence, log p of every next token.
+    """
+    return (engine.log_probabilities(sequence.tolist()) for sequence in sequences)
+
+
+def measure_one(folder: Path, name: str, sequences: np.ndarray) -> dict[str, object]:
+    """Measure a file against the reference.
+
+    Args:
+        folder: has it.
+        name: of it.
+        sequences: token ids.
+
+    Returns:
+        KL and negative log-likelihood by sequence, tokens/s.
+    """
+    engine = LlamaCppEngine(str(folder / f"{name}.gguf"), "", sequences.shape[1] + NEW_TOKENS)
+    reference = folder / "reference.npy"
+    if name == "source":
+        shape = (*sequences.shape, engine.llm.n_vocab())
+        kept = np.lib.format.open_memmap(reference.with_suffix(".partial"), "w+", np.float32, shape)
+        for index, found in enumerate(log_probabilities(engine, sequences)):
+            kept[index] = found
+        del kept
+        reference.with_suffix(".partial").rename(reference)
+    original = np.load(reference, mmap_mode="r")
+    divergences, losses = [], []
+    for index, found in enumerate(log_probabilities(engine, sequences)):
+        true = np.asarray(original[index], dtype=np.float64)
+        divergences.append(float((np.exp(true) * (true - found)).sum(1).mean()))
+        losses.append(float(-found[np.arange(len(found) - 1), sequences[index, 1:]].mean(dtype=np.float64)))
+    return {"kl_nats": divergences, "loss_nats": losses}
+
+
+def speed(folder: Path, name: str) -> float:
+    """Decode one thread's tokens.
+
+    Args:
+        folder: has the file.
+        name: of it.
+
+    Returns:
+        Tokens per second, the best of three.
+    """
+    llm = llama_cpp.Llama(str(folder / f"{name}.gguf"), n_ctx=256, n_threads=1, verbose=False)
+    best = 0.0
+    for _ in range(3):
+        llm.reset()
+        llm.eval([1])
+        start = time.perf_counter()
+        for token in range(NEW_TOKENS):
+            llm.eval([100 + token])
+        best = max(best, NEW_TOKENS / (time.perf_counter() - start))
+    return best
+
+
+def measure(folder: Path) -> None:
+    """Measure every file that was not measured yet.
+
+    Args:
+        folder: has them.
+    """
+    read = read_profile(folder / "profile.safetensors")
+    kept = folder / "sequences.npy"
+    if not kept.exists():
+        loaded = load_model(str(folder / "source.gguf"))
+        settings = EvaluationSettings(sequence_length=read.record.sequence_length)
+        np.save(kept, evaluation_sequences(loaded, read, settings)[1].numpy())
+    sequences = np.load(kept)
+    for name in ("source", *(f"{kind}-{mix}" for mix in MIXES for kind in ("mix", "plan"))):
+        out = folder / f"{name}.json"
+        if out.exists() or not (folder / f"{name}.gguf").exists():
+            continue
+        found = measure_one(folder, name, sequences) | {"tokens_per_second": speed(folder, name)}
+        if name.startswith("plan"):
+            found["check"] = check_gguf(folder / f"{name}.gguf", CheckSettings()).model_dump()
+        out.write_text(json.dumps(found))
+        print(name, np.mean(found["kl_nats"]), flush=True)
+
+
+def row(folder: Path, mix: str, kind: str) -> tuple[dict[str, object], str]:
+    """Write a line of the table.
+
+    Args:
+        folder: has what was measured.
+        mix: the mix.
+        kind: ``mix`` or ``plan``.
+
+    Returns:
+        What was measured, and the line.
+    """
+    name = f"{kind}-{mix}"
+    found = json.loads((folder / f"{name}.json").read_text())
+    kl = np.array(found["kl_nats"])
+    predicted = "–"
+    if kind == "plan":
+        plan = json.loads((folder / f"{name}.plan.json").read_text())
+        predicted = f"{plan['loss_increase_nats']:.4f}"
+    path = folder / f"{name}.gguf"
+    return found, (
+        f"| {mix if kind == 'mix' else 'plan'} | {tensor_bytes(path):,} | {path.stat().st_size:,} | {predicted} "
+        f"| {kl.mean():.4f} ± {kl.std(ddof=1) / math.sqrt(len(kl)):.4f} | {math.exp(np.mean(found['loss_nats'])):.2f} "
+        f"| {found['tokens_per_second']:.1f} |"
+    )
+
+
+def report(folder: Path) -> None:
+    """Write the table.
+
+    Args:
+        folder: has what was measured.
+    """
+    source = json.loads((folder / "source.json").read_text())
+    lines = [
+        "| | bytes of tensors | bytes of file | predicted KL | KL in llama.cpp | perplexity | tokens/s, one thread |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    ratios, distances = [], []
+    for mix in MIXES:
+        theirs, line = row(folder, mix, "mix")
+        ours, our_line = row(folder, mix, "plan")
+        ratio = np.mean(ours["kl_nats"]) / np.mean(theirs["kl_nats"])
+        paired = np.array(ours["kl_nats"]) / np.array(theirs["kl_nats"])
+        ratios.append(f"{mix} {ratio:.2f} (by sequence {paired.min():.2f} to {paired.max():.2f})")
+        check = ours["check"]
+        distances.append(
+            f"{mix} {check['relative_difference']:.3f} of the spread, perplexity {check['perplexity']:.3f} against "
+            f"{check['perplexity_in_memory']:.3f}"
+        )
+        lines += [line, our_line]
+    text = (__doc__ or "").split("    python")[0].strip()
+    RESULTS.write_text(
+        f"# GGUF\n\n{text}\n\nPerplexity of the reference: {math.exp(np.mean(source['loss_nats'])):.2f}, "
+        f"{source['tokens_per_second']:.1f} tokens/s.\n\n"
+        + "\n".join(lines)
+        + f"\n\nKL of the plan over that of the mix: "
+        f"{'; '.join(ratios)}.\n\nllama.cpp beside the plan in memory, on 256 tokens: {'; '.join(distances)}.\n\n"
+        f"{os.cpu_count()} processors, llama-cpp-python {llama_cpp.__version__}.\n"
+    )
+
+
+def main() -> None:
+    """Do what is not done yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    torch.set_num_threads(os.cpu_count() or 1)
+    if not (folder / "source.gguf").exists():
+        make_source(folder)
+    if not (folder / "profile.safetensors").exists():
+        profile(folder)
+    mixes(folder)
+    measure(folder)
+    report(folder)
+
+
+if __name__ == "__main__":
+    main()
