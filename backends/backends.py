@@ -28,5 +28,5 @@ def backend_named(name: str) -> Backend:
         ScantlingError: there is none of that name.
     """
     if name not in BACKENDS:
-        raise ScantlingError(f"{name!r} is not a backend. Known: {', '.join(BACKENDS)}.")
+        raise ScantlingError(f"{name!r} is not a backend. Known: {', '.join(BACKENDS)}, gguf.")
     return BACKENDS[name]

@@ -171,6 +171,7 @@ def plan_verdict(plan: Plan) -> str:
         "OPTIMAL": "Optimal",
         "FEASIBLE": "Not proven optimal: the search ended before the proof",
         "EDITED": "Edited by hand, nothing is proven",
+        "REFINED": "Refined by measurement, from a plan that was optimal by the profile's prices",
     }[plan.certificate.status]
     loss = show_nats(plan.loss_increase_nats, plan.loss_increase_standard_error_nats)
     return (

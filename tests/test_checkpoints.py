@@ -187,7 +187,7 @@ def test_fused_layers_get_a_rule_where_their_members_agree():
 @pytest.mark.parametrize(
     ("backend", "plan", "match"),
     [
-        ("gguf", "asymmetric", "Known: fake, gptq, compressed-tensors, auto-gptq"),
+        ("mlx", "asymmetric", "Known: fake, gptq, compressed-tensors, auto-gptq, gguf"),
         ("compressed-tensors", "asymmetric", "with zero points.*Profile with symmetric formats.*--backend gptq"),
         ("auto-gptq", "asymmetric", "one bit width.*this plan mixes.*--backend gptq"),
         ("auto-gptq", "symmetric", "one bit width"),

@@ -264,7 +264,7 @@ def test_a_truncated_gguf_is_refused(tmp_path, text_file):
         (["--formats", "int7-g32"], "not offered"),
         (["--formats", "int4-g32"], "leaves nothing to decide"),
         (["--estimator", "guess"], "Known: fisher"),
-        (["--rounding", "guess"], r"Known: awq, awq\+gptq, gptq, rtn"),
+        (["--rounding", "guess"], r"Known: awq, awq\+gptq, ggml, gptq, rtn"),
         (["--length", "65"], "exceed the model's context of 64"),
         (["--include", "head"], "tied to the embedding"),
         (["--sequences", "0"], "at least one sequence"),
@@ -370,7 +370,7 @@ def test_an_output_that_stands_there_already_is_never_touched(tmp_path, profile_
     folder.mkdir()
     refused("exists already", "apply", plan, "--backend", "fake", "-o", folder)
     refused("a folder stands there", "solve", profile_path, "--average-bits", "3", "-o", folder)
-    refused("not a backend", "apply", plan, "--backend", "gguf", "-o", tmp_path / "x")
+    refused("not a backend", "apply", plan, "--backend", "mlx", "-o", tmp_path / "x")
     assert list(folder.iterdir()) == []
 
 

@@ -20,6 +20,7 @@ _STATUS = {
     "OPTIMAL": "proven optimal",
     "FEASIBLE": "not proven optimal",
     "EDITED": "edited by hand",
+    "REFINED": "refined by measurement",
 }
 
 
