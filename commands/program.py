@@ -97,8 +97,7 @@ def solve(
         int | None,
         typer.Option(
             metavar="N",
-            help="Then try at most N steps to plans that measure better; needs the model. Off by default: see "
-            "benchmarks/LOG.md.",
+            help="Then try at most N steps to plans that measure better; needs the model. What it gains is not known yet.",
             rich_help_panel="Solver",
         ),
     ] = None,
