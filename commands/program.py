@@ -97,7 +97,7 @@ def solve(
         int | None,
         typer.Option(
             metavar="N",
-            help="Then try at most N steps to plans that measure better; needs the model. What it gains is not known yet.",
+            help="Then try N steps to plans that measure better, with the model. What that gains is not known yet.",
             rich_help_panel="Solver",
         ),
     ] = None,
