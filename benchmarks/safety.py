@@ -243,7 +243,9 @@ def report(run: SafetyRun) -> None:
     test = measured_ladder(profile, rungs, measured, [case], SETTINGS.thresholds)
     found = factors(test, plans, measured)
     predicted = factors(test, plans, measured, "predicted")
-    safety = run.record((test, found)).model_copy(update={"profile_path": "model.safetensors"})
+    safety = run.record((test, found)).model_copy(
+        update={"profile_path": "model.safetensors", "model_source": demo_model_path().name}
+    )
     (curve,) = safety.curves
     at_yield, at_ultimate = curve.yield_point.kl_nats, curve.ultimate_point.kl_nats
     lines = [
