@@ -13,6 +13,7 @@ from scantling.__main__ import app
 from scantling.backends.progress import silent
 from scantling.evaluation.bootstrap import Certainty, Interval
 from scantling.evaluation.comparison import Comparison, Contender, PairedDifference, write_comparison
+from scantling.evaluation.measured import formats_sha256
 from scantling.evaluation.report.frontier_section import frontiers_of
 from scantling.evaluation.report.heat_map import heat_map
 from scantling.evaluation.report.svg import Scale, spanning, text
@@ -143,17 +144,18 @@ def safety_of(plan):
         at_least_at_ultimate=True,
     )  # fmt: skip
     judged = PlanSafety(
-        plan=measured_plan("plan.json", 4),
+        plan=measured_plan("plan.json", 4).model_copy(update={"formats_sha256": formats_sha256(plan.formats())}),
         gamma=Gamma(value=1.1, basis="measured", mean_ratio=1.0, origin="a test"), cases=(factor,),
         factor=4.5, factor_lower=3.6, ultimate_factor=16, ultimate_factor_lower=12.8, governing_case="text",
         required_factor=1.5, margin=1.4, passes=True,
     )  # fmt: skip
+    other = judged.model_copy(update={"plan": measured_plan("other.json", 3), "factor": 0.5, "factor_lower": 0.4})
     return SafetyFile(
         scantling_version="0", model_source=plan.model_source, model_sha256=plan.model_sha256,
         profile_path=plan.profile_path, profile_sha256=plan.profile_sha256, rounding_inputs="original", offset=0.1,
         num_rungs=6,
         ultimate=1.0, certainty=Certainty(), curves=(curve,),
-        ladder=tuple(measured_plan(f"{bits} bits", bits) for bits in (8, 6, 5, 4, 3, 2)), plans=(judged,),
+        ladder=tuple(measured_plan(f"{bits} bits", bits) for bits in (8, 6, 5, 4, 3, 2)), plans=(other, judged),
     )  # fmt: skip
 
 
@@ -250,6 +252,16 @@ def test_the_whole_page_loads_nothing_and_has_every_section(whole_page):
     ):
         assert said in words
     assert "prefers-color-scheme:dark" in whole_page.read_text()
+
+
+def test_a_safety_file_that_does_not_speak_of_the_plan_lends_it_no_factor(folder, tmp_path):
+    safety = safety_of(read_plan(folder / "plan.json"))
+    write_safety(safety.model_copy(update={"plans": safety.plans[:1]}), tmp_path / "safety.json")
+    run("report", folder / "plan.json", "-o", tmp_path / "p", "--safety", tmp_path / "safety.json", "--points", "0")
+    summary = re.search(r'<section id="summary".*?</section>', (tmp_path / "p").read_text(), re.DOTALL)
+    assert summary is not None
+    assert "does not speak of this plan" in summary[0]
+    assert "factor of safety" not in summary[0]
 
 
 def test_the_same_files_give_the_same_page(folder, whole_page, tmp_path):

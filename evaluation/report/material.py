@@ -11,7 +11,8 @@ from ...sensitivity.profile import Profile
 from ...solver.errors import ScantlingError
 from ...solver.plan import Plan, file_sha256
 from ..comparison import Comparison, read_comparison
-from ..safety_file import SafetyFile, read_safety
+from ..measured import formats_sha256
+from ..safety_file import PlanSafety, SafetyFile, read_safety
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,14 @@ class Material:
     safety: SafetyFile | None
     frontiers: tuple[Frontier, ...]
     sources: tuple[Source, ...]
+
+    @property
+    def judged(self) -> PlanSafety | None:
+        """The plan's own factors; None where the safety file does not speak of it."""
+        if self.safety is None:
+            return None
+        own = formats_sha256(self.plan.formats())
+        return next((found for found in self.safety.plans if found.plan.formats_sha256 == own), None)
 
 
 @dataclass(frozen=True)

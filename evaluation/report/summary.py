@@ -38,8 +38,10 @@ def summary_section(material: Material) -> Section:
         lines.append(comparison_verdict(material.comparison))
     else:
         lines.append(predicted_verdict(material.profile, material.plan) or "")
-    if material.safety is not None:
-        lines.append(verdict(material.safety.plans[0]))
+    if material.judged is not None:
+        lines.append(verdict(material.judged))
+    elif material.safety is not None:
+        lines.append("The safety file does not speak of this plan. Measure it with: scantling safety PLAN")
     held = [use.name for use in binding(material.plan)]
     lines.append(f"Held back by {', '.join(held)}." if held else "No limit holds it back.")
     html = cards(_cards(material)) + "".join(paragraph(line) for line in lines if line)
@@ -64,8 +66,8 @@ def _cards(material: Material) -> list[tuple[str, str, str]]:
         found.append(("measured KL", measured, "nats per token, ± one standard error"))
         original = material.comparison.contenders[-1].measured_perplexity
         found.append(("perplexity", f"{row.measured_perplexity:.2f}", f"original {original:.2f}"))
-    if material.safety is not None:
-        judged = material.safety.plans[0]
+    judged = material.judged
+    if judged is not None:
         note = f"lower bound {judged.factor_lower:.2f}, {judged.required_factor:g} required"
         found.append(("factor of safety", show_factor(judged), f"{note}: {'passes' if judged.passes else 'fails'}"))
     return found
