@@ -10,11 +10,11 @@ from typing import Final, Literal
 
 from pydantic import ValidationError
 
-from ..solver.atomic import whole_file
 from ..solver.errors import ScantlingError
 from ..solver.plan import Finite, Record
 from .bootstrap import Certainty, Interval
 from .measured import ORIGINAL
+from .record_file import write_record
 from .safety_file import SafetyFile, read_safety
 
 ACCURACY_VERSION: Final = 1
@@ -129,8 +129,7 @@ def write_accuracies(found: AccuracyFile, path: Path) -> None:
         found: the accuracies.
         path: the file, replaced where it exists.
     """
-    with whole_file(path) as partial:
-        partial.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_record(found, path)
 
 
 def read_accuracies(path: Path, vocabulary: int | None) -> AccuracyFile:

@@ -6,12 +6,9 @@ Knows nothing about how it was measured.
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import ValidationError
-
-from ..solver.atomic import whole_file
-from ..solver.errors import ScantlingError
 from ..solver.plan import Finite, Record
 from .bootstrap import Certainty, Interval
+from .record_file import read_record, write_record
 
 COMPARISON_VERSION: Final = 1
 ORIGINAL: Final = "original"
@@ -179,8 +176,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
         comparison: the comparison.
         path: the file, replaced where it exists.
     """
-    with whole_file(path) as partial:
-        partial.write_text(comparison.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_record(comparison, path)
 
 
 def read_comparison(path: Path) -> Comparison:
@@ -195,18 +191,4 @@ def read_comparison(path: Path) -> Comparison:
     Raises:
         ScantlingError: there is no such file, or it is not of this version.
     """
-    try:
-        return Comparison.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ScantlingError(
-            f"there is no comparison {path}. Write one with: scantling compare PLAN -o {path}"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScantlingError(f"cannot read the comparison {path}: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ScantlingError(
-            f"{path} is not a comparison of version {COMPARISON_VERSION}: {where}: {first['msg']}. "
-            "Measure again with: scantling compare PLAN"
-        ) from error
+    return read_record(Comparison, path, f"comparison of version {COMPARISON_VERSION}", "scantling compare PLAN")

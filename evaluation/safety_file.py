@@ -6,12 +6,9 @@ Knows nothing about how any of it was measured.
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import ValidationError
-
-from ..solver.atomic import whole_file
-from ..solver.errors import ScantlingError
 from ..solver.plan import Finite, Record
 from .bootstrap import Certainty, Interval
+from .record_file import read_record, write_record
 
 SAFETY_VERSION: Final = 1
 
@@ -251,8 +248,7 @@ def write_safety(safety: SafetyFile, path: Path) -> None:
         safety: what was found.
         path: the file, replaced where it exists.
     """
-    with whole_file(path) as partial:
-        partial.write_text(safety.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_record(safety, path)
 
 
 def read_safety(path: Path) -> SafetyFile:
@@ -267,16 +263,4 @@ def read_safety(path: Path) -> SafetyFile:
     Raises:
         ScantlingError: there is no such file, or it is not of this version.
     """
-    try:
-        return SafetyFile.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ScantlingError(f"there is no safety file {path}. Write one with: scantling safety PLAN") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScantlingError(f"cannot read the safety file {path}: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ScantlingError(
-            f"{path} is not a safety file of version {SAFETY_VERSION}: {where}: {first['msg']}. "
-            "Measure again with: scantling safety PLAN"
-        ) from error
+    return read_record(SafetyFile, path, f"safety file of version {SAFETY_VERSION}", "scantling safety PLAN")
