@@ -10,12 +10,11 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from .. import __version__
 from ..solver.errors import ScantlingError
-from .backend import FLOAT_DTYPES, FormattedLayer, TensorSpec, refuse_ends, refuse_stacked_experts
+from .backend import FormattedLayer, TensorSpec, UsualAnswers, refuse_ends, refuse_stacked_experts
 from .formats import FloatFormat, Format, IntegerFormat
 from .gptq_backend import integer_layers, scheme
 from .gptq_layout import GptqLayout
@@ -27,24 +26,12 @@ _WORD_CODES = 32
 
 
 @dataclass(frozen=True)
-class AutoGptqBackend:
+class AutoGptqBackend(UsualAnswers):
     """See the module."""
 
     name: str = "auto-gptq"
     engines: tuple[str, ...] = ("auto-gptq", "gptqmodel", "transformers", "vllm")
     unties_head: bool = True
-    keeps_model_names: bool = False
-
-    def float_dtype(self, sixteen_bit_format: str) -> torch.dtype:
-        """Give the type of all parameters that are not integers.
-
-        Args:
-            sixteen_bit_format: of the original checkpoint.
-
-        Returns:
-            That type.
-        """
-        return FLOAT_DTYPES[sixteen_bit_format]
 
     def refuse(self, layers: Sequence[FormattedLayer]) -> None:
         """Refuse what auto-gptq cannot express.

@@ -175,6 +175,47 @@ class Backend(Protocol):
         ...
 
 
+class UsualAnswers:
+    """What most checkpoint formats answer; a backend overrides what it answers otherwise."""
+
+    unties_head: bool = False
+    keeps_model_names: bool = False
+
+    def float_dtype(self, sixteen_bit_format: str) -> torch.dtype:
+        """Give the type of all parameters that are not integers.
+
+        Args:
+            sixteen_bit_format: of the original checkpoint.
+
+        Returns:
+            That type.
+        """
+        return FLOAT_DTYPES[sixteen_bit_format]
+
+    def adapt(self, configuration: dict[str, object]) -> dict[str, object]:
+        """Leave the rest of config.json as it is.
+
+        Args:
+            configuration: config.json.
+
+        Returns:
+            The same.
+        """
+        return configuration
+
+    def further_files(self, configuration: Mapping[str, object] | None) -> dict[str, str]:
+        """Give files that the format needs beside config.json.
+
+        Args:
+            configuration: not used.
+
+        Returns:
+            None.
+        """
+        del configuration
+        return {}
+
+
 def float_specs(formatted: FormattedLayer, dtype: torch.dtype) -> dict[str, TensorSpec]:
     """Give the tensor of a layer that is stored as floating point.
 

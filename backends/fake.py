@@ -10,19 +10,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .backend import WEIGHT, FormattedLayer, TensorSpec, float_specs, pack_float
+from .backend import WEIGHT, FormattedLayer, TensorSpec, UsualAnswers, float_specs, pack_float
 from .formats import Format
 from .grid import CastMatrix, Rounded
 
 
 @dataclass(frozen=True)
-class FakeBackend:
+class FakeBackend(UsualAnswers):
     """See the module."""
 
     name: str = "fake"
     engines: tuple[str, ...] = ("transformers",)
-    unties_head: bool = False
-    keeps_model_names: bool = False
 
     def float_dtype(self, sixteen_bit_format: str) -> torch.dtype:
         """Give the type of all parameters.
@@ -96,26 +94,3 @@ class FakeBackend:
         """
         del layers
         return None
-
-    def adapt(self, configuration: dict[str, object]) -> dict[str, object]:
-        """Leave config.json as it is.
-
-        Args:
-            configuration: config.json.
-
-        Returns:
-            The same.
-        """
-        return configuration
-
-    def further_files(self, configuration: Mapping[str, object] | None) -> dict[str, str]:
-        """Give files beside config.json.
-
-        Args:
-            configuration: not used.
-
-        Returns:
-            None.
-        """
-        del configuration
-        return {}

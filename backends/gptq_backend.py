@@ -15,12 +15,11 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from .. import __version__
 from ..solver.errors import ScantlingError
-from .backend import FLOAT_DTYPES, FormattedLayer, TensorSpec, refuse_ends
+from .backend import FormattedLayer, TensorSpec, UsualAnswers, refuse_ends
 from .formats import Format, IntegerFormat
 from .gptq_layout import GptqLayout
 from .grid import Rounded, RoundedMatrix
@@ -90,24 +89,12 @@ def scheme(target: IntegerFormat) -> dict[str, object]:
 
 
 @dataclass(frozen=True)
-class GptqBackend:
+class GptqBackend(UsualAnswers):
     """See the module."""
 
     name: str = "gptq"
     engines: tuple[str, ...] = ("gptqmodel", "vllm", "transformers")
-    unties_head: bool = False
     keeps_model_names: bool = True
-
-    def float_dtype(self, sixteen_bit_format: str) -> torch.dtype:
-        """Give the type of all parameters that are not integers.
-
-        Args:
-            sixteen_bit_format: of the original checkpoint.
-
-        Returns:
-            That type.
-        """
-        return FLOAT_DTYPES[sixteen_bit_format]
 
     def layout(self, formats: Collection[Format]) -> GptqLayout:
         """Choose the variant of the layout that a plan needs.
@@ -212,17 +199,6 @@ class GptqBackend:
             "dynamic": dict(_rules(layers, common)),
             "meta": {"quantizer": [f"scantling:{__version__}"]},
         }
-
-    def adapt(self, configuration: dict[str, object]) -> dict[str, object]:
-        """Leave the rest of config.json as it is.
-
-        Args:
-            configuration: config.json.
-
-        Returns:
-            The same.
-        """
-        return configuration
 
     def further_files(self, configuration: Mapping[str, object] | None) -> dict[str, str]:
         """Give ``quantize_config.json``, which AutoGPTQ and older programs read.

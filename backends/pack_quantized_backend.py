@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..solver.errors import ScantlingError
-from .backend import FLOAT_DTYPES, FormattedLayer, TensorSpec, refuse_ends, refuse_stacked_experts
+from .backend import FormattedLayer, TensorSpec, UsualAnswers, refuse_ends, refuse_stacked_experts
 from .formats import Format, IntegerFormat
 from .gptq_backend import integer_layers, refuse_no_integers
 from .grid import Rounded, RoundedMatrix
@@ -69,24 +69,11 @@ def _compressor() -> Any:  # noqa: ANN401  the library's classes are not typed
 
 
 @dataclass(frozen=True)
-class PackQuantizedBackend:
+class PackQuantizedBackend(UsualAnswers):
     """See the module."""
 
     name: str = "compressed-tensors"
     engines: tuple[str, ...] = ("transformers", "vllm")
-    unties_head: bool = False
-    keeps_model_names: bool = False
-
-    def float_dtype(self, sixteen_bit_format: str) -> torch.dtype:
-        """Give the type of all parameters that are not integers.
-
-        Args:
-            sixteen_bit_format: of the original checkpoint.
-
-        Returns:
-            That type.
-        """
-        return FLOAT_DTYPES[sixteen_bit_format]
 
     def refuse(self, layers: Sequence[FormattedLayer]) -> None:
         """Refuse what the format, or transformers' reading of it, cannot express.
@@ -225,26 +212,3 @@ class PackQuantizedBackend:
         )
         dumped: dict[str, object] = configuration.model_dump(mode="json", exclude_none=True)
         return dumped
-
-    def adapt(self, configuration: dict[str, object]) -> dict[str, object]:
-        """Leave the rest of config.json as it is.
-
-        Args:
-            configuration: config.json.
-
-        Returns:
-            The same.
-        """
-        return configuration
-
-    def further_files(self, configuration: Mapping[str, object] | None) -> dict[str, str]:
-        """Give files that the format needs beside config.json.
-
-        Args:
-            configuration: not used.
-
-        Returns:
-            None.
-        """
-        del configuration
-        return {}

@@ -66,9 +66,8 @@ class RoundingMethod(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class RoundToNearest:
-    """``rtn``: round-to-nearest with a clip search; the inputs play no part."""
+class _OfIntegers:
+    """What methods that round to integers have in common."""
 
     @property
     def family(self) -> type[IntegerFormat]:
@@ -76,12 +75,21 @@ class RoundToNearest:
         return IntegerFormat
 
     @property
+    def given_importance(self) -> None:
+        """None: the calibration's inputs decide."""
+
+
+class _AsTheyAre(_OfIntegers):
+    """Those among them that leave the inputs alone."""
+
+    @property
     def input_scaling(self) -> None:
         """The inputs stay as they are."""
 
-    @property
-    def given_importance(self) -> None:
-        """None: the calibration's inputs decide."""
+
+@dataclass(frozen=True)
+class RoundToNearest(_AsTheyAre):
+    """``rtn``: round-to-nearest with a clip search; the inputs play no part."""
 
     def round_coded(
         self, matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[CodedFormat]
@@ -109,7 +117,7 @@ class RoundToNearest:
 
 
 @dataclass(frozen=True)
-class Gptq:
+class Gptq(_AsTheyAre):
     """``gptq``: see the module gptq.
 
     Attributes:
@@ -117,19 +125,6 @@ class Gptq:
     """
 
     settings: GptqSettings = field(default_factory=GptqSettings)
-
-    @property
-    def family(self) -> type[IntegerFormat]:
-        """Integers."""
-        return IntegerFormat
-
-    @property
-    def input_scaling(self) -> None:
-        """The inputs stay as they are."""
-
-    @property
-    def given_importance(self) -> None:
-        """None: the calibration's inputs decide."""
 
     def round_coded(
         self, matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[CodedFormat]
@@ -156,7 +151,7 @@ class Gptq:
 
 
 @dataclass(frozen=True)
-class Awq:
+class Awq(_OfIntegers):
     """``awq``: inputs scaled, see the module awq; then round-to-nearest, its clip search weighted by mean x².
 
     Attributes:
@@ -164,15 +159,6 @@ class Awq:
     """
 
     input_scaling: AwqSettings = field(default_factory=AwqSettings)
-
-    @property
-    def family(self) -> type[IntegerFormat]:
-        """Integers."""
-        return IntegerFormat
-
-    @property
-    def given_importance(self) -> None:
-        """None: the calibration's inputs decide."""
 
     def round_coded(
         self, matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[CodedFormat]
@@ -200,7 +186,7 @@ class Awq:
 
 
 @dataclass(frozen=True)
-class AwqGptq:
+class AwqGptq(_OfIntegers):
     """``awq+gptq``: inputs scaled, see the module awq; then GPTQ.
 
     Attributes:
@@ -210,15 +196,6 @@ class AwqGptq:
 
     input_scaling: AwqSettings = field(default_factory=AwqSettings)
     settings: GptqSettings = field(default_factory=GptqSettings)
-
-    @property
-    def family(self) -> type[IntegerFormat]:
-        """Integers."""
-        return IntegerFormat
-
-    @property
-    def given_importance(self) -> None:
-        """None: the calibration's inputs decide."""
 
     def round_coded(
         self, matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[CodedFormat]

@@ -162,21 +162,36 @@ def check(folder: Path, settings: CheckSettings, sequences: Sequence[Sequence[in
         "sequences": [list(map(int, sequence)) for sequence in sequences],
     }
     answer, found = ask(request, settings)
-    expected = log_softmax(logits)
-    found = found[:, : expected.shape[1]].astype(np.float64)
-    difference = found - expected
-    spread = float(np.sqrt(np.mean((expected - expected.mean(axis=1, keepdims=True)) ** 2)))
     return CheckReport(
         backend=manifest.backend,
         engine=engine,
-        relative_difference=float(np.sqrt(np.mean(difference**2))) / spread,
         tolerance=tolerance(str(answer["arithmetic"]), manifest.num_blocks),
-        largest_difference_nats=float(np.abs(difference[expected > -20.0]).max()),
-        same_first_choices=int((found.argmax(1) == expected.argmax(1)).sum()),
-        num_positions=len(expected),
         folder_bytes=manifest.folder_bytes,
+        **distance(found, logits),  # type: ignore[arg-type]
         **answer,  # type: ignore[arg-type]
     )
+
+
+def distance(found: NDArray[np.float32], logits: NDArray[np.float32]) -> dict[str, float | int]:
+    """Compare an engine's log-probabilities with those that are expected.
+
+    Args:
+        found: log-probabilities, [positions, vocabulary or more, where the engine pads it].
+        logits: of the plan in memory, [positions, vocabulary].
+
+    Returns:
+        The fields of a report that say how far they are apart.
+    """
+    expected = log_softmax(logits)
+    known = found[:, : expected.shape[1]].astype(np.float64)
+    difference = known - expected
+    spread = float(np.sqrt(np.mean((expected - expected.mean(axis=1, keepdims=True)) ** 2)))
+    return {
+        "relative_difference": float(np.sqrt(np.mean(difference**2))) / spread,
+        "largest_difference_nats": float(np.abs(difference[expected > -20.0]).max()),
+        "same_first_choices": int((known.argmax(1) == expected.argmax(1)).sum()),
+        "num_positions": len(expected),
+    }
 
 
 def tolerance(arithmetic: str, num_blocks: int) -> float:

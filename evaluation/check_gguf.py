@@ -12,13 +12,11 @@ Knows nothing about how files are written.
 import math
 from pathlib import Path
 
-import numpy as np
-
 from ..backends.gguf_source import open_gguf
 from ..solver.errors import ScantlingError
 from ..solver.plan import Record
 from ..solver.quantities import show_bytes
-from .check import CheckSettings, ask, log_softmax, refuse_missing_engine, tolerance
+from .check import CheckSettings, ask, distance, refuse_missing_engine, tolerance
 from .gguf_manifest import read_gguf_manifest
 
 ENGINE = "llama.cpp"
@@ -113,21 +111,15 @@ def check_gguf(file: Path, settings: CheckSettings) -> GgufReport:
         "sequences": [tokens.tolist()],
     }
     answer, found = ask(request, settings)
-    expected = log_softmax(logits)
-    difference = found[:, : expected.shape[1]].astype(np.float64) - expected
-    spread = float(np.sqrt(np.mean((expected - expected.mean(axis=1, keepdims=True)) ** 2)))
     (likelihood,) = answer["negative_log_likelihoods_nats"]  # type: ignore[misc]
     return GgufReport(
         versions=answer["versions"],  # type: ignore[arg-type]
-        relative_difference=float(np.sqrt(np.mean(difference**2))) / spread,
         tolerance=tolerance(str(answer["arithmetic"]), manifest.num_blocks),
-        largest_difference_nats=float(np.abs(difference[expected > -20.0]).max()),
-        same_first_choices=int((found.argmax(1) == expected.argmax(1)).sum()),
-        num_positions=len(expected),
         perplexity=math.exp(likelihood),  # type: ignore[has-type]
         perplexity_in_memory=math.exp(manifest.negative_log_likelihood_nats),
         num_tokens=len(tokens),
         file_bytes=manifest.file_bytes,
+        **distance(found, logits),  # type: ignore[arg-type]
         prompt=str(answer["prompt"]),
         generated=str(answer["generated"]),
         tokens_per_second=float(answer["tokens_per_second"]),  # type: ignore[arg-type]

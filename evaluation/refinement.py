@@ -27,13 +27,11 @@ import torch
 from numpy.typing import NDArray
 
 from ..backends.formats import parse_format
-from ..backends.layers import take_apart
 from ..backends.model import LoadedModel
 from ..backends.progress import Progress
-from ..backends.rounding import rounding_method
 from ..sensitivity.capture import LabelDraws
 from ..sensitivity.profile import Profile
-from ..sensitivity.rounding_pass import RoundingTask, round_layers, scale_inputs_for
+from ..sensitivity.rounding_pass import round_as_profiled
 from ..solver.errors import ScantlingError
 from ..solver.instance import LOSS, Instance, LoadCase, LossMeasure, Row
 from ..solver.plan import RefinementStep
@@ -194,12 +192,9 @@ def round_everything(loaded: LoadedModel, profile: Profile, progress: Progress) 
     Returns:
         The records.
     """
-    record, anatomy = profile.record, take_apart(loaded.model)
-    profile.refuse_other_model(loaded.sha256, [layer.name for layer in anatomy.layers])
-    wanted = {layer.name: [parse_format(record.formats[index]) for index in layer.formats] for layer in record.layers}
-    method, token_ids = rounding_method(record.rounding), torch.from_numpy(profile.rounding_token_ids)
-    scale_inputs_for(method, loaded, anatomy, (token_ids, [parse_format(name) for name in record.formats]), progress)
-    rounded = round_layers(RoundingTask(loaded, anatomy, token_ids, wanted, method), progress)
+    formats = [parse_format(target) for target in profile.record.formats]
+    wanted = {layer.name: [formats[index] for index in layer.formats] for layer in profile.record.layers}
+    rounded = round_as_profiled(loaded, profile, wanted, progress)
     return {
         layer: {target.name: matrix for target, matrix in of.items()} for layer, of in rounded.items() if len(of) > 1
     }

@@ -210,6 +210,29 @@ def scale_inputs_for(
         scale_inputs(loaded, anatomy, token_ids, (method.input_scaling, formats), progress)
 
 
+def round_as_profiled(
+    loaded: LoadedModel, profile: Profile, wanted: FormatsOfLayer, progress: Progress
+) -> RoundedLayers:
+    """Round a model as its profile did, in the formats wanted of every layer.
+
+    Args:
+        loaded: the model that was profiled.
+        profile: holds the rounding sequences and the rounding method.
+        wanted: formats by layer.
+        progress: shows how far the passes are.
+
+    Returns:
+        The records by layer and format.
+    """
+    anatomy = take_apart(loaded.model)
+    profile.refuse_other_model(loaded.sha256, [layer.name for layer in anatomy.layers])
+    method = rounding_method(profile.record.rounding)
+    token_ids = torch.from_numpy(profile.rounding_token_ids)
+    formats = [parse_format(target) for target in profile.record.formats]
+    scale_inputs_for(method, loaded, anatomy, (token_ids, formats), progress)
+    return round_layers(RoundingTask(loaded, anatomy, token_ids, wanted, method), progress)
+
+
 def round_assignments(
     loaded: LoadedModel, profile: Profile, assignments: Mapping[str, Mapping[str, str]], progress: Progress
 ) -> dict[str, dict[str, Rounded]]:
@@ -224,20 +247,15 @@ def round_assignments(
     Returns:
         For each name, the record of every layer.
     """
-    anatomy = take_apart(loaded.model)
-    profile.refuse_other_model(loaded.sha256, [layer.name for layer in anatomy.layers])
     parsed = {
         name: {layer: parse_format(target) for layer, target in formats.items()}
         for name, formats in assignments.items()
     }
     wanted = {
-        layer.name: list(dict.fromkeys(formats[layer.name] for formats in parsed.values())) for layer in anatomy.layers
+        layer.name: list(dict.fromkeys(formats[layer.name] for formats in parsed.values()))
+        for layer in profile.record.layers
     }
-    method = rounding_method(profile.record.rounding)
-    token_ids = torch.from_numpy(profile.rounding_token_ids)
-    formats = [parse_format(target) for target in profile.record.formats]
-    scale_inputs_for(method, loaded, anatomy, (token_ids, formats), progress)
-    rounded = round_layers(RoundingTask(loaded, anatomy, token_ids, wanted, method), progress)
+    rounded = round_as_profiled(loaded, profile, wanted, progress)
     return {
         name: {layer: rounded[layer][target] for layer, target in formats.items()} for name, formats in parsed.items()
     }
