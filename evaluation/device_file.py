@@ -83,7 +83,7 @@ def law_record(fit: LawFit) -> LawRecord:
 
 
 def device_of(base: Device, fits: Sequence[LawFit], points: MeasuredPoints) -> Device:
-    """Put fitted numbers in place of a device's own.
+    """Put fitted numbers in place of a device's own, and keep its efficiencies of formats that were not fitted.
 
     Args:
         base: the other numbers; its bandwidth is what efficiencies are shares of.
@@ -99,7 +99,9 @@ def device_of(base: Device, fits: Sequence[LawFit], points: MeasuredPoints) -> D
         for fit, number in numbers
         if number.name.startswith(_PREFIX)
     )
-    found = {"efficiency": tuple(sorted(shares, key=lambda entry: entry.formats == "*"))} if shares else {}
+    kept = () if any(share.formats == "*" for share in shares) else base.efficiency
+    first = {share.formats for share in shares}
+    found = {"efficiency": shares + tuple(share for share in kept if share.formats not in first)}
     scalars = {
         number.name: _figure(number, _with_unit(number), fit, points)
         for fit, number in numbers
