@@ -128,6 +128,26 @@ def _figure(number: FittedNumber, value: str, fit: LawFit, points: MeasuredPoint
     return Figure(value=value, origin="measured" if tested else "estimate", source=source)
 
 
+def print_devices(devices: Sequence[Device], console: Console) -> None:
+    """List devices, with a mark where a number is an estimate.
+
+    Args:
+        devices: to be listed.
+        console: where.
+    """
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for heading in ("memory", "bandwidth", "power\nlimit", "with no\ntraffic", "more when\nfull"):
+        table.add_column(heading, justify="right")
+    for device in devices:
+        figures = (device.memory, device.bandwidth, device.power_limit)
+        figures += (device.base_power, device.traffic_power)
+        cells = ("–" if one is None else f"{one.value}{' ~' * (one.origin == 'estimate')}" for one in figures)
+        table.add_row(device.name, *cells)
+    console.print(table)
+    console.print("~ estimate; – not known, state yours in a device file")
+
+
 def print_fits(fits: Sequence[LawFit], console: Console) -> None:
     """Show parameters with their intervals, and every point with its residual.
 
