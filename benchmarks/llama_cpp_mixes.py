@@ -269,11 +269,11 @@ def row(folder: Path, mix: str, kind: str) -> tuple[dict[str, object], str]:
     predicted = "–"
     if kind == "plan":
         plan = json.loads((folder / f"{name}.plan.json").read_text())
-        predicted = f"{plan['loss_increase_nats']:.4f}"
+        predicted = f"{plan['loss_increase_nats']:.3g}"
     path = folder / f"{name}.gguf"
     return found, (
         f"| {mix if kind == 'mix' else 'plan'} | {tensor_bytes(path):,} | {path.stat().st_size:,} | {predicted} "
-        f"| {kl.mean():.4f} ± {kl.std(ddof=1) / math.sqrt(len(kl)):.4f} | {math.exp(np.mean(found['loss_nats'])):.2f} "
+        f"| {kl.mean():.3g} ± {kl.std(ddof=1) / math.sqrt(len(kl)):.2g} | {math.exp(np.mean(found['loss_nats'])):.2f} "
         f"| {found['tokens_per_second']:.1f} |"
     )
 

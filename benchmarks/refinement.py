@@ -72,12 +72,12 @@ def row(bits: float, steps: list[dict[str, Any]], solved: dict[str, Any], refine
     changes = [second - first for first, second in zip(before, after, strict=True)]
     error = stdev(changes) / math.sqrt(len(changes))
     tried = "; ".join(
-        f"{step['num_moved']} layers {step['predicted_change_nats']:+.4f} → {step['change_nats']:+.4f}"
+        f"{step['num_moved']} layers {step['predicted_change_nats']:+.2g} → {step['change_nats']:+.2g}"
         f"{'' if step['kept'] else ' dropped'}"
         for step in steps
     )
     return (
-        f"| {bits} | {fmean(before):.4f} | {fmean(after):.4f} | {fmean(changes):+.4f} ± {error:.4f} "
+        f"| {bits} | {fmean(before):.4g} | {fmean(after):.4g} | {fmean(changes):+.2g} ± {error:.1g} "
         f"| {fmean(after) / fmean(before) - 1:+.1%} | {solved['measured_perplexity']:.2f} "
         f"| {refined['measured_perplexity']:.2f} | {tried or 'none'} |"
     )
@@ -98,6 +98,7 @@ def main() -> None:
     words = [word for path in others for word in ("--plan", path)]
     compared = json.loads(command("compare", first, *words, "--sequences", "24", "--json"))
     measured = {one["name"]: one for one in compared["contenders"]}
+    measured[first] = measured.pop("plan")
     lines = [
         "# Refinement",
         "",
@@ -109,8 +110,7 @@ def main() -> None:
     ]
     for bits, (solved, refined) in zip(arguments.bits, pairs, strict=True):
         steps = json.loads(refined.read_text())["certificate"]["refinement"] or []
-        names = [name for path in (solved, refined) for name in measured if Path(name).name == path.name]
-        lines.append(row(bits, steps, *(measured[name] for name in names)))
+        lines.append(row(bits, steps, measured[str(solved)], measured[str(refined)]))
     (RESULTS / arguments.results).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
