@@ -99,6 +99,7 @@ def main() -> None:
     compared = json.loads(command("compare", first, *words, "--sequences", "24", "--json"))
     measured = {one["name"]: one for one in compared["contenders"]}
     measured[first] = measured.pop("plan")
+    model = compared["model_source"]
     lines = [
         "# Refinement",
         "",
