@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..backends.backend import TensorSpec, refuse_other_floats
+from ..backends.backend import FLOAT_DTYPES, TensorSpec, refuse_other_floats
 from ..backends.backends import backend_named
 from ..backends.contents import OTHERS, Contents, store_in_sixteen_bits
 from ..backends.formats import Format, parse_format
@@ -31,7 +31,8 @@ from ..sensitivity.rounding_pass import RoundingTask, scale_inputs_for
 from ..solver.atomic import refuse_existing, refuse_unwritable
 from ..solver.errors import ScantlingError
 from ..solver.plan import Plan
-from .manifest import CARD_FILE, CHECK_FILE, MANIFEST_FILE, PLAN_FILE, Manifest
+from .arithmetic_noise import arithmetic_noise
+from .manifest import CARD_FILE, CHECK_FILE, MANIFEST_FILE, NARROW_TYPES, NOISE, PLAN_FILE, Manifest
 from .model_card import model_card
 
 CHECK_TOKENS = 64
@@ -171,6 +172,7 @@ def _check_shard(vocabulary: int, profile: Profile) -> Shard:
         {
             "token_ids": TensorSpec(torch.int64, (num_tokens,)),
             "logits": TensorSpec(torch.float32, (min(CHECK_POSITIONS, num_tokens), vocabulary)),
+            **{f"{NOISE}{name}": TensorSpec(torch.float32, ()) for name in NARROW_TYPES},
         },
     )
 
@@ -193,8 +195,13 @@ def _write_parts(job: _Job, unfinished: Unfinished, settings: ApplySettings, pro
 
 
 def _check_tensors(job: _Job) -> dict[str, Tensor]:
-    """Run the plan as it lies in memory on a few tokens."""
+    """Run the plan as it lies in memory on a few tokens, in float32 and with the roundings of narrower types."""
+    model, num_positions = job.task.loaded.model, job.check.specs["logits"].shape[0]
     sequence = job.task.token_ids[0, : job.check.specs["token_ids"].shape[0]].clone()
     with torch.no_grad():
-        logits = job.task.loaded.model(sequence.unsqueeze(0), use_cache=False).logits[0]
-    return {"token_ids": sequence, "logits": logits[-job.check.specs["logits"].shape[0] :].float().contiguous()}
+        logits = model(sequence.unsqueeze(0), use_cache=False).logits[0]
+    noise = {
+        f"{NOISE}{name}": torch.tensor(arithmetic_noise(model, sequence, FLOAT_DTYPES[name], num_positions))
+        for name in NARROW_TYPES
+    }
+    return {"token_ids": sequence, "logits": logits[-num_positions:].float().contiguous(), **noise}

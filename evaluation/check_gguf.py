@@ -16,10 +16,27 @@ from ..backends.gguf_source import open_gguf
 from ..solver.errors import ScantlingError
 from ..solver.plan import Record
 from ..solver.quantities import show_bytes
-from .check import CheckSettings, ask, distance, refuse_missing_engine, tolerance
+from .check import CheckSettings, ask, distance, refuse_missing_engine
 from .gguf_manifest import read_gguf_manifest
 
 ENGINE = "llama.cpp"
+_ERRORS_PER_BLOCK = 10.0
+_ROUNDOFF = 2.0**-7
+
+
+def tolerance(num_blocks: int) -> float:
+    """State how far llama.cpp may be off, relative to the spread of the log-probabilities.
+
+    Args:
+        num_blocks: of the model.
+
+    Returns:
+        10 · u · √n.
+
+    >>> round(tolerance(36), 4)
+    0.4688
+    """
+    return _ERRORS_PER_BLOCK * _ROUNDOFF * math.sqrt(num_blocks)
 
 
 class GgufReport(Record):
@@ -114,7 +131,7 @@ def check_gguf(file: Path, settings: CheckSettings) -> GgufReport:
     (likelihood,) = answer["negative_log_likelihoods_nats"]  # type: ignore[misc]
     return GgufReport(
         versions=answer["versions"],  # type: ignore[arg-type]
-        tolerance=tolerance(str(answer["arithmetic"]), manifest.num_blocks),
+        tolerance=tolerance(manifest.num_blocks),
         perplexity=math.exp(likelihood),  # type: ignore[has-type]
         perplexity_in_memory=math.exp(manifest.negative_log_likelihood_nats),
         num_tokens=len(tokens),
