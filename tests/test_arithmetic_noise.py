@@ -1,4 +1,4 @@
-"""The noise of an arithmetic: nothing where nothing is rounded, and as large as the arithmetic's own where it is run."""
+"""The noise of an arithmetic: nothing where nothing is rounded, and as large as the arithmetic's own elsewhere."""
 
 import copy
 
