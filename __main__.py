@@ -258,7 +258,7 @@ def apply(
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Write a checkpoint of a plan; a run that was stopped goes on where it ended."""
-    from .evaluation.apply import ApplySettings, apply_plan, refuse_before_loading
+    from .evaluation.apply import ApplySettings, apply_plan, refuse_before_loading, refuse_plan_before_loading
     from .solver.quantities import parse_bytes, show_bytes
 
     if backend == "gguf":
@@ -270,6 +270,7 @@ def apply(
     settings = ApplySettings(backend, inputs or "quantized", parse_bytes(shard))
     refuse_before_loading(settings, output)
     plan, read = plan_and_profile(plan_path, profile_path)
+    refuse_plan_before_loading(plan, read, settings)
     scratch = None if in_memory else output.absolute().parent
     loaded = _load(model or plan.model_source, trust_remote_code=trust_remote_code, scratch=scratch)
     manifest = apply_plan(loaded, read, plan, settings, output, _progress())

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..backends.backend import FLOAT_DTYPES, TensorSpec, refuse_other_floats
+from ..backends.backend import FLOAT_DTYPES, FormattedLayer, TensorSpec, refuse_other_floats
 from ..backends.backends import backend_named
 from ..backends.contents import OTHERS, Contents, store_in_sixteen_bits
 from ..backends.formats import Format, parse_format
 from ..backends.gguf_types import GgufFormat
 from ..backends.grid import Rounded
-from ..backends.layers import take_apart
+from ..backends.layers import Layer, take_apart
 from ..backends.model import LoadedModel
 from ..backends.progress import Progress
 from ..backends.rounding import rounding_method
@@ -78,6 +78,23 @@ def refuse_before_loading(settings: ApplySettings, folder: Path) -> None:
     refuse_unknown_inputs(settings.inputs)
     refuse_existing(folder)
     refuse_unwritable(folder, 0)
+
+
+def refuse_plan_before_loading(plan: Plan, profile: Profile, settings: ApplySettings) -> None:
+    """Refuse a plan that its backend cannot express, as far as names, shapes and formats tell.
+
+    Args:
+        plan: the plan.
+        profile: that it was solved from.
+        settings: how it is written.
+    """
+    formats = {layer: parse_format(target) for layer, target in plan.formats().items()}
+    refuse_types_of_gguf(formats, settings.backend)
+    layers = [
+        Layer(record.name, record.kind, record.block, record.out_features, record.in_features)
+        for record in profile.record.layers
+    ]
+    backend_named(settings.backend).refuse([FormattedLayer(layer, formats[layer.name]) for layer in layers])
 
 
 def apply_plan(
