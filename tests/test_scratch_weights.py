@@ -49,7 +49,10 @@ def test_a_model_is_the_same_wherever_its_weights_lie(tmp_path, family, dtype):
 
 def elsewhere(loaded):
     """The parameters that no file backs."""
-    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    maps = Path("/proc/self/maps")
+    if not maps.is_file():
+        pytest.skip("this system does not say what is mapped")
+    lines = maps.read_text(encoding="utf-8").splitlines()
     shared = [line.split()[:2] for line in lines if "(deleted)" in line]
     spans = [[int(end, 16) for end in span.split("-")] for span, permissions in shared if permissions.endswith("s")]
     return [
