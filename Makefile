@@ -36,11 +36,13 @@ test-slow: $(VENV)/ready  ## the tests on the real model
 
 engines: $(VENV)/ready  ## environments with GPTQModel and auto-gptq (2 GB), and the tests that need them
 	$(PYTHON) -m venv $(VENV)/gptqmodel
-	$(VENV)/gptqmodel/bin/python -m pip install --quiet 'setuptools>=77' wheel ninja packaging $(TORCH) 'transformers>=5' accelerate
+	$(VENV)/gptqmodel/bin/python -m pip install --quiet $(TORCH)
+	$(VENV)/gptqmodel/bin/python -m pip install --quiet 'setuptools>=77' wheel ninja packaging 'transformers>=5' accelerate
 	$(VENV)/gptqmodel/bin/python -m pip install --quiet --no-build-isolation gptqmodel==7.6.0 optimum
 	$(PYTHON) -m venv $(VENV)/auto-gptq
-	$(VENV)/auto-gptq/bin/python -m pip install --quiet $(TORCH) transformers==4.57.6 'peft<0.18' 'datasets<4' auto-gptq==0.7.1
-	$(BIN)/python -m pytest tests/test_packing.py tests/test_checkpoints.py \
+	$(VENV)/auto-gptq/bin/python -m pip install --quiet $(TORCH)
+	$(VENV)/auto-gptq/bin/python -m pip install --quiet transformers==4.57.6 'peft<0.18' 'datasets<4' auto-gptq==0.7.1
+	$(BIN)/python -m pytest tests/test_packing.py tests/test_checkpoints.py tests/test_mixtures.py -k "gptqmodel or engine_of_its_own" \
 	  --engine-python gptqmodel=$(VENV)/gptqmodel/bin/python --engine-python auto-gptq=$(VENV)/auto-gptq/bin/python
 
 gguf: $(VENV)/gguf  ## llama.cpp's library and converter, compiled in about five minutes on two cores, and kept in build/

@@ -245,12 +245,20 @@ def apply(
         str | None, typer.Option(help="llama-quantize: also print the command that makes the same file; for gguf.")
     ] = None,
     shard: Annotated[str, typer.Option(help="Bytes of tensors in one file at most.")] = "4GiB",
+    in_memory: Annotated[
+        bool,
+        typer.Option(
+            "--in-memory",
+            help="Hold all weights in memory; without it they lie in a scratch file beside the output, 4 bytes each, "
+            "and memory holds a block at a time.",
+        ),
+    ] = False,
     model: ModelOption = None,
     profile_path: ProfileOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Write a checkpoint of a plan; a run that was stopped goes on where it ended."""
-    from .evaluation.apply import ApplySettings, apply_plan, refuse_before_loading
+    from .evaluation.apply import ApplySettings, apply_plan, refuse_before_loading, refuse_plan_before_loading
     from .solver.quantities import parse_bytes, show_bytes
 
     if backend == "gguf":
@@ -262,7 +270,9 @@ def apply(
     settings = ApplySettings(backend, inputs or "quantized", parse_bytes(shard))
     refuse_before_loading(settings, output)
     plan, read = plan_and_profile(plan_path, profile_path)
-    loaded = _load(model or plan.model_source, trust_remote_code=trust_remote_code)
+    refuse_plan_before_loading(plan, read, settings)
+    scratch = None if in_memory else output.absolute().parent
+    loaded = _load(model or plan.model_source, trust_remote_code=trust_remote_code, scratch=scratch)
     manifest = apply_plan(loaded, read, plan, settings, output, _progress())
     typer.echo(
         f"Wrote {output}: {show_bytes(manifest.folder_bytes)} in {len(manifest.files) + 1} files, "

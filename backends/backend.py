@@ -297,5 +297,6 @@ def refuse_ends(layers: Sequence[FormattedLayer], backend: str) -> None:
         if formatted.layer.block is None and not isinstance(formatted.format, FloatFormat):
             raise ScantlingError(
                 f"the backend {backend} keeps {formatted.layer.kind} ({formatted.layer.name}) in 16 bits, the plan has "
-                f"{formatted.format.name}. Profile without --include {formatted.layer.kind}, or use --backend fake."
+                f"{formatted.format.name}. Profile without --include {formatted.layer.kind}; or with types of GGUF "
+                "(--formats Q4_0,Q8_0,float16), for --backend gguf, which stores it in them; or use --backend fake."
             )

@@ -7,7 +7,7 @@ the output head are what the model itself names as such; a tied pair is one laye
 Knows nothing about architectures by name.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -199,11 +199,16 @@ def take_apart(model: PreTrainedModel) -> Anatomy:
     return Anatomy(blocks_name, len(blocks), tuple(layers), everything - in_layers)
 
 
-def refuse_broken_weights(model: nn.Module) -> None:
+def nothing_to_let_go() -> None:
+    """Do nothing: the weights stay in memory."""
+
+
+def refuse_broken_weights(model: nn.Module, let_go: Callable[[], None] = nothing_to_let_go) -> None:
     """Refuse a model with parameters that are not numbers.
 
     Args:
         model: the model.
+        let_go: called when a parameter is not needed any more.
 
     Raises:
         ScantlingError: NaN or infinity; the message names the parameter.
@@ -215,3 +220,4 @@ def refuse_broken_weights(model: nn.Module) -> None:
                 f"the parameter {name} holds {num_bad:,} values that are NaN or infinite. The checkpoint is damaged: "
                 "fetch or convert it again."
             )
+        let_go()

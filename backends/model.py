@@ -6,13 +6,14 @@ Knows nothing about layers.
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -26,7 +27,10 @@ from transformers.utils import logging
 
 from ..solver.errors import ScantlingError
 from .experts import separate_experts
-from .layers import refuse_broken_weights
+from .layers import nothing_to_let_go, refuse_broken_weights
+from .scratch_weights import ScratchWeights, put_weights_into_scratch
+
+_STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class LoadedModel:
         input_scalings: what was done to the model's inputs since it was loaded, see sensitivity/input_scaling.
         stored_names: where experts were taken apart, the names of the tensors in checkpoints by their names in the
             model; a tensor without one has no place of its own there. None for any other model: names are the same.
+        weights: the file that holds the weights; None where memory does.
     """
 
     source: str
@@ -51,14 +56,22 @@ class LoadedModel:
     sixteen_bit_format: str
     input_scalings: list[str] = field(default_factory=list)
     stored_names: Mapping[str, str] | None = None
+    weights: ScratchWeights | None = None
+
+    def take_back_weights(self) -> None:
+        """Where a file holds the weights, put those that were replaced into it."""
+        if self.weights is not None:
+            self.weights.take_back()
 
 
-def load_model(source: str, *, trust_remote_code: bool = False) -> LoadedModel:
+def load_model(source: str, *, trust_remote_code: bool = False, scratch: Path | None = None) -> LoadedModel:
     """Load a model.
 
     Args:
         source: a folder, a ``.gguf`` file, or a name on the hub such as ``org/model``.
         trust_remote_code: whether Python code that comes with the model may run.
+        scratch: a folder on a disk with room for the weights in float32, where they are to lie in a file; None for
+            memory.
 
     Returns:
         The model.
@@ -76,7 +89,7 @@ def load_model(source: str, *, trust_remote_code: bool = False) -> LoadedModel:
             if not gguf and getattr(config, "quantization_config", None) is not None:
                 raise ScantlingError("it is quantized already. Name the original in 16 or 32 bits.")
             tokenizer = AutoTokenizer.from_pretrained(where, **options)
-            model, report = _with_report(where, config, options)
+            model, report = _with_report(where, config, options, as_stored=scratch is not None and not gguf)
     except Exception as error:  # whatever the readers of foreign files come upon
         raise ScantlingError(f"cannot load the model {source!r}: {_first_lines(error)}") from error
     missing = report["missing_keys"] | {name for name, *_ in report["mismatched_keys"]}
@@ -89,21 +102,47 @@ def load_model(source: str, *, trust_remote_code: bool = False) -> LoadedModel:
         _forget_gguf(model)
     model.eval()  # type: ignore[no-untyped-call]
     model.requires_grad_(requires_grad=False)
-    refuse_broken_weights(model)
+    weights = None if scratch is None else put_weights_into_scratch(model, scratch)
+    let_go = nothing_to_let_go if weights is None else weights.let_go
+    refuse_broken_weights(model, let_go)
     stored_names = separate_experts(model)
+    if weights is not None:
+        weights.remember_places(model)
     sixteen = "bfloat16" if getattr(config, "dtype", None) is torch.bfloat16 else "float16"
-    return LoadedModel(source, model, tokenizer, weights_sha256(model), sixteen, stored_names=stored_names)
+    sha256 = weights_sha256(model, let_go)
+    return LoadedModel(source, model, tokenizer, sha256, sixteen, stored_names=stored_names, weights=weights)
 
 
 def _with_report(
-    where: str, config: PreTrainedConfig, options: dict[str, Any]
+    where: str, config: PreTrainedConfig, options: dict[str, Any], *, as_stored: bool
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Load the weights and say which parameters the checkpoint lacked."""
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        where, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
-    )
-    model, report = loaded
+    """Load the weights and say which parameters the checkpoint lacked.
+
+    In float32; or in the type in which all are stored, if they are of one type. Then they are mapped from the files,
+    not read, and no less exact. A model that also computes buffers in that type is loaded in float32 all the same.
+
+    Returns:
+        The model, and transformers' report.
+    """
+    stored = _one_stored_dtype(Path(where)) if as_stored else None
+    for dtype in (stored or torch.float32, torch.float32):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            where, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        )
+        model, report = loaded
+        if dtype is torch.float32 or all(buffer.dtype is not dtype for buffer in model.buffers()):
+            break
+    model.config.dtype = torch.float32
     return model, report
+
+
+def _one_stored_dtype(folder: Path) -> torch.dtype | None:
+    """Give the type of all tensors in a folder's safetensors files; None where they are of several."""
+    found = set()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as opened:
+            found |= {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118  no dictionary
+    return _STORED_DTYPES.get(found.pop()) if len(found) == 1 else None
 
 
 def _forget_gguf(model: PreTrainedModel) -> None:
@@ -138,11 +177,12 @@ def _first_lines(error: Exception) -> str:
     return " ".join(str(error).split())[:400] or type(error).__name__
 
 
-def weights_sha256(model: nn.Module) -> str:
+def weights_sha256(model: nn.Module, let_go: Callable[[], None] = nothing_to_let_go) -> str:
     """Hash all parameters of a model.
 
     Args:
         model: the model, on the CPU.
+        let_go: called when a parameter is not needed any more.
 
     Returns:
         SHA-256 in hexadecimal over the names, shapes and values, in the order of names; tied parameters count once.
@@ -151,4 +191,5 @@ def weights_sha256(model: nn.Module) -> str:
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
         digest.update(parameter.detach().reshape(-1).view(torch.uint8).numpy().data)
+        let_go()
     return digest.hexdigest()

@@ -28,7 +28,7 @@ from scantling.backends.gptq_backend import FUSED
 from scantling.backends.model import load_model
 from scantling.backends.progress import silent
 from scantling.evaluation.apply import ApplySettings, apply_plan
-from scantling.evaluation.check import CheckSettings, check, tolerance
+from scantling.evaluation.check import CheckSettings, check
 from scantling.evaluation.compare import EvaluationSettings, evaluation_sequences
 from scantling.evaluation.demo import demo_model_path
 from scantling.evaluation.manifest import read_manifest
@@ -186,12 +186,12 @@ def table(folder: Path) -> list[str]:
                 continue
             report = json.loads(path.read_text())
             memory = json.loads((folder / f"{case.plan}-{case.backend}.json").read_text())["perplexity"]
-            losses, num_blocks = report["negative_log_likelihoods_nats"], read_manifest(checkpoint).num_blocks
+            losses = report["negative_log_likelihoods_nats"]
             on_disk = sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file())
             versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
             lines.append(
                 f"| {case.plan} | {case.backend} | {versions} | {report['arithmetic']} "
-                f"| {report['relative_difference']:.2g} ({tolerance(report['arithmetic'], num_blocks):.2g}) "
+                f"| {report['relative_difference']:.2g} ({report['tolerance']:.2g}) "
                 f"| {report['same_first_choices']} of {report['num_positions']} "
                 f"| {memory:.3f} | {math.exp(math.fsum(losses) / len(losses)):.3f} "
                 f"| {read_manifest(checkpoint).folder_bytes:,} | {on_disk:,} | {report['tokens_per_second']:.1f} |"

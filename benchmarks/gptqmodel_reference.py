@@ -65,17 +65,21 @@ def main() -> None:
             parts = {name: tensors[f"{layer.name}.{name}"] for name in ("qweight", "qzeros", "scales", "g_idx")}
             assert torch.equal(parts["g_idx"], torch.arange(layer.in_features, dtype=torch.int32) // GROUP_SIZE)
             theirs[layer.name] = layout.unpack(parts, target, layer.out_features, layer.in_features)
-    ours = round_as_shipped(loaded, profile, {"ours": uniform_formats(profile, target.name)}, "original", silent)[
-        "ours"
-    ]
+    wanted = {"ours": uniform_formats(profile, target.name)}
+    candidates = {"theirs": theirs} | {
+        f"ours-{inputs}": round_as_shipped(loaded, profile, wanted, inputs, silent)["ours"]
+        for inputs in ("original", "quantized")
+    }
     _, token_ids = evaluation_sequences(loaded, profile, EvaluationSettings())
-    quality = measure_candidates(loaded.model, {"theirs": theirs, "ours": ours}, token_ids, silent)
-    for name in ("theirs", "ours"):
-        (folder / f"{name}-{target.name}.json").write_text(json.dumps(asdict(quality[name])))
+    quality = measure_candidates(loaded.model, candidates, token_ids, silent)
+    for name in candidates:
         found = quality[name]
-        error = found.kl_standard_error_nats or 0.0
-        print(f"{target.name} {name}: KL {found.mean_kl_nats:.4f} ± {error:.4f}, perplexity {found.perplexity:.2f}")
-    print(f"ours / theirs: {quality['ours'].mean_kl_nats / quality['theirs'].mean_kl_nats:.3f}")
+        (folder / f"{name}-{target.name}.json").write_text(json.dumps(asdict(found)))
+        error, ratio = found.kl_standard_error_nats or 0.0, found.mean_kl_nats / quality["theirs"].mean_kl_nats
+        print(
+            f"{target.name} {name}: KL {found.mean_kl_nats:.4f} ± {error:.4f}, perplexity {found.perplexity:.2f}, "
+            f"{ratio:.3f} × theirs"
+        )
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def main() -> None:
     lines = [
         "# Refinement",
         "",
-        f"`python benchmarks/refinement.py`, at most {arguments.steps} steps; {Path(compared['model_source']).name}",
+        f"`python benchmarks/refinement.py`, at most {arguments.steps} steps; {Path(model).name}",
         "",
         "| bits | KL, solved | KL, refined | difference | in % | perplexity, solved | refined "
         "| steps: predicted → measured on their own text |",

@@ -1,7 +1,8 @@
 """The rounding methods at uniform 2, 3, 4 bits and at the solved plan of 3.0 bits: KL, perplexity, seconds.
 
 Set-up: the demo model, groups of 64 with zero points, rounding on 16 × 512 tokens of the Wikipedia excerpt, measured
-on 8 × 512 others. The plan is solved from the profile, whose prices are of GPTQ against original inputs. Every cell is
+on 8 × 512 others. The plan is solved from the profile, whose prices are of GPTQ against original inputs. Against
+original inputs all columns of a method are rounded in one pass, against quantized ones each by itself. Every cell is
 kept in FOLDER, so that a stopped run goes on. The profile:
 
     scantling profile MODEL -o PROFILE --text wikipedia --formats int2-g64,int3-g64,int4-g64,int5-g64,int6-g64,int8-g64
@@ -9,11 +10,10 @@ kept in FOLDER, so that a stopped run goes on. The profile:
 
 import argparse
 import json
-import math
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
-from itertools import product
 from pathlib import Path
 
 from scantling.backends.model import load_model
@@ -37,43 +37,46 @@ ROWS = (
     ("gptq", "quantized"),
     ("gptq", "corrected"),
     ("awq", "original"),
-    ("awq", "corrected"),
     ("awq+gptq", "original"),
-    ("awq+gptq", "corrected"),
+    ("awq+gptq", "quantized"),
 )
 COLUMNS = ("int2-g64", "int3-g64", "int4-g64", "plan")
+Row = tuple[str, str]
 
 
-def cell(profile: Profile, path: Path, row: tuple[str, str], column: str) -> dict[str, object]:
-    """Round and measure.
+def measure(profile: Profile, path: Path, row: Row, columns: Sequence[str]) -> dict[str, dict[str, object]]:
+    """Round in one call, and measure.
 
     Args:
         profile: of the demo model.
         path: of its file.
         row: rounding method, and what layers are rounded against.
-        column: a format, or ``plan``.
+        columns: formats, or ``plan``.
 
     Returns:
-        Quality, seconds of rounding, and for original inputs what the profile predicts.
+        For each column: quality, seconds of rounding, how many columns these are for, and what the profile predicts.
     """
     method, inputs = row
     instance = Program(profile).limit("average_bits", at_most=3.0).instance()
     plan = solve(profile, Origin(path, file_sha256(path)), instance, CpSat(), SearchSettings())
-    formats = plan.formats() if column == "plan" else uniform_formats(profile, column)
+    formats = {name: plan.formats() if name == "plan" else uniform_formats(profile, name) for name in columns}
     record = profile.record.model_copy(update={"rounding": rounding_method({"method": method}).describe()})
     chosen = Profile(record, profile.samples, profile.rounding_token_ids, profile.pricing_token_ids)
     loaded = load_model(str(demo_model_path()))
     _, token_ids = evaluation_sequences(loaded, profile, EvaluationSettings())
-    original = measure_candidates(loaded.model, {}, token_ids, silent)["original"]
     start = time.perf_counter()
-    rounded = round_as_shipped(loaded, chosen, {column: formats}, inputs, silent)
+    rounded = round_as_shipped(loaded, chosen, formats, inputs, silent)
     seconds = time.perf_counter() - start
-    quality = measure_candidates(loaded.model, rounded, token_ids, silent)[column]
+    quality = measure_candidates(loaded.model, rounded, token_ids, silent)
     return {
-        "seconds": seconds,
-        "predicted": profile.predict(formats),
-        **asdict(quality),
-        "original": original.perplexity,
+        name: {
+            "seconds": seconds,
+            "num_columns": len(columns),
+            "predicted": profile.predict(formats[name]),
+            **asdict(quality[name]),
+            "original": quality["original"].perplexity,
+        }
+        for name in columns
     }
 
 
@@ -87,14 +90,14 @@ def table(folder: Path) -> list[str]:
         Lines of Markdown.
     """
     lines = [
-        "KL in nats per token ± one standard error, perplexity, seconds of rounding one assignment.",
+        "KL in nats per token ± one standard error, and perplexity; seconds of rounding all columns.",
         "",
-        "| method | against | uniform 2 | uniform 3 | uniform 4 | plan of 3.0 bits |",
-        "|---|---|---|---|---|---|",
+        "| method | against | uniform 2 | uniform 3 | uniform 4 | plan of 3.0 bits | seconds |",
+        "|---|---|---|---|---|---|---|",
     ]
     predicted = ["–"] * len(COLUMNS)
     for method, inputs in ROWS:
-        cells = []
+        cells, seconds = [], 0.0
         for number, column in enumerate(COLUMNS):
             path = folder / f"{method}-{inputs}-{column}.json"
             if not path.is_file():
@@ -103,19 +106,23 @@ def table(folder: Path) -> list[str]:
             found = json.loads(path.read_text())
             quality = Quality(*(tuple(found[field.name]) for field in fields(Quality)))
             error = quality.kl_standard_error_nats or 0.0
-            seconds = found["seconds"] or math.nan
-            cells.append(f"{quality.mean_kl_nats:.4f} ± {error:.4f}, {quality.perplexity:.2f}, {seconds:.0f} s")
+            seconds += found["seconds"] / found["num_columns"]
+            cells.append(f"{quality.mean_kl_nats:.4f} ± {error:.4f}, {quality.perplexity:.2f}")
             predicted[number] = "{:.4f} ± {:.4f}".format(*found["predicted"])
-        lines.append(f"| {method} | {inputs} | {' | '.join(cells)} |")
-    lines.append(f"| predicted for gptq | original | {' | '.join(predicted)} |")
+        lines.append(f"| {method} | {inputs} | {' | '.join(cells)} | {seconds:.0f} |")
+    lines.append(f"| predicted for gptq | original | {' | '.join(predicted)} | |")
     return lines
 
 
-def _dearest_last(pair: tuple[tuple[str, str], str]) -> tuple[bool, bool, bool, int, int]:
-    """Order the cells so that a run which is cut short has the most telling ones: 3 bits and the plan first."""
-    (method, inputs), column = pair
-    first = (column in {"int3-g64", "plan"}, (method, inputs) in {("gptq", "corrected"), ("gptq", "original")})
-    return not all(first), not first[0], not first[1], ROWS.index((method, inputs)), COLUMNS.index(column)
+def _jobs(folder: Path) -> Iterator[tuple[Row, list[str]]]:
+    """List what is rounded in one call and not measured yet: 3 bits and the plan first where calls are many."""
+    for row in sorted(ROWS, key=lambda row: (row[1] == "corrected", row[1] != "original")):
+        missing = [name for name in COLUMNS if not (folder / f"{row[0]}-{row[1]}-{name}.json").is_file()]
+        missing.sort(key=lambda name: name not in {"int3-g64", "plan"})
+        if row[1] == "original":
+            yield from [(row, missing)] if missing else []
+        else:
+            yield from ((row, [name]) for name in missing)
 
 
 def main() -> None:
@@ -123,16 +130,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("profile", type=Path)
     parser.add_argument("folder", type=Path, help="for the cells")
-    parser.add_argument("--minutes", type=float, default=600.0, help="begin no further cell after these")
+    parser.add_argument("--minutes", type=float, default=600.0, help="begin no further call after these")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     profile, began = read_profile(arguments.profile), time.perf_counter()
-    for row, column in sorted(product(ROWS, COLUMNS), key=_dearest_last):
-        path = arguments.folder / f"{row[0]}-{row[1]}-{column}.json"
-        if path.is_file() or time.perf_counter() - began > 60 * arguments.minutes:
-            continue
-        print(f"{row[0]} against {row[1]} inputs, {column} …", file=sys.stderr, flush=True)
-        path.write_text(json.dumps(cell(profile, arguments.profile, row, column)))
+    for row, columns in list(_jobs(arguments.folder)):
+        if time.perf_counter() - began > 60 * arguments.minutes:
+            break
+        print(f"{row[0]} against {row[1]} inputs, {', '.join(columns)} …", file=sys.stderr, flush=True)
+        for column, found in measure(profile, arguments.profile, row, columns).items():
+            (arguments.folder / f"{row[0]}-{row[1]}-{column}.json").write_text(json.dumps(found))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "rounding.md").write_text("\n".join([*table(arguments.folder), ""]), encoding="utf-8")
     print("\n".join(table(arguments.folder)))

@@ -3,6 +3,7 @@
 Knows nothing about what commands do with it.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -23,12 +24,13 @@ def progress() -> "TerminalProgress":
     return TerminalProgress(Console(stderr=True))
 
 
-def load(source: str, *, trust_remote_code: bool) -> "LoadedModel":
+def load(source: str, *, trust_remote_code: bool, scratch: Path | None = None) -> "LoadedModel":
     """Load a model, and show that it is being loaded.
 
     Args:
         source: a folder, a GGUF file, or a name on the hub.
         trust_remote_code: whether code that comes with it is run.
+        scratch: a folder where its weights shall lie in a file; None for memory.
 
     Returns:
         The model.
@@ -37,4 +39,4 @@ def load(source: str, *, trust_remote_code: bool) -> "LoadedModel":
     from ..evaluation.terminal import waiting
 
     with waiting(progress(), f"loading {source}"):
-        return load_model(source, trust_remote_code=trust_remote_code)
+        return load_model(source, trust_remote_code=trust_remote_code, scratch=scratch)

@@ -69,6 +69,15 @@ def _show(plan: "Plan", profile: "Profile", *, as_json: bool) -> None:
             typer.echo(safety_in_words(plan.safety))
 
 
+def _print_engine_cost(plan: "Plan", profile: "Profile", search: Search) -> None:
+    from ..evaluation.honesty import engine_cost_sentence
+    from ..sensitivity.engine_cost import engine_cost
+
+    cost = engine_cost(profile, plan.program, plan.formats(), *search)
+    if cost is not None:
+        typer.echo(engine_cost_sentence(cost, plan.loss_increase_nats))
+
+
 @app.command()
 @with_program_flags
 def solve(
@@ -160,6 +169,8 @@ def solve(
         )
         write_plan(plan, output)
     _show(plan, profile, as_json=as_json)
+    if not as_json and refine is None:
+        _print_engine_cost(plan, profile, search)
     print_rarely_reached(profile, Console(markup=False, stderr=as_json))
     if cross_fit and not as_json and program.safety_factor is None:
         console = Console(markup=False)

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..backends.backend import TensorSpec, refuse_other_floats
+from ..backends.backend import FLOAT_DTYPES, FormattedLayer, TensorSpec, refuse_other_floats
 from ..backends.backends import backend_named
 from ..backends.contents import OTHERS, Contents, store_in_sixteen_bits
 from ..backends.formats import Format, parse_format
 from ..backends.gguf_types import GgufFormat
 from ..backends.grid import Rounded
-from ..backends.layers import take_apart
+from ..backends.layers import Layer, take_apart
 from ..backends.model import LoadedModel
 from ..backends.progress import Progress
 from ..backends.rounding import rounding_method
@@ -31,7 +31,8 @@ from ..sensitivity.rounding_pass import RoundingTask, scale_inputs_for
 from ..solver.atomic import refuse_existing, refuse_unwritable
 from ..solver.errors import ScantlingError
 from ..solver.plan import Plan
-from .manifest import CARD_FILE, CHECK_FILE, MANIFEST_FILE, PLAN_FILE, Manifest
+from .arithmetic_noise import arithmetic_noise
+from .manifest import CARD_FILE, CHECK_FILE, MANIFEST_FILE, NARROW_TYPES, NOISE, PLAN_FILE, Manifest
 from .model_card import model_card
 
 CHECK_TOKENS = 64
@@ -79,6 +80,23 @@ def refuse_before_loading(settings: ApplySettings, folder: Path) -> None:
     refuse_unwritable(folder, 0)
 
 
+def refuse_plan_before_loading(plan: Plan, profile: Profile, settings: ApplySettings) -> None:
+    """Refuse a plan that its backend cannot express, as far as names, shapes and formats tell.
+
+    Args:
+        plan: the plan.
+        profile: that it was solved from.
+        settings: how it is written.
+    """
+    formats = {layer: parse_format(target) for layer, target in plan.formats().items()}
+    refuse_types_of_gguf(formats, settings.backend)
+    layers = [
+        Layer(record.name, record.kind, record.block, record.out_features, record.in_features)
+        for record in profile.record.layers
+    ]
+    backend_named(settings.backend).refuse([FormattedLayer(layer, formats[layer.name]) for layer in layers])
+
+
 def apply_plan(
     loaded: LoadedModel, profile: Profile, plan: Plan, settings: ApplySettings, folder: Path, progress: Progress
 ) -> Manifest:
@@ -118,6 +136,7 @@ def _prepare(loaded: LoadedModel, profile: Profile, plan: Plan, settings: ApplyS
     method, token_ids = rounding_method(profile.record.rounding), torch.from_numpy(profile.rounding_token_ids)
     offered = [parse_format(target) for target in profile.record.formats]
     scale_inputs_for(method, loaded, anatomy, (token_ids, offered), progress)
+    loaded.take_back_weights()
     contents = Contents(loaded, anatomy, formats, backend)  # the parameters outside the layers may have been replaced
     store_in_sixteen_bits(contents)
     task = RoundingTask(loaded, anatomy, token_ids, {name: [target] for name, target in formats.items()}, method)
@@ -171,6 +190,7 @@ def _check_shard(vocabulary: int, profile: Profile) -> Shard:
         {
             "token_ids": TensorSpec(torch.int64, (num_tokens,)),
             "logits": TensorSpec(torch.float32, (min(CHECK_POSITIONS, num_tokens), vocabulary)),
+            **{f"{NOISE}{name}": TensorSpec(torch.float32, ()) for name in NARROW_TYPES},
         },
     )
 
@@ -189,12 +209,18 @@ def _write_parts(job: _Job, unfinished: Unfinished, settings: ApplySettings, pro
     for part, records in round_in_order(job.task, progress, inputs=settings.inputs, finished=finished):
         if part not in done:
             unfinished.write_part(part, job.contents.pack(part, records))
+        job.task.loaded.take_back_weights()
     unfinished.files.write(_check_tensors(job))
 
 
 def _check_tensors(job: _Job) -> dict[str, Tensor]:
-    """Run the plan as it lies in memory on a few tokens."""
+    """Run the plan as it lies in memory on a few tokens, in float32 and with the roundings of narrower types."""
+    model, num_positions = job.task.loaded.model, job.check.specs["logits"].shape[0]
     sequence = job.task.token_ids[0, : job.check.specs["token_ids"].shape[0]].clone()
     with torch.no_grad():
-        logits = job.task.loaded.model(sequence.unsqueeze(0), use_cache=False).logits[0]
-    return {"token_ids": sequence, "logits": logits[-job.check.specs["logits"].shape[0] :].float().contiguous()}
+        logits = model(sequence.unsqueeze(0), use_cache=False).logits[0]
+    noise = {
+        f"{NOISE}{name}": torch.tensor(arithmetic_noise(model, sequence, FLOAT_DTYPES[name], num_positions))
+        for name in NARROW_TYPES
+    }
+    return {"token_ids": sequence, "logits": logits[-num_positions:].float().contiguous(), **noise}

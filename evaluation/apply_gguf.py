@@ -20,6 +20,7 @@ from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from .. import __version__
 from ..backends.formats import FloatFormat, Format, parse_format
@@ -39,7 +40,9 @@ from ..sensitivity.rounding_pass import RoundingTask
 from ..solver.atomic import refuse_unwritable, whole_file
 from ..solver.errors import ScantlingError
 from ..solver.plan import Plan, file_sha256
+from .arithmetic_noise import arithmetic_noise, relative_difference
 from .gguf_manifest import GgufManifest, check_path
+from .quality import inputs_rounded
 
 GGUF_BACKEND = "gguf"
 CHECK_TOKENS = 256
@@ -108,8 +111,8 @@ def apply_gguf(
         num_sequences, num_tokens = profile.rounding_token_ids.shape
         write_imatrix(imatrix, importance, num_sequences * num_tokens, num_tokens, profile.record.text_source)
     sequence = job.task.token_ids[0, :CHECK_TOKENS].clone()
-    with torch.no_grad():
-        logits = loaded.model(sequence.unsqueeze(0), use_cache=False).logits[0].float()
+    formats = {layer: parse_format(target) for layer, target in plan.formats().items()}
+    logits, noise = _logits_and_noise(loaded.model, sequence, formats)
     manifest = GgufManifest(
         scantling_version=__version__,
         model_source=loaded.source,
@@ -122,6 +125,7 @@ def apply_gguf(
         file_bytes=job.layout.file_bytes,
         file_sha256=file_sha256(file),
         negative_log_likelihood_nats=_negative_log_likelihood_nats(logits, sequence),
+        arithmetic_noise=noise,
     )
     with whole_file(check_path(file)) as partial:
         tensors = {"token_ids": sequence, "logits": logits[-CHECK_POSITIONS:].contiguous()}
@@ -211,6 +215,16 @@ def _in_file_order(record: Rounded, order: Tensor | None) -> NDArray[np.generic]
         assert isinstance(record, PackedMatrix)
         rows = record.blocks
     return (rows if order is None else rows[order]).contiguous().numpy()
+
+
+def _logits_and_noise(model: PreTrainedModel, sequence: Tensor, formats: Mapping[str, Format]) -> tuple[Tensor, float]:
+    """Run the plan in memory with the inputs that llama.cpp multiplies, and without; its other sums are in 16 bits."""
+    with torch.no_grad():
+        exact = model(sequence.unsqueeze(0), use_cache=False).logits[0].float()
+        with inputs_rounded(model, formats):
+            rounded = model(sequence.unsqueeze(0), use_cache=False).logits[0].float()
+    last = (np.asarray(logits[-CHECK_POSITIONS:].double().log_softmax(-1)) for logits in (rounded, exact))
+    return rounded, relative_difference(*last) + arithmetic_noise(model, sequence, torch.float16, CHECK_POSITIONS)
 
 
 def _negative_log_likelihood_nats(logits: Tensor, sequence: Tensor) -> float:

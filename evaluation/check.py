@@ -2,22 +2,21 @@
 
 The engine runs in a process of its own, with this Python or with another one that has it. Compared are the
 log-probabilities of the tokens after the last positions of a sequence that ``apply`` ran through the plan in memory, in
-float32. They may differ by the engine's arithmetic. With n blocks, rounding errors of relative size u enter at about
-ten places of every block and add up like a random walk, so the root mean square of the difference, relative to that
-of the log-probabilities about their mean, is held to 10 · u · √n. In float16 and bfloat16, u is the unit roundoff, 2⁻¹¹
-and 2⁻⁸: sums are formed in float32 and rounded once. In float32 the sums themselves are rounded term by term, over
-some hundreds of terms in an order that the engine chooses; their error is about √256 unit roundoffs, u = 2⁻²⁰.
+float32. They may differ by the engine's arithmetic. What that does to this model was measured when the checkpoint was
+written, by running the plan in memory with the roundings of float16 and of bfloat16 (module arithmetic_noise); the root
+mean square of the difference is held to four times that. In float32, where products are summed term by term in an order
+that the engine chooses, a sum of some hundreds of terms is off by about √256 roundoffs of 2⁻²⁴: the noise of float16,
+whose unit roundoff is 2⁻¹¹, times 2⁻⁹.
 
 Knows nothing about how checkpoints are written.
 """
 
 import json
-import math
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
@@ -30,10 +29,11 @@ from ..backends.backends import backend_named
 from ..solver.errors import ScantlingError
 from ..solver.plan import Record, file_sha256
 from ..solver.quantities import show_bytes
-from .manifest import CHECK_FILE, PLAN_FILE, Manifest, read_manifest, wrong_sizes
+from .arithmetic_noise import relative_difference
+from .manifest import CHECK_FILE, NARROW_TYPES, NOISE, PLAN_FILE, Manifest, read_manifest, wrong_sizes
 
-ROUNDOFF = {"float32": 2.0**-20, "float16": 2.0**-11, "bfloat16": 2.0**-8, "8-bit inputs": 2.0**-7}
-_ERRORS_PER_BLOCK = 10.0
+TIMES_THE_NOISE = 4.0
+_FLOAT32_SHARE = 2.0**-9
 _NAMED_ERROR = re.compile(r"\w(Error|Exception): \S")
 _MODULE = {
     "transformers": "transformers",
@@ -122,7 +122,8 @@ class CheckReport(Record):
             f"size                  {show_bytes(self.folder_bytes)}, every file as predicted",
             f"engine                {versions}, computing in {self.arithmetic}, ready after {self.load_seconds:.1f} s",
             f"log-probabilities     differ from the plan in memory by {self.relative_difference:.2g} of their spread "
-            f"(root mean square), {verdict} the tolerance of {self.tolerance:.2g} = 10 · roundoff · √blocks",
+            f"(root mean square), {verdict} the tolerance of {self.tolerance:.2g}",
+            f"                      = 4 × what roundings of {self.arithmetic} do to the plan in memory",
             f"                      by {self.largest_difference_nats:.2g} nats at most among those above −20 nats",
             f"most probable token   the same at {self.same_first_choices} of {self.num_positions} positions",
             f"speed                 {self.tokens_per_second:.1f} tokens/s",
@@ -150,14 +151,14 @@ def check(folder: Path, settings: CheckSettings, sequences: Sequence[Sequence[in
         raise ScantlingError(f"{folder} is not as it was written: {'; '.join(wrong[:3])}. Write it again.")
     if file_sha256(folder / PLAN_FILE) != manifest.plan_sha256:
         raise ScantlingError(f"{folder / PLAN_FILE} was changed after the checkpoint was written. Write it again.")
-    token_ids, logits = _expected(folder)
+    expected = _expected(folder)
     engine = _engine(manifest, settings)
     request = {
         "engine": engine,
         "folder": str(folder.absolute()),
         "dtype": manifest.float_dtype,
-        "token_ids": token_ids.tolist(),
-        "num_positions": len(logits),
+        "token_ids": expected.token_ids.tolist(),
+        "num_positions": len(expected.logits),
         "num_new_tokens": settings.num_new_tokens,
         "sequences": [list(map(int, sequence)) for sequence in sequences],
     }
@@ -165,9 +166,9 @@ def check(folder: Path, settings: CheckSettings, sequences: Sequence[Sequence[in
     return CheckReport(
         backend=manifest.backend,
         engine=engine,
-        tolerance=tolerance(str(answer["arithmetic"]), manifest.num_blocks),
+        tolerance=tolerance(str(answer["arithmetic"]), expected.noise),
         folder_bytes=manifest.folder_bytes,
-        **distance(found, logits),  # type: ignore[arg-type]
+        **distance(found, expected.logits),  # type: ignore[arg-type]
         **answer,  # type: ignore[arg-type]
     )
 
@@ -184,36 +185,46 @@ def distance(found: NDArray[np.float32], logits: NDArray[np.float32]) -> dict[st
     """
     expected = log_softmax(logits)
     known = found[:, : expected.shape[1]].astype(np.float64)
-    difference = known - expected
-    spread = float(np.sqrt(np.mean((expected - expected.mean(axis=1, keepdims=True)) ** 2)))
     return {
-        "relative_difference": float(np.sqrt(np.mean(difference**2))) / spread,
-        "largest_difference_nats": float(np.abs(difference[expected > -20.0]).max()),
+        "relative_difference": relative_difference(known, expected),
+        "largest_difference_nats": float(np.abs(known - expected)[expected > -20.0].max()),
         "same_first_choices": int((known.argmax(1) == expected.argmax(1)).sum()),
         "num_positions": len(expected),
     }
 
 
-def tolerance(arithmetic: str, num_blocks: int) -> float:
+def tolerance(arithmetic: str, noise: Mapping[str, float]) -> float:
     """State how far an engine may be off, relative to the spread of the log-probabilities.
 
     Args:
         arithmetic: the type that it computes in.
-        num_blocks: of the model.
+        noise: what the roundings of narrow types do to the plan in memory, by type.
 
     Returns:
-        10 · u · √n.
+        Four times what this type's roundings do.
 
-    >>> round(tolerance("float16", 36), 4)
-    0.0293
+    >>> tolerance("float16", {"float16": 0.0025, "bfloat16": 0.02})
+    0.01
     """
-    return _ERRORS_PER_BLOCK * ROUNDOFF[arithmetic] * math.sqrt(num_blocks)
+    if arithmetic in noise:
+        return TIMES_THE_NOISE * noise[arithmetic]
+    return TIMES_THE_NOISE * noise["float16"] * _FLOAT32_SHARE
 
 
-def _expected(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+@dataclass(frozen=True)
+class _Expected:
+    """What ``apply`` kept for the check."""
+
+    token_ids: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    noise: Mapping[str, float]
+
+
+def _expected(folder: Path) -> _Expected:
     try:
         with safe_open(folder / CHECK_FILE, framework="np") as opened:
-            return opened.get_tensor("token_ids"), opened.get_tensor("logits")
+            noise = {name: float(opened.get_tensor(f"{NOISE}{name}")) for name in NARROW_TYPES}
+            return _Expected(opened.get_tensor("token_ids"), opened.get_tensor("logits"), noise)
     except (SafetensorError, OSError) as error:
         raise ScantlingError(f"{folder / CHECK_FILE} is damaged: {error}. Write the checkpoint again.") from error
 

@@ -1,10 +1,10 @@
 """Whether llama.cpp computes from a GGUF file what the plan in memory computed when it was written.
 
 Compared are log-probabilities after the last positions of a sequence, and its perplexity. llama.cpp rounds the inputs
-of every product with quantized weights to 8 bits, in blocks of 32 or 256 with the largest input at 127: an error of
-about u = 2⁻⁷ of an input's root mean square, where the plan in memory multiplies in float32. Entering at about ten
-places of every block and adding up like a random walk, these errors stay within 10 · u · √n over n blocks at most; the
-measured distance is printed beside that tolerance, and is usually far smaller.
+of every product with quantized weights to 8 bits (module gguf_inputs), and so did the plan in memory; but which way a
+number near the middle goes hangs on its last bits, and after some blocks the two have different draws of the same
+noise. Its size was measured when the file was written, by running the plan with and without it; the engine is held to
+four times that.
 
 Knows nothing about how files are written.
 """
@@ -16,7 +16,7 @@ from ..backends.gguf_source import open_gguf
 from ..solver.errors import ScantlingError
 from ..solver.plan import Record
 from ..solver.quantities import show_bytes
-from .check import CheckSettings, ask, distance, refuse_missing_engine, tolerance
+from .check import TIMES_THE_NOISE, CheckSettings, ask, distance, refuse_missing_engine
 from .gguf_manifest import read_gguf_manifest
 
 ENGINE = "llama.cpp"
@@ -114,7 +114,7 @@ def check_gguf(file: Path, settings: CheckSettings) -> GgufReport:
     (likelihood,) = answer["negative_log_likelihoods_nats"]  # type: ignore[misc]
     return GgufReport(
         versions=answer["versions"],  # type: ignore[arg-type]
-        tolerance=tolerance(str(answer["arithmetic"]), manifest.num_blocks),
+        tolerance=TIMES_THE_NOISE * manifest.arithmetic_noise,
         perplexity=math.exp(likelihood),  # type: ignore[has-type]
         perplexity_in_memory=math.exp(manifest.negative_log_likelihood_nats),
         num_tokens=len(tokens),

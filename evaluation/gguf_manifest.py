@@ -32,6 +32,7 @@ class GgufManifest(Record):
         file_bytes: of the file, as laid out before the first weight was rounded.
         file_sha256: of the file.
         negative_log_likelihood_nats: of the check's tokens in the plan in memory, mean per predicted token.
+        arithmetic_noise: how far llama.cpp's roundings of inputs move the log-probabilities, relative to their spread.
     """
 
     scantling_version: str
@@ -45,6 +46,7 @@ class GgufManifest(Record):
     file_bytes: int
     file_sha256: str
     negative_log_likelihood_nats: Finite
+    arithmetic_noise: Finite
 
 
 def check_path(file: Path) -> Path:

@@ -3,12 +3,14 @@
 Knows nothing about how anything was measured.
 """
 
+import math
 from collections.abc import Callable
 
 from rich.console import Console
 from rich.table import Table
 
 from ..sensitivity.cross_fit import CrossFit, cross_fit
+from ..sensitivity.engine_cost import EngineCost, Saved
 from ..sensitivity.profile import Profile, RegimeRecord
 from ..solver.errors import ScantlingError
 from ..solver.plan import Plan
@@ -72,6 +74,35 @@ def cross_fit_sentence(predicted_nats: float, priced: CrossFit) -> str:
             "bring the two together."
         )
     return sentence
+
+
+def engine_cost_sentence(cost: EngineCost, plan_nats: float) -> str:
+    """Put the cost of an engine's rules into words.
+
+    Args:
+        cost: the cost.
+        plan_nats: the predicted loss increase of the plan that keeps the rules.
+
+    Returns:
+        A sentence.
+    """
+    said = []
+    if cost.without_ties is not None:
+        said.append(f"its ties cost {_saved_in_words(cost.without_ties, plan_nats)}")
+    if cost.without_rules is not None:
+        together = "together with the formats that it does not load, " if cost.without_ties is not None else ""
+        what = "they cost" if together else "the formats that it does not load cost"
+        said.append(f"{together}{what} {_saved_in_words(cost.without_rules, plan_nats)}")
+    return f"For the engine {cost.engine}, predicted, at the same limits: {'; '.join(said)}."
+
+
+def _saved_in_words(saved: Saved, plan_nats: float) -> str:
+    bound = "" if saved.is_proven else "at least "  # a better plan without the rules may exist
+    if saved.nats == 0.0 and saved.is_proven:
+        return "nothing"
+    share = f" ({saved.nats / plan_nats:.0%})" if plan_nats > 0 else ""
+    error = "" if math.isnan(saved.standard_error_nats) else f"±{saved.standard_error_nats:.2g}"
+    return f"{bound}{saved.nats:.4g}{error} nats per token{share}"
 
 
 def print_map_of_truth(found: MapOfTruth, console: Console) -> None:

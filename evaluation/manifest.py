@@ -14,6 +14,8 @@ from ..solver.plan import Record
 MANIFEST_FILE: Final = "scantling_checkpoint.json"
 PLAN_FILE: Final = "scantling_plan.json"
 CHECK_FILE: Final = "scantling/check.safetensors"
+NOISE: Final = "noise_"
+NARROW_TYPES: Final = ("float16", "bfloat16")
 CARD_FILE: Final = "README.md"
 
 

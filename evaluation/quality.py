@@ -11,8 +11,8 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
+from ..backends.formats import Format
 from ..backends.ggml import PackedMatrix
 from ..backends.gguf_inputs import input_block, rounded_inputs
 from ..backends.grid import Rounded
@@ -108,28 +108,40 @@ def installed(model: nn.Module, candidate: Candidate) -> Iterator[None]:
     """
     modules = {name: model.get_submodule(name) for name in candidate}
     originals = {name: module.weight.data for name, module in modules.items()}
-    with ExitStack() as hooks:
-        try:
-            for name, rounded in candidate.items():
-                install_matrix(modules[name], rounded.dequantize())
-                block = input_block(rounded.format) if isinstance(rounded, PackedMatrix) else None
-                if block is not None:
-                    for hook in _rounding_hooks(model, modules[name], block):
-                        hooks.enter_context(removing(hook))
+    formats = {name: rounded.format for name, rounded in candidate.items() if isinstance(rounded, PackedMatrix)}
+    try:
+        for name, rounded in candidate.items():
+            install_matrix(modules[name], rounded.dequantize())
+        with inputs_rounded(model, formats):
             yield
-        finally:
-            for name, original in originals.items():
-                modules[name].weight.data = original
+    finally:
+        for name, original in originals.items():
+            modules[name].weight.data = original
 
 
-def _rounding_hooks(model: nn.Module, module: nn.Module, block: int) -> list[RemovableHandle]:
-    """Round the inputs of the linear layers that multiply with a module's matrix: itself, or the head tied to it."""
-    multiplying = [one for one in model.modules() if is_linear(one) and one.weight is module.weight]
-    return [one.register_forward_pre_hook(partial(_round_inputs, block)) for one in multiplying]
+@contextmanager
+def inputs_rounded(model: nn.Module, formats: Mapping[str, Format]) -> Iterator[None]:
+    """Round the inputs of products with matrices in types of GGUF for a while, as llama.cpp does.
+
+    Args:
+        model: the model.
+        formats: of its layers; the product with a tied matrix is that of the head.
+
+    Yields:
+        Nothing.
+    """
+    with ExitStack() as hooks:
+        for name, target in formats.items():
+            block, weight = input_block(target), model.get_submodule(name).weight
+            multiplying = [one for one in model.modules() if is_linear(one) and one.weight is weight]
+            for module in multiplying if block is not None else []:
+                hooks.enter_context(removing(module.register_forward_pre_hook(partial(_round_inputs, block))))
+        yield
 
 
-def _round_inputs(block: int, _module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _round_inputs(block: int | None, _module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     inputs = arguments[0]
+    assert block is not None
     return (inputs + (rounded_inputs(inputs.detach(), block) - inputs.detach()), *arguments[1:])
 
 

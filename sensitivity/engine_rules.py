@@ -12,6 +12,8 @@ from .asked import Statement
 from .layers_of import Layers
 from .statements import Stater
 
+ENGINE_ORIGIN = "engine "
+
 
 def engine_statements(stater: Stater, engine: EngineProfile) -> list[Statement]:
     """State what an engine asks.
@@ -26,7 +28,7 @@ def engine_statements(stater: Stater, engine: EngineProfile) -> list[Statement]:
     Raises:
         ScantlingError: a layer is left without any format, or fused layers without a common one.
     """
-    origin = f"engine {engine.name}"
+    origin = f"{ENGINE_ORIGIN}{engine.name}"
     try:
         return _closed(stater.layers, engine, origin) + _ties(stater, engine, origin)
     except ScantlingError as error:
@@ -46,10 +48,9 @@ def _closed(layers: Layers, engine: EngineProfile, origin: str) -> list[Statemen
                 for reason in why:
                     closed[reason][index].add(offer)
         if len(refused) == len(layers.formats[index]):
-            reasons = "; ".join(f"{offer}: {', '.join(why)}" for offer, why in refused.items())
             raise ScantlingError(
-                f"it loads {layer.name} [{layer.out_features}, {layer.in_features}] in none of its formats ({reasons})."
-                f" Profile the model with such formats: {engine.suggest}."
+                f"it loads {layer.name} [{layer.out_features}, {layer.in_features}] in none of its formats "
+                f"({_by_reason(refused)}). Profile the model with such formats: {engine.suggest}."
             )
     _refuse_without_choice(layers, engine, closed)
     statements = []
@@ -62,6 +63,13 @@ def _closed(layers: Layers, engine: EngineProfile, origin: str) -> list[Statemen
         says = "closes " + ", ".join(sorted(set.union(*refused_by_layer.values())))
         statements.append(Statement(name, origin, says, tuple(refused_by_layer), (Allow(name, allowed, origin),)))
     return statements
+
+
+def _by_reason(refused: dict[str, list[str]]) -> str:
+    offers: dict[str, list[str]] = defaultdict(list)
+    for offer, why in refused.items():
+        offers["; ".join(why)].append(offer)
+    return "; ".join(f"{', '.join(names)}: {why}" for why, names in offers.items())
 
 
 def _refuse_without_choice(layers: Layers, engine: EngineProfile, closed: dict[str, dict[int, set[str]]]) -> None:

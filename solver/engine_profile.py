@@ -9,7 +9,7 @@ Knows nothing about what formats are.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -159,16 +159,48 @@ def load_engine_profile(name: str) -> EngineProfile:
     """Give an engine profile.
 
     Args:
-        name: one of ``engine_names()``.
+        name: one of ``engine_names()``; or an engine alone, such as ``vllm``, for the rules of all checkpoint formats
+            that it is known by.
 
     Returns:
         The profile.
 
     Raises:
         ScantlingError: there is none of that name.
+
+    >>> load_engine_profile("vllm").title
+    'vLLM, compressed-tensors checkpoint with several groups; vLLM, GPTQ checkpoint with per-module `dynamic` settings'
     """
-    if name not in engine_names():
+    if name in engine_names():
+        return _read(name)
+    parts = [_read(known) for known in engine_names() if known.startswith(f"{name}-")]
+    if not parts:
         raise ScantlingError(f"{name!r} is not a known engine. Known: {', '.join(engine_names())}.")
+    return EngineProfile(
+        name=name,
+        title="; ".join(part.title for part in parts),
+        version="; ".join(dict.fromkeys(part.version for part in parts)),
+        checked=min(part.checked for part in parts),
+        how=" ".join(f"{part.name}: {part.how}" for part in parts),
+        suggest=parts[-1].suggest,
+        formats=_apart_from_sources([rule for part in parts for rule in part.formats]),
+        shapes=_apart_from_sources([rule for part in parts for rule in part.shapes]),
+        ties=_apart_from_sources([rule for part in parts for rule in part.ties]),
+    )
+
+
+_Sourced = TypeVar("_Sourced", FormatRule, ShapeRule, EngineTie)
+
+
+def _apart_from_sources(rules: Sequence[_Sourced]) -> tuple[_Sourced, ...]:
+    """Keep one of the rules that differ in nothing but their words."""
+    kept: dict[str, _Sourced] = {}
+    for rule in rules:
+        kept.setdefault(rule.model_dump_json(exclude={"source", "why"}), rule)
+    return tuple(kept.values())
+
+
+def _read(name: str) -> EngineProfile:
     text = (Path(__file__).with_name("engine_profiles") / f"{name}.yaml").read_text(encoding="utf-8")
     read = parse_yaml(text, Path(f"{name}.yaml"))
     try:

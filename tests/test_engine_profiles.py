@@ -31,13 +31,13 @@ def legal(engine, kind, out_features, in_features, name):
     divides = stored.group_size is None or in_features % stored.group_size == 0
     at_the_end = kind in {"embedding", "head"}
     match engine:
-        case "vllm-gptq" | "vllm-compressed-tensors":
+        case "vllm-gptq" | "vllm-compressed-tensors" | "sglang-gptq" | "sglang-compressed-tensors" | "vllm" | "sglang":
             fine = stored.symmetric and stored.bits in {4, 8}
             return fine and not at_the_end and out_features % 64 == 0 and in_features % 128 == 0
         case "gptqmodel":
             fine = stored.bits in {2, 3, 4, 8} and divides
             return fine and not at_the_end and out_features % 32 == 0 and in_features % 32 == 0
-        case "transformers-compressed-tensors":
+        case "transformers-compressed-tensors" | "transformers":
             return stored.symmetric and divides and not at_the_end
         case "mlx":
             return not stored.symmetric and stored.group_size is not None and divides
@@ -46,7 +46,7 @@ def legal(engine, kind, out_features, in_features, name):
     raise AssertionError(engine)
 
 
-@pytest.mark.parametrize("engine", engine_names())
+@pytest.mark.parametrize("engine", [*engine_names(), "vllm", "sglang", "transformers"])
 def test_what_is_legal_is_what_the_engine_loads(engine):
     profile = load_engine_profile(engine)
     answers = set()
@@ -64,7 +64,7 @@ def test_what_is_legal_is_what_the_engine_loads(engine):
 def test_every_profile_states_what_it_was_checked_against(engine):
     profile = load_engine_profile(engine)
     assert profile.name == engine
-    assert profile.checked == "2026-11-22"
+    assert profile.checked in {"2026-11-22", "2026-11-23"}
     assert profile.version
     assert profile.how
     assert all(rule.source for rule in (*profile.formats, *profile.shapes, *profile.ties))
@@ -76,7 +76,28 @@ def test_every_profile_states_what_it_was_checked_against(engine):
 def test_the_engines_of_the_design_are_there():
     assert set(engine_names()) == {
         *("vllm-gptq", "vllm-compressed-tensors", "gptqmodel", "transformers-compressed-tensors", "llama.cpp", "mlx"),
+        *("sglang-gptq", "sglang-compressed-tensors"),
     }
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "transformers"])
+def test_an_engine_without_a_format_has_the_rules_of_all_its_formats_once(engine):
+    together = load_engine_profile(engine)
+    parts = [load_engine_profile(name) for name in engine_names() if name.startswith(f"{engine}-")]
+    assert together.name == engine
+    for rules in ("formats", "shapes", "ties"):
+
+        def apart(profile, rules=rules):
+            return [repr(rule.model_copy(update={"source": "", "why": ""})) for rule in getattr(profile, rules)]
+
+        assert len(apart(together)) == len(set(apart(together)))
+        assert set(apart(together)) == {rule for part in parts for rule in apart(part)}
+
+
+@pytest.mark.parametrize("name", ["mistyped", "vll", "vllm-", ""])
+def test_part_of_a_name_is_no_engine(name):
+    with pytest.raises(ScantlingError, match="is not a known engine"):
+        load_engine_profile(name)
 
 
 KNOWN = ("int2-g128-sym", "int4-g128-sym", "int4-g128", "int8-g128-sym", "float16")
@@ -128,7 +149,7 @@ def test_a_layer_without_a_legal_format_is_named_with_reason_and_mend():
         ScantlingError, match=r"engine vllm-gptq: it loads model\.layers\.0\.mlp\.x \[100, 128\] in none"
     ) as no:
         Program(profile).engine("vllm-gptq").instance()
-    assert "int4-g128-sym: out_features must be a multiple of 64" in str(no.value)
+    assert "int4-g128-sym: out_features must be a multiple of 64" in str(no.value)  # formats refused alike, together
     assert "Profile the model with such formats: int4-g128-sym,int8-g128-sym,float16" in str(no.value)
     with pytest.raises(ScantlingError, match=r"engine mlx: it loads model.layers.0.mlp.x"):
         Program(make_profile(1, KNOWN[:2], {"mlp.x": (100, 128)}, known=KNOWN)).engine("mlx").instance()

@@ -18,7 +18,7 @@ from scantling.sensitivity.entering import enter_blocks
 from scantling.sensitivity.final_rounding import CORRECTION_DAMPING, round_as_shipped, round_in_order
 from scantling.sensitivity.input_scaling import scale_inputs
 from scantling.sensitivity.profile import read_profile
-from scantling.sensitivity.rounding_pass import RoundingTask, round_layers
+from scantling.sensitivity.rounding_pass import RoundingTask, round_group, round_layers
 from scantling.solver.errors import ScantlingError
 from scantling.solver.plan import read_plan
 from test_command_line import SMALL, run
@@ -143,11 +143,20 @@ def test_corrected_rounding_comes_closer_on_its_own_text_than_the_others(family)
 
 
 @pytest.mark.parametrize("inputs", ["corrected", "quantized", "original"])
-def test_a_stopped_run_that_goes_on_gives_the_same(family, inputs):
+def test_a_stopped_run_that_goes_on_gives_the_same_and_rounds_nothing_twice(family, inputs, monkeypatch):
     whole = dict(round_in_order(a_task(family), silent, inputs=inputs))
     first = {part: whole[part] for part in list(whole)[:2]}
+    rounded = []
+
+    def counting(task, group):
+        rounded.extend(layer.name for layer in group.layers)
+        return round_group(task, group)
+
+    monkeypatch.setattr("scantling.sensitivity.final_rounding.round_group", counting)
     resumed = dict(round_in_order(a_task(family), silent, inputs=inputs, finished=first.get))
     assert list(whole) == list(resumed)
+    left = [name for part, records in whole.items() if part not in first for name in records]
+    assert sorted(rounded) == sorted(name for name in left if ".h." in name or ".layers." in name)
     for part, records in whole.items():
         for name, record in records.items():
             assert torch.equal(record.dequantize(), resumed[part][name].dequantize()), name
