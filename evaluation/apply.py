@@ -94,7 +94,8 @@ def refuse_plan_before_loading(plan: Plan, profile: Profile, settings: ApplySett
         Layer(record.name, record.kind, record.block, record.out_features, record.in_features)
         for record in profile.record.layers
     ]
-    backend_named(settings.backend).refuse([FormattedLayer(layer, formats[layer.name]) for layer in layers])
+    if not any("experts." in layer.kind for layer in layers):  # how experts are kept, only the model tells
+        backend_named(settings.backend).refuse([FormattedLayer(layer, formats[layer.name]) for layer in layers])
 
 
 def apply_plan(
