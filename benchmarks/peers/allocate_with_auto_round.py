@@ -19,7 +19,7 @@ from auto_round import AutoRound, AutoScheme
 from auto_round.schemes import QuantizationScheme
 
 WIDTHS, GROUP_SIZE = (2, 3, 4, 8), 64
-NUM_TEXTS, LENGTH = 24, 512
+NUM_TEXTS, LENGTH = 16, 256  # its defaults
 
 
 def main() -> None:

@@ -7,9 +7,9 @@
 # ///
 """NVIDIA ModelOpt's auto_quantize, gradient method: its own price of 2, 3, 4, 8 bits and its own integer program.
 
-Weights alone, symmetric integers in groups of 64, calibrated by ``max`` as its preset for 4-bit weights is. 16 bits are
-not offered, so that the choice is among the same widths as everywhere. Its rules give q, k, v one width, and gate and up
-one. Scores are kept in a checkpoint of its own, so that only the first target pays for them.
+Weights alone, symmetric integers in groups of 64, calibrated by ``max``. 16 bits are not offered, so that the choice is
+among the same widths as everywhere. Its rules give q, k, v one width, and gate and up one. Scores are kept in a
+checkpoint of its own, so that only the first target pays for them.
 
 Arguments: a folder with the model and the tokens, a folder to keep scores in, average bits, the file to write.
 """

@@ -5,8 +5,8 @@
 """NNCF's mixed-precision ratio: layers ranked by Hessian trace × error at 8 bits, the worst get 8 bits.
 
 Two widths: 8, and the whole number below the average, symmetric in groups of 64. NNCF ranks without regard to the lower
-width. Its torch backend ranks for 2 and 3 bits but then fails (``UnboundLocalError`` in get_dq_insertion_command: it can
-only write 4 and 8), so it is run with 4 and 8 bits at the ratio that the lower width asks for.
+width. Its torch backend ranks for 2 and 3 bits but cannot write them (``UnboundLocalError`` in
+``get_dq_insertion_command``), so it is run with 4 and 8 bits at the ratio that the lower width asks for.
 
 Arguments: a folder with the model and the tokens, a folder that is not used, average bits, the file to write.
 """

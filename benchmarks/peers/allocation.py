@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from environments import interpreter
+
 from scantling.solver.atomic import whole_file
 from scantling.solver.plan import Record
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allocation import AVERAGE_BITS, PEERS, Allocation, allocation_path
+
 from scantling.evaluation.contenders import SAME_BYTES, rivals
 from scantling.sensitivity.planning import choose_formats, decided_layers, uniform_formats
 from scantling.sensitivity.profile import Profile
@@ -103,9 +104,7 @@ def contenders(profile: Profile, folder: Path) -> list[Contender]:
     found = []
     for target in AVERAGE_BITS:
         ways = ((OURS_TIED, PEERS_WIDTHS, True), (OURS_UNTIED, PEERS_WIDTHS, False), (OURS_ALL, ALL_WIDTHS, False))
-        plans = [
-            Contender(name, target, ours(profile, target, widths, tied=tied)) for name, widths, tied in ways
-        ]
+        plans = [Contender(name, target, ours(profile, target, widths, tied=tied)) for name, widths, tied in ways]
         found.append(uniform(profile, target, plans[-1].formats))
         for peer in PEERS:
             path = allocation_path(folder, peer, target)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from contenders import Contender
 from rounded import rounded_layers
+
 from scantling.backends.model import LoadedModel, load_model
 from scantling.backends.progress import silent
 from scantling.evaluation.demo import demo_model_path
@@ -22,7 +23,7 @@ from scantling.solver.atomic import whole_file
 
 NUM_SEQUENCES, LENGTH = 24, 512
 AT_ONCE = 4  # contenders whose matrices are in memory together
-ORIGINAL = "original"
+ORIGINAL, DOCUMENTS = "original", "documents.json"
 
 
 def evaluation_text(loaded: LoadedModel, profile: Profile) -> EvaluationCase:
@@ -54,6 +55,18 @@ def keep_quality(folder: Path, key: str, quality: Quality) -> None:
         partial.write_text(json.dumps(asdict(quality)))
 
 
+def keep_documents(folder: Path, document_of_sequence: Sequence[int]) -> None:
+    """Write which sequences come from one document."""
+    (folder / "measured").mkdir(parents=True, exist_ok=True)
+    with whole_file(folder / "measured" / DOCUMENTS) as partial:
+        partial.write_text(json.dumps(document_of_sequence))
+
+
+def documents_of(folder: Path) -> tuple[int, ...]:
+    """Read which sequences come from one document."""
+    return tuple(json.loads((folder / "measured" / DOCUMENTS).read_text()))
+
+
 def measure(profile: Profile, folder: Path, everyone: Sequence[Contender], minutes: float) -> None:
     """Measure who was not measured yet.
 
@@ -68,14 +81,15 @@ def measure(profile: Profile, folder: Path, everyone: Sequence[Contender], minut
     if not waiting:
         return
     loaded = load_model(str(demo_model_path()))
-    token_ids = evaluation_text(loaded, profile).token_ids
+    case = evaluation_text(loaded, profile)
+    keep_documents(folder, case.document_of_sequence)
     keys = list(waiting)
     for first in range(0, len(keys), AT_ONCE):
         if time.perf_counter() - start > 60 * minutes:
             return
         now = keys[first : first + AT_ONCE]
         records = rounded_layers(loaded, profile, [waiting[key].formats for key in now], folder / "rounded")
-        measured = measure_candidates(loaded.model, dict(zip(now, records, strict=True)), token_ids, silent)
+        measured = measure_candidates(loaded.model, dict(zip(now, records, strict=True)), case.token_ids, silent)
         for key, quality in measured.items():
             keep_quality(folder, key, quality)
         print(", ".join(f"{waiting[key].name} {waiting[key].target} {measured[key].mean_kl_nats:.4f}" for key in now))
