@@ -1,16 +1,16 @@
-"""How long a product of a matrix with one input takes in llama.cpp's CPU kernels, type by type.
+"""Products of matrices with one input in llama.cpp's CPU kernels, type by type, to be timed.
 
 Decoding one token multiplies every matrix by one input vector and reads each once, so matrices enough to overflow the
-caches are multiplied one after the other, in one graph of the library ``ggml-cpu``. The best of some runs is what the
-kernel can do; the others were disturbed.
+caches are multiplied one after the other, in one graph of the library ``ggml-cpu``.
 
-Knows nothing about devices or models.
+Knows nothing about clocks, devices and models.
 """
 
 import ctypes
-import time
 from dataclasses import dataclass
 from functools import cache
+from types import TracebackType
+from typing import Self
 
 import torch
 
@@ -20,7 +20,7 @@ from .ggml import library_path, quantize_matrix
 from .gguf_types import FLOAT_TYPES, GgufFormat
 
 _ROWS_ROUNDED = 64  # repeated down the matrix: kernels take equally long for any values, quantizers do not
-_OVERHEAD_BYTES = 1 << 20
+_OVERHEAD_BYTES = 1 << 20  # of the graph and of what describes its tensors
 _F32 = 0
 
 
@@ -28,25 +28,6 @@ class _InitParams(ctypes.Structure):
     """``struct ggml_init_params``."""
 
     _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
-
-
-@dataclass(frozen=True)
-class ProductSettings:
-    """What is multiplied.
-
-    Attributes:
-        out_features: rows of every matrix.
-        in_features: columns.
-        total_bytes: of all matrices together, at least; several times the last cache.
-        num_threads: of the product.
-        num_runs: of which the best counts.
-    """
-
-    out_features: int = 4096
-    in_features: int = 4096
-    total_bytes: int = 256 << 20
-    num_threads: int = 1
-    num_runs: int = 5
 
 
 @cache
@@ -59,6 +40,7 @@ def _library() -> tuple[ctypes.CDLL, ctypes.CDLL]:
     base.ggml_mul_mat.restype = base.ggml_new_graph.restype = base.ggml_get_data.restype = pointer
     base.ggml_init.argtypes = (_InitParams,)
     base.ggml_free.argtypes = base.ggml_new_graph.argtypes = base.ggml_get_data.argtypes = (pointer,)
+    base.ggml_reset.argtypes = (pointer,)
     base.ggml_new_tensor_1d.argtypes = (pointer, ctypes.c_int, count)
     base.ggml_new_tensor_2d.argtypes = (pointer, ctypes.c_int, count, count)
     base.ggml_mul_mat.argtypes = (pointer, pointer, pointer)
@@ -68,50 +50,93 @@ def _library() -> tuple[ctypes.CDLL, ctypes.CDLL]:
     return base, cpu
 
 
-def seconds_per_product(target: Format, settings: ProductSettings) -> float:
-    """Measure the product of one matrix with one input.
+def _memory(size_bytes: int) -> int:
+    base, _ = _library()
+    found: int | None = base.ggml_init(_InitParams(size_bytes, None, False))
+    if found is None:
+        raise ScantlingError(
+            f"llama.cpp's library could not take {size_bytes:,} bytes. Give less with --array, or close other programs."
+        )
+    return found
 
-    Args:
-        target: the matrix's type, or 16 bits.
-        settings: shapes and threads.
 
-    Returns:
-        Seconds.
+@dataclass(frozen=True)
+class MatrixShape:
+    """The matrices of a graph.
 
-    Raises:
-        ScantlingError: an integer format, for which llama.cpp has no kernel, or a width that the type does not fit.
+    Attributes:
+        out_features: rows.
+        in_features: columns.
     """
-    if isinstance(target, IntegerFormat):
-        raise ScantlingError(f"llama.cpp has no kernel for {target.name}. Name a type of GGUF, such as Q4_K.")
-    rows = _some_rows(target, settings.in_features)
-    matrix_bytes = target.stored_bytes(settings.out_features, settings.in_features)
-    num_matrices = -(-settings.total_bytes // matrix_bytes)
-    type_id = int(FLOAT_TYPES[target.name]) if isinstance(target, FloatFormat) else target.type_id
-    base, cpu = _library()
-    needed = num_matrices * (matrix_bytes + settings.out_features * 4 + 4096) + settings.in_features * 64
-    context = base.ggml_init(_InitParams(needed + 16 * _OVERHEAD_BYTES, None, False))
-    if not context:
-        raise ScantlingError(f"llama.cpp's library could not take {needed:,} bytes. Measure fewer or smaller matrices.")
-    try:
-        entering = base.ggml_new_tensor_1d(context, _F32, settings.in_features)
-        values = torch.ones(settings.in_features)
+
+    out_features: int
+    in_features: int
+
+
+class Products:
+    """Matrices of one type, and the products of all of them with one input.
+
+    Attributes:
+        num_matrices: that are multiplied.
+        read_bytes: of all of them.
+    """
+
+    def __init__(self, target: Format, total_bytes: int, shape: MatrixShape, num_threads: int) -> None:
+        """Fill the matrices and build the graph.
+
+        Args:
+            target: the matrices' type, or 16 bits.
+            total_bytes: of all matrices together, at least; several times the last cache.
+            shape: of each.
+            num_threads: of the products.
+
+        Raises:
+            ScantlingError: an integer format, for which llama.cpp has no kernel, or no memory.
+        """
+        if isinstance(target, IntegerFormat):
+            raise ScantlingError(f"llama.cpp has no kernel for {target.name}. Name a type of GGUF, such as Q4_K.")
+        rows = _some_rows(target, shape.in_features)
+        matrix_bytes = target.stored_bytes(shape.out_features, shape.in_features)
+        self.num_matrices = -(-total_bytes // matrix_bytes)
+        self.read_bytes = self.num_matrices * matrix_bytes
+        self._num_threads = num_threads
+        needed = self.num_matrices * (matrix_bytes + shape.out_features * 4 + 4096) + shape.in_features * 64
+        self._context = _memory(needed + _OVERHEAD_BYTES)
+        self._scratch = _memory(shape.in_features * 64 * num_threads + _OVERHEAD_BYTES)
+        content = rows.repeat(-(-shape.out_features // len(rows)), 1)[: shape.out_features].contiguous()
+        type_id = int(FLOAT_TYPES[target.name]) if isinstance(target, FloatFormat) else target.type_id
+        self._graph = self._build(content, shape, type_id)
+
+    def _build(self, content: torch.Tensor, shape: MatrixShape, type_id: int) -> int:
+        base, _ = _library()
+        entering = base.ggml_new_tensor_1d(self._context, _F32, shape.in_features)
+        values = torch.ones(shape.in_features)
         ctypes.memmove(base.ggml_get_data(entering), values.data_ptr(), values.nbytes)
-        graph = base.ggml_new_graph(context)
-        content = rows.repeat(-(-settings.out_features // len(rows)), 1)[: settings.out_features].contiguous()
-        for _ in range(num_matrices):
-            matrix = base.ggml_new_tensor_2d(context, type_id, settings.in_features, settings.out_features)
-            ctypes.memmove(base.ggml_get_data(matrix), content.data_ptr(), matrix_bytes)
-            base.ggml_build_forward_expand(graph, base.ggml_mul_mat(context, matrix, entering))
-        best = min(_run(cpu, (context, graph), settings.num_threads) for _ in range(settings.num_runs + 1))
-    finally:
-        base.ggml_free(context)
-    return best / num_matrices
+        graph: int = base.ggml_new_graph(self._context)
+        for _ in range(self.num_matrices):
+            matrix = base.ggml_new_tensor_2d(self._context, type_id, shape.in_features, shape.out_features)
+            ctypes.memmove(base.ggml_get_data(matrix), content.data_ptr(), content.nbytes)
+            base.ggml_build_forward_expand(graph, base.ggml_mul_mat(self._context, matrix, entering))
+        return graph
 
+    def compute(self) -> None:
+        """Multiply every matrix once."""
+        base, cpu = _library()
+        base.ggml_reset(self._scratch)  # every call takes its working memory from it
+        if cpu.ggml_graph_compute_with_ctx(self._scratch, self._graph, self._num_threads):
+            raise ScantlingError("llama.cpp's library could not compute the products.")
 
-def _run(cpu: ctypes.CDLL, what: tuple[int, int], num_threads: int) -> float:
-    start = time.perf_counter()
-    cpu.ggml_graph_compute_with_ctx(*what, num_threads)
-    return time.perf_counter() - start
+    def __enter__(self) -> Self:
+        """Be a context that ends with the memory given back."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the memory back."""
+        base, _ = _library()
+        base.ggml_free(self._context)
+        base.ggml_free(self._scratch)
 
 
 def _some_rows(target: GgufFormat | FloatFormat, in_features: int) -> torch.Tensor:

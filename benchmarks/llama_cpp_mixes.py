@@ -1,13 +1,13 @@
 """Plans beside llama.cpp's own mixes at the mixes' exact sizes, both measured in llama.cpp: KL, bytes, tokens/s.
 
-The demo model's weights lie on the grid of Q4_1, where Q5_1 is exact and Q4_K almost: types could be compared on it by
-accident only. So its grid is taken away first: to every weight is added noise, uniform over the step of its block, as
-the first rounding had done once. The result, in 16 bits, is the model here, and the reference of every KL.
+Importance from 16 × 512 tokens of the Wikipedia excerpt, the same for plans and mixes; prices on 16 × 512 others;
+measured on 8 × 512 of the part kept for evaluation. The reference of every KL is the source in 16 bits.
 
-Set-up: importance from 16 × 512 tokens of the Wikipedia excerpt, the same for plans and mixes; prices on 16 × 512
-others; measured on 8 × 512 of the part kept for evaluation. Every piece is kept in FOLDER, so a stopped run goes on.
+    python benchmarks/llama_cpp_mixes.py FOLDER                          # the demo model → results/gguf.md
+    python benchmarks/second_model.py OTHER/model --gguf OTHER/source.gguf
+    python benchmarks/llama_cpp_mixes.py OTHER --results gguf_second.md  # widths of 256 → results/gguf_second.md
 
-    python benchmarks/llama_cpp_mixes.py FOLDER
+Where FOLDER has a source.gguf, that is the model. Every piece is kept in FOLDER, so a stopped run goes on.
 """
 
 import argparse
@@ -41,15 +41,19 @@ from scantling.solver.cpsat import CpSat
 from scantling.solver.engine import SearchSettings
 from scantling.solver.plan import file_sha256, write_plan
 
-RESULTS = Path(__file__).parent / "results" / "gguf.md"
+RESULTS = Path(__file__).parent / "results"
 WORKER = Path(__file__).parents[1] / "tests" / "llama_quantize_worker.py"
 MIXES = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M")
-FORMATS = "MXFP4,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,Q2_K,Q3_K,Q4_K,Q5_K,Q6_K,IQ4_XS,float16"
+FORMATS = "MXFP4,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,Q2_K,Q3_K,Q4_K,Q5_K,Q6_K,IQ4_XS,IQ3_S,IQ2_S,float16"
 STEP_OFFSETS = {
     "Q4_1": (0, 20, 32),
     "Q8_0": (0, 34, 32),
 }  # where a block keeps its float16 step, its bytes, its weights
 NEW_TOKENS = 48
+OFF_GRID = """\
+The demo model's weights lie on the grid of Q4_1, where Q5_1 is exact and Q4_K almost: types could be compared on it by
+accident only. So its grid is taken away first: to every weight is added noise, uniform over the step of its block, as
+the first rounding had done once."""
 
 
 def make_source(folder: Path) -> None:
@@ -74,6 +78,7 @@ def make_source(folder: Path) -> None:
                 step = torch.from_numpy(np.abs(steps)).repeat_interleave(block_weights, 1).reshape(values.shape)
                 values = (values + (torch.rand(values.shape, generator=generator) - 0.5) * step).half()
             fill_tensor(layout, opened, name, values.numpy())
+    (folder / "source.md").write_text(OFF_GRID)
     partial.rename(folder / "source.gguf")
 
 
@@ -273,11 +278,12 @@ def row(folder: Path, mix: str, kind: str) -> tuple[dict[str, object], str]:
     )
 
 
-def report(folder: Path) -> None:
+def report(folder: Path, out: Path) -> None:
     """Write the table.
 
     Args:
         folder: has what was measured.
+        out: the page.
     """
     source = json.loads((folder / "source.json").read_text())
     lines = [
@@ -297,8 +303,12 @@ def report(folder: Path) -> None:
             f"{check['perplexity_in_memory']:.3f}"
         )
         lines += [line, our_line]
-    text = (__doc__ or "").split("    python")[0].strip()
-    RESULTS.write_text(
+    heading, setup, *_ = (__doc__ or "").split("\n\n")
+    parameters = sum(int(np.prod(tensor.shape)) for tensor in open_gguf(folder / "source.gguf").tensors.values())
+    note = folder / "source.md"
+    about = note.read_text() if note.exists() else "The model was trained by `second_model.py`."
+    text = f"{heading}\n\n{setup}\n\n{about} It has {parameters / 1e6:.1f} million weights."
+    out.write_text(
         f"# GGUF\n\n{text}\n\nPerplexity of the reference: {math.exp(np.mean(source['loss_nats'])):.2f}, "
         f"{source['tokens_per_second']:.1f} tokens/s.\n\n"
         + "\n".join(lines)
@@ -312,7 +322,9 @@ def main() -> None:
     """Do what is not done yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("--results", default="gguf.md")
+    arguments = parser.parse_args()
+    folder = arguments.folder
     torch.set_num_threads(os.cpu_count() or 1)
     if not (folder / "source.gguf").exists():
         make_source(folder)
@@ -320,7 +332,7 @@ def main() -> None:
         profile(folder)
     mixes(folder)
     measure(folder)
-    report(folder)
+    report(folder, RESULTS / arguments.results)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,19 @@
 
     python benchmarks/second_model.py FOLDER --family qwen3 --minutes 8
 
-Byte-pair tokens from the same text, a folder that transformers loads. The learning rate follows the time that is left,
-so a slower machine trains less: figures made with such a model name its perplexity.
+Byte-pair tokens from the same text, a folder that transformers loads; with --gguf FILE also a GGUF file in 16 bits, for
+llama.cpp (qwen3 alone). All widths of both families are multiples of 256. The learning rate follows the time that is
+left, so a slower machine trains less: figures made with such a model name its perplexity.
 """
 
 import argparse
+import json
 import math
 import time
 from pathlib import Path
 
 import torch
+from gguf import MODEL_ARCH, GGUFWriter, get_tensor_name_map
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import (
@@ -65,9 +68,9 @@ def untrained(family: str) -> PreTrainedModel:
             hidden_size=256,
             intermediate_size=768,
             num_hidden_layers=8,
-            num_attention_heads=8,
+            num_attention_heads=4,
             num_key_value_heads=2,
-            head_dim=32,
+            head_dim=128,  # the family's, which transformers takes for granted in GGUF files
             max_position_embeddings=1024,
             tie_word_embeddings=True,
         )
@@ -103,12 +106,54 @@ def train(model: PreTrainedModel, token_ids: Tensor, minutes: float) -> int:
     return step
 
 
+def write_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
+    """Write a Qwen3 model as llama.cpp wants it.
+
+    Args:
+        model: of the family qwen3, with tied embeddings.
+        tokenizer: of it.
+        path: the file.
+    """
+    config, state = model.config, model.state_dict()
+    writer = GGUFWriter(path, "qwen3")
+    writer.add_name("second model")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    written = json.loads(tokenizer.backend_tokenizer.to_str())
+    tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token == tokenizer.eos_token else 1 for token in tokens])
+    writer.add_token_merges([" ".join(merge) for merge in written["model"]["merges"]])
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_add_bos_token(False)
+    names = get_tensor_name_map(MODEL_ARCH.QWEN3, config.num_hidden_layers)
+    for name, values in state.items():
+        if name != "lm_head.weight":
+            there = names.get_name(name, try_suffixes=(".weight",))
+            writer.add_tensor(there, values.half().numpy() if values.ndim > 1 else values.float().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def main() -> None:
     """Train and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--family", choices=["qwen3", "gpt2"], default="qwen3")
     parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--gguf", type=Path)
     arguments = parser.parse_args()
     documents = load_text("wikipedia").calibration()
     tokenizer, model = tokenizer_of(documents), untrained(arguments.family)
@@ -117,6 +162,8 @@ def main() -> None:
     print(f"{steps} steps of {BATCH} × {LENGTH} tokens; the text has {len(token_ids)}")
     model.save_pretrained(arguments.folder)
     tokenizer.save_pretrained(arguments.folder)
+    if arguments.gguf is not None:
+        write_gguf(model, tokenizer, arguments.gguf)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,10 @@ DecodedOption = Annotated[
 GgufOption = Annotated[
     list[Path] | None, typer.Option("--gguf", help="GGUF files, decoded by llama.cpp instead of torch; repeatable.")
 ]
+KernelsOption = Annotated[
+    str | None,
+    typer.Option(help="Types of GGUF, or all: products in llama.cpp's CPU kernels, without a model."),
+]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")]
 UniformOption = Annotated[
     list[str] | None,
@@ -138,9 +142,10 @@ def measure(
     output: Annotated[Path, typer.Option("-o", "--output", help="The points to write, as CSV for: device fit.")],
     model: DecodedOption = None,
     gguf: GgufOption = None,
+    kernels: KernelsOption = None,
     seconds: Annotated[float, typer.Option(help="Of each run; 10 at least where energy is read.")] = 3.0,
     array: Annotated[str, typer.Option(help="Read over and over for the bandwidth; much larger than caches.")] = "1GiB",
-    threads: Annotated[int | None, typer.Option(help="That decode. Default: torch's own choice.")] = None,
+    threads: Annotated[int | None, typer.Option(help="That compute. Default: torch's own choice.")] = None,
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -158,12 +163,12 @@ def measure(
     refuse_unwritable(output, 1 << 16)
     if threads is not None:
         torch.set_num_threads(threads)
-    engine = _decode_engine(model, gguf or [], trust_remote_code=trust_remote_code)
+    engine = _decode_engine(model, gguf or [], kernels, trust_remote_code=trust_remote_code)
     meters = find_meters()
     stream = stream_bandwidth(parse_bytes(array))
     window = max(seconds, SECONDS_OF_A_WINDOW) if meters.found else seconds
-    runs = measure_runs(engine.runs(), window, meters.found, TerminalProgress(Console(stderr=True)))
-    found = measured_device(runs, stream, engine.name, (tuple(m.name for m in meters.found), meters.missing))
+    runs = measure_runs(engine, window, meters.found, TerminalProgress(Console(stderr=True)))
+    found = measured_device(runs, stream, engine, (tuple(m.name for m in meters.found), meters.missing))
     heading = (f"read bandwidth {stream.read_bytes_per_second:.6g} B/s", f"engine: {engine.name}")
     write_points(runs, heading, output)
     read_points(output)
@@ -172,17 +177,26 @@ def measure(
         return
     print_measured(found, Console(markup=False))
     bandwidth = f"{stream.read_bytes_per_second / 1e9:.4g} GB/s"
+    if kernels is not None:
+        typer.echo("These are products alone: decode a GGUF file (--gguf) for the time of all else in a model.")
     typer.echo(f"Wrote {output}. Next: scantling device fit {output} --bandwidth '{bandwidth}' -o mine.yaml")
 
 
-def _decode_engine(model: str | None, gguf: list[Path], *, trust_remote_code: bool) -> "DecodeEngine":
+def _decode_engine(
+    model: str | None, gguf: list[Path], kernels: str | None, *, trust_remote_code: bool
+) -> "DecodeEngine":
     from ..backends.model import load_model
     from ..evaluation.decode_engines import TorchEngine
     from ..evaluation.demo import demo_model_path
+    from ..evaluation.kernel_engine import KernelEngine, kernel_formats
     from ..evaluation.llama_cpp_engine import LlamaCppEngine
 
-    if gguf and model is not None:
-        raise ScantlingError("--model is decoded by torch, --gguf by llama.cpp. Give one of the two.")
+    if (model is not None) + bool(gguf) + (kernels is not None) > 1:
+        raise ScantlingError(
+            "--model is decoded by torch, --gguf by llama.cpp, --kernels are its products alone. Give one of them."
+        )
+    if kernels is not None:
+        return KernelEngine(kernel_formats(kernels))
     if gguf:
         return LlamaCppEngine(gguf)
     return TorchEngine(load_model(model or str(demo_model_path()), trust_remote_code=trust_remote_code))

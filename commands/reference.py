@@ -60,16 +60,21 @@ def engines(as_json: JsonOption = False) -> None:
 @app.command()
 def devices(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[DEVICE]…", help="Known ones or files; default: all.")
+        list[str] | None, typer.Argument(metavar="[DEVICE]…", help="Known ones or files, shown whole; default: a list.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List devices, with the origin of every number."""
+    """List the known devices, or show some with the origin of every number."""
+    from ..evaluation.device_file import print_devices
     from ..solver.device import FIGURES, device_names, load_device
 
     known = [load_device(name) for name in names or device_names()]
     if as_json:
         typer.echo(json.dumps([found.model_dump() for found in known], ensure_ascii=False))
+        return
+    if not names:
+        print_devices(known, Console(markup=False))
+        typer.echo("All numbers of one, with where each comes from: scantling devices NAME")
         return
     for found in known:
         typer.echo(f"{found.name}: {found.note}")

@@ -29,7 +29,7 @@ class DecodeRun:
 
     Attributes:
         format: that its matrices are in.
-        num_blocks: of the model, whole or cut.
+        num_blocks: of the model, whole or cut; or matrices.
         whole: whether it has all its blocks.
         read_bytes: for one token, without the cache.
         begin: starts a text; each call of what it returns computes one token.
@@ -48,6 +48,11 @@ class DecodeEngine(Protocol):
     @property
     def name(self) -> str:
         """What it is, with its version."""
+        ...
+
+    @property
+    def counted(self) -> str:
+        """What a run has many of: blocks of a model, or matrices."""
         ...
 
     def runs(self) -> Iterator[DecodeRun]:
@@ -86,10 +91,12 @@ class TorchEngine:
     Attributes:
         loaded: the model, in float32; its blocks are put back afterwards.
         shares: of the blocks that are run, the whole model among them.
+        counted: what a run has many of.
     """
 
     loaded: LoadedModel
     shares: Sequence[float] = DEFAULT_SHARES
+    counted: str = "blocks"
 
     @property
     def name(self) -> str:

@@ -83,7 +83,7 @@ def law_record(fit: LawFit) -> LawRecord:
 
 
 def device_of(base: Device, fits: Sequence[LawFit], points: MeasuredPoints) -> Device:
-    """Put fitted numbers in place of a device's own.
+    """Put fitted numbers in place of a device's own, and keep its efficiencies of formats that were not fitted.
 
     Args:
         base: the other numbers; its bandwidth is what efficiencies are shares of.
@@ -99,7 +99,9 @@ def device_of(base: Device, fits: Sequence[LawFit], points: MeasuredPoints) -> D
         for fit, number in numbers
         if number.name.startswith(_PREFIX)
     )
-    found = {"efficiency": tuple(sorted(shares, key=lambda entry: entry.formats == "*"))} if shares else {}
+    kept = () if any(share.formats == "*" for share in shares) else base.efficiency
+    first = {share.formats for share in shares}
+    found = {"efficiency": shares + tuple(share for share in kept if share.formats not in first)}
     scalars = {
         number.name: _figure(number, _with_unit(number), fit, points)
         for fit, number in numbers
@@ -124,6 +126,26 @@ def _figure(number: FittedNumber, value: str, fit: LawFit, points: MeasuredPoint
         words = f"± {abs(number.half_width / number.value):.1%} (95 % interval)" if number.value else "95 % interval"
     source = f"least squares fit to {len(fit.residuals)} points of {points.name}, SHA-256 {points.sha256[:16]}: {words}"
     return Figure(value=value, origin="measured" if tested else "estimate", source=source)
+
+
+def print_devices(devices: Sequence[Device], console: Console) -> None:
+    """List devices, with a mark where a number is an estimate.
+
+    Args:
+        devices: to be listed.
+        console: where.
+    """
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for heading in ("memory", "bandwidth", "power\nlimit", "with no\ntraffic", "more when\nfull"):
+        table.add_column(heading, justify="right")
+    for device in devices:
+        figures = (device.memory, device.bandwidth, device.power_limit)
+        figures += (device.base_power, device.traffic_power)
+        cells = ("–" if one is None else f"{one.value}{' ~' * (one.origin == 'estimate')}" for one in figures)
+        table.add_row(device.name, *cells)
+    console.print(table)
+    console.print("~ estimate; – not known, state yours in a device file")
 
 
 def print_fits(fits: Sequence[LawFit], console: Console) -> None:

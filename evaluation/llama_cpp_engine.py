@@ -83,9 +83,11 @@ class LlamaCppEngine:
 
     Attributes:
         files: GGUF files; of one model in several formats, and cut to fewer blocks where these exist.
+        counted: what a run has many of.
     """
 
     files: Sequence[Path]
+    counted: str = "blocks"
 
     @property
     def name(self) -> str:

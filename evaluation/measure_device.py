@@ -9,7 +9,7 @@ Knows nothing about terminals.
 
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ import torch
 from ..backends.progress import Progress
 from ..solver.atomic import whole_file
 from ..solver.errors import ScantlingError
-from .decode_engines import DecodeRun
+from .decode_engines import DecodeEngine, DecodeRun
 from .device_points import COLUMNS
 from .energy_meters import EnergyMeter
 
@@ -78,7 +78,7 @@ class Measured:
 
     Attributes:
         format: of its matrices.
-        num_blocks: of the model, whole or cut.
+        num_blocks: of the model, whole or cut; or matrices.
         whole: whether it has all its blocks.
         read_bytes: for one token, without the cache.
         seconds_per_token: the lowest decile of the tokens' times.
@@ -110,12 +110,12 @@ class Measured:
 
 
 def measure_runs(
-    runs: Iterable[DecodeRun], seconds: float, meters: Sequence[EnergyMeter], progress: Progress
+    engine: DecodeEngine, seconds: float, meters: Sequence[EnergyMeter], progress: Progress
 ) -> list[Measured]:
     """Decode every run for a while.
 
     Args:
-        runs: models, made ready one at a time.
+        engine: gives what is run, made ready one at a time.
         seconds: of a window, at least.
         meters: counters of energy.
         progress: shows how far the work is.
@@ -124,8 +124,8 @@ def measure_runs(
         What was measured.
     """
     found = []
-    for run in runs:
-        for _ in progress([run], f"{run.format}, {run.num_blocks} blocks"):
+    for run in engine.runs():
+        for _ in progress([run], f"{run.format}, {run.num_blocks} {engine.counted}"):
             found.append(_measured(run, seconds, meters))
     return found
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from ..solver.errors import ScantlingError
 from ..solver.plan import Finite, Record
 from ..solver.quantities import show_bytes
+from .decode_engines import DecodeEngine
 from .device_fit import fit_speed
 from .device_points import MeasuredPoint
 from .measure_device import Measured, Stream
@@ -21,7 +22,7 @@ class RunRecord(Record):
 
     Attributes:
         format: of its matrices.
-        num_blocks: of the model, whole or cut.
+        num_blocks: of the model, whole or cut; or matrices.
         whole: whether it has all its blocks.
         read_bytes: for one token; exact.
         measured_tokens_per_second: from the lowest decile of the tokens' times.
@@ -46,6 +47,7 @@ class MeasuredDevice(Record):
 
     Attributes:
         engine: that decoded.
+        counted: what a run has many of: blocks or matrices.
         read_bytes_per_second: fastest pass over a large array; measured.
         median_bytes_per_second: of all passes.
         energy_counters: their names.
@@ -55,6 +57,7 @@ class MeasuredDevice(Record):
     """
 
     engine: str
+    counted: str
     read_bytes_per_second: Finite
     median_bytes_per_second: Finite
     energy_counters: tuple[str, ...]
@@ -81,7 +84,7 @@ def measured_points(found: Sequence[Measured]) -> list[MeasuredPoint]:
 
 
 def measured_device(
-    found: Sequence[Measured], stream: Stream, engine: str, counters: tuple[tuple[str, ...], tuple[str, ...]]
+    found: Sequence[Measured], stream: Stream, engine: DecodeEngine, counters: tuple[tuple[str, ...], tuple[str, ...]]
 ) -> MeasuredDevice:
     """Put together what was measured, and predict the whole models from the cut ones.
 
@@ -120,7 +123,8 @@ def measured_device(
         for index, run in enumerate(found)
     )
     return MeasuredDevice(
-        engine=engine,
+        engine=engine.name,
+        counted=engine.counted,
         read_bytes_per_second=stream.read_bytes_per_second,
         median_bytes_per_second=stream.median_bytes_per_second,
         energy_counters=counters[0],
@@ -139,10 +143,17 @@ def print_measured(found: MeasuredDevice, console: Console) -> None:
     """
     console.print(
         f"Memory was read at {found.read_bytes_per_second / 1e9:.1f} GB/s at best, "
-        f"{found.median_bytes_per_second / 1e9:.1f} in the median (measured). Decode by {found.engine}."
+        f"{found.median_bytes_per_second / 1e9:.1f} in the median (measured). Run by {found.engine}."
     )
     table = Table("format", box=None, pad_edge=False)
-    headings = ["blocks", "read a token", "measured\ntok/s", "in the\nmedian", "predicted from\ncut models", "error"]
+    headings = [
+        found.counted,
+        "read a token",
+        "measured\ntok/s",
+        "in the\nmedian",
+        f"predicted from\nfewer {found.counted}",
+        "error",
+    ]
     for heading in [*headings, *(["measured\nW"] if found.energy_counters else [])]:
         table.add_column(heading, justify="right")
     for row in found.runs:

@@ -143,14 +143,18 @@ def _point_in_words(point: Point) -> str:
 
 def _print_factors(safety: SafetyFile, console: Console) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("plan", "bits", "load case", "KL", "γ", "factor at yield", "factor at ultimate"):
-        table.add_column(heading, justify="left" if heading in {"plan", "load case"} else "right")
+    several = len(safety.curves) > 1
+    table.add_column("plan", overflow="fold")
+    if several:
+        table.add_column("load case", overflow="fold")
+    for heading in ("bits", "KL", "γ", "factor\nat yield", "factor\nat ultimate"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for plan in safety.plans:
         for case in plan.cases:
             table.add_row(
                 plan.plan.name,
+                *([case.load_case] * several),
                 f"{plan.plan.average_bits:.2f}",
-                case.load_case,
                 f"{case.kl_nats:.4f}",
                 f"{plan.gamma.value:.2f}",
                 ("≥ " if case.at_least_at_yield else "") + _show(case.at_yield, ".2f"),

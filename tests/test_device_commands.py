@@ -103,6 +103,9 @@ def test_devices_are_shown_by_name_and_by_file(card):
     assert "overhead: 10 us (stated)" in shown
     assert "450 W (datasheet: NVIDIA GeForce RTX 4090)" in shown
     assert len(json.loads(run("devices", "--json").output)) == 13
+    listed = run("devices").output.splitlines()
+    assert len([line for line in listed if "datasheet" not in line and "GB/s" in line]) == 13
+    assert any(line.startswith("rtx-pro-6000-blackwell-max-q ") and "60 W ~" in line for line in listed)
 
 
 def test_the_examples_of_the_documentation_are_read(tmp_path):

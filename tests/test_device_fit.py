@@ -164,7 +164,11 @@ def test_other_numbers_of_the_base_device_stay(tmp_path):
     base = load_device("rtx-4090")
     found = device_of(base, [fit_speed(POINTS, BANDWIDTH)], points)
     assert (found.memory, found.base_power) == (base.memory, base.base_power)
-    assert [entry.formats for entry in found.efficiency] == ["int4", "float16"]
+    assert [entry.formats for entry in found.efficiency] == ["int4", "float16", *(e.formats for e in base.efficiency)]
+    again = device_of(found, [fit_speed(POINTS, BANDWIDTH)], points)
+    assert again.efficiency == found.efficiency  # what is fitted anew replaces what was
+    one = [MeasuredPoint("*", point.read_bytes, point.tokens_per_second, None, 1) for point in POINTS[:3]]
+    assert len(device_of(found, [fit_speed(one, BANDWIDTH)], points).efficiency) == 1  # one for all leaves no other
     write_device(found, tmp_path / "d.yaml")
     assert load_device(str(tmp_path / "d.yaml")) == found
     record = law_record(fit_speed(POINTS, BANDWIDTH))

@@ -20,14 +20,21 @@ from tiny import make_model
 
 
 class Clock:
-    """Time that passes only while a token is computed."""
+    """Time that passes only while a token is computed; an engine of the runs it is given."""
+
+    name = "clockwork"
+    counted = "blocks"
 
     def __init__(self, monkeypatch):
         self.now = 0.0
+        self.given = []
         monkeypatch.setattr(measure_device, "time", self)
 
     def perf_counter(self):
         return self.now
+
+    def runs(self):
+        return iter(self.given)
 
     def run(self, name, num_blocks, whole, read):
         """A run of 1 ms and 1 ms for each 100 kB, the whole model a tenth more; two tokens of five are held up."""
@@ -43,7 +50,8 @@ def test_a_known_speed_is_measured_and_the_whole_is_predicted_from_the_parts(tmp
     clock = Clock(monkeypatch)
     meter = EnergyMeter("a counter", lambda: 40 * clock.now)
     sizes = ((1, False, 200_000), (2, False, 500_000), (3, True, 800_000))
-    found = measure_runs([clock.run("int4", *size) for size in sizes], 0.5, [meter], silent)
+    clock.given = [clock.run("int4", *size) for size in sizes]
+    found = measure_runs(clock, 0.5, [meter], silent)
     for measured, (_, whole_one, read) in zip(found, sizes, strict=True):
         seconds = (1e-3 + read * 1e-8) * (1.1 if whole_one else 1)
         assert measured.seconds_per_token == pytest.approx(seconds)  # what holds tokens up is not counted
@@ -52,7 +60,7 @@ def test_a_known_speed_is_measured_and_the_whole_is_predicted_from_the_parts(tmp
         assert measured.delivered_tokens_per_second < 1 / measured.seconds_per_token
         assert measured.seconds_median == pytest.approx(seconds)
     stream = Stream(1e9, 1e9, 1 << 20, 1)
-    record = measured_device(found, stream, "clockwork", (("a counter",), ()))
+    record = measured_device(found, stream, clock, (("a counter",), ()))
     cut, other, whole = record.runs
     assert cut.predicted_tokens_per_second is other.predicted_tokens_per_second is None
     assert whole.predicted_tokens_per_second == pytest.approx(1.1 * whole.measured_tokens_per_second)
@@ -67,9 +75,10 @@ def test_a_known_speed_is_measured_and_the_whole_is_predicted_from_the_parts(tmp
 
 def test_what_cannot_be_predicted_is_said(monkeypatch):
     clock = Clock(monkeypatch)
-    found = measure_runs([clock.run("int4", 1, True, 1000), clock.run("int8", 1, True, 2000)], 0.0, [], silent)
+    clock.given = [clock.run("int4", 1, True, 1000), clock.run("int8", 1, True, 2000)]
+    found = measure_runs(clock, 0.0, [], silent)
     assert [measured.num_tokens for measured in found] == [16, 16]
-    record = measured_device(found, Stream(1e9, 1e9, 1 << 20, 1), "clockwork", ((), ("no counter",)))
+    record = measured_device(found, Stream(1e9, 1e9, 1 << 20, 1), clock, ((), ("no counter",)))
     assert "whole models were not predicted" in record.law_not_tested
     assert record.not_read == ("no counter",)
     assert all(row.measured_watts is None for row in record.runs)
@@ -149,7 +158,7 @@ def test_the_command_measures_a_model_and_its_points_can_be_fitted(tmp_path, lla
     shown = " ".join(run(*words).output.split())
     assert "Memory was read at" in shown
     assert f"device fit {csv}" in shown.replace("- ", "-")
-    with pytest.raises(ScantlingError, match="Give one of the two"):
+    with pytest.raises(ScantlingError, match="Give one of them"):
         run(*words, "--gguf", csv)
 
 

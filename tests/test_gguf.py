@@ -24,7 +24,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM, Qwen3ForCausalLM
 from scantling.backends import ggml
 from scantling.backends.formats import parse_format
 from scantling.backends.ggml import PackedMatrix, quantize_matrix
-from scantling.backends.ggml_speed import ProductSettings, seconds_per_product
+from scantling.backends.ggml_speed import MatrixShape, Products
 from scantling.backends.gguf_source import open_gguf, row_order, values_of
 from scantling.backends.gguf_types import GGUF_FORMATS, GgufFormat, legal_types
 from scantling.backends.imatrix import read_imatrix, write_imatrix
@@ -34,9 +34,12 @@ from scantling.backends.progress import silent
 from scantling.backends.rounding import rounding_method, rounding_named
 from scantling.evaluation.demo import demo_model_path
 from scantling.evaluation.gguf_manifest import check_path
+from scantling.evaluation.kernel_engine import KernelEngine, kernel_formats
 from scantling.evaluation.llama_quantize import rules
+from scantling.evaluation.measure_device import measure_runs
 from scantling.sensitivity.final_rounding import round_as_shipped
 from scantling.sensitivity.profile import read_profile
+from scantling.solver.device import load_device
 from scantling.solver.errors import ScantlingError
 from scantling.solver.plan import read_plan
 from test_command_line import run
@@ -155,11 +158,35 @@ def test_without_the_library_the_user_is_told_how_to_get_it(monkeypatch):
 
 
 @needs_library
-def test_kernels_take_longer_for_larger_matrices():
-    small, large = (ProductSettings(n, 1024, 1 << 20, num_runs=2) for n in (256, 4096))
-    assert 0 < seconds_per_product(GGUF_FORMATS["Q4_0"], small) < seconds_per_product(GGUF_FORMATS["Q4_0"], large)
-    with pytest.raises(ScantlingError, match="no kernel"):
-        seconds_per_product(parse_format("int4-g64"), small)
+def test_kernels_are_run_in_every_size_and_can_be_fitted(tmp_path):
+    engine = KernelEngine(kernel_formats("Q4_0, float16"), 3 << 20, MatrixShape(512, 1024))
+    found = measure_runs(engine, 0.05, [], silent)
+    assert [(run.format, run.whole) for run in found] == [
+        (name, whole) for name in ("Q4_0", "float16") for whole in (False, False, True)
+    ]
+    for measured in found:
+        assert measured.seconds_per_token > 0
+        assert measured.read_bytes == measured.num_blocks * parse_format(measured.format).stored_bytes(512, 1024)
+    assert found[2].read_bytes >= 3 << 20
+    csv, fitted = tmp_path / "k.csv", tmp_path / "k.yaml"
+    words = ("--kernels", "Q4_0,Q8_0", "--seconds", "0", "--array", "4MiB", "--threads", "1")
+    assert "products alone" in run("device", "measure", "-o", csv, *words).output
+    run("device", "fit", csv, "--bandwidth", "10 GB/s", "-o", fitted)
+    assert {entry.formats for entry in load_device(str(fitted)).efficiency} == {"Q4_0", "Q8_0"}
+
+
+@needs_library
+@pytest.mark.parametrize("names", ["int4-g64", "Q4_0,int8-row", "", "Q9_9"])
+def test_formats_without_a_kernel_are_refused(names):
+    with pytest.raises(ScantlingError, match=r"no kernel|not a format"):
+        kernel_formats(names)
+
+
+@needs_library
+def test_the_product_of_a_kernel_reads_every_matrix_again_and_again():
+    with Products(GGUF_FORMATS["Q4_K"], 1 << 18, MatrixShape(128, 512), 1) as products:
+        for _ in range(500):  # each takes working memory: none may be left over
+            products.compute()
 
 
 # ---------------------------------------------------------------------------------------------- importance matrices

@@ -1,0 +1,130 @@
+"""Intelligence per watt of plans of the demo model: measured accuracy on a task of our own, modelled power.
+
+    python benchmarks/intelligence.py FOLDER PROFILE PLAN [PLAN ...]
+
+The task: which of four paragraphs of a Wikipedia article follows the one shown. Articles are those kept for evaluation,
+the three wrong paragraphs are from other articles, each cut to its first 160 characters; answers are scored by lm-eval
+by log-likelihood per byte. Power is modelled from device files, at full speed and at one rate for all.
+FOLDER takes the questions and the files of results. Results go to results/intelligence.md.
+"""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+from scantling.sensitivity.text import load_text
+
+RESULTS = Path(__file__).parent / "results" / "intelligence.md"
+NUM_QUESTIONS = 400
+SHOWN_CHARACTERS, ANSWER_CHARACTERS = 400, 160
+DEVICES = ("jetson-orin-nx-16gb", "rtx-5090")
+RATE = "150 tok/s"
+TASK = """task: following_paragraph
+dataset_path: json
+dataset_kwargs:
+  data_files: {path}
+test_split: train
+output_type: multiple_choice
+doc_to_text: "{{{{shown}}}}\\n\\n"
+target_delimiter: ""
+doc_to_target: "{{{{answer}}}}"
+doc_to_choice: "{{{{choices}}}}"
+metric_list:
+  - metric: acc_norm
+    aggregation: mean
+    higher_is_better: true
+"""
+
+
+def paragraphs(document: str) -> list[str]:
+    """Find the paragraphs of an article that are long enough to ask about."""
+    found = [part.strip() for part in document.split("\n\n")]
+    return [part for part in found if len(part) >= SHOWN_CHARACTERS and part[0].isalnum()]
+
+
+def questions() -> list[dict[str, object]]:
+    """Make the questions, the same every time."""
+    articles = [paragraphs(document) for document in load_text("wikipedia").evaluation()]
+    pairs = [(index, at) for index, parts in enumerate(articles) for at in range(len(parts) - 1)]
+    chance = random.Random(0)
+    chance.shuffle(pairs)
+    made = []
+    for index, at in pairs[:NUM_QUESTIONS]:
+        others = [chance.choice(parts) for other, parts in enumerate(articles) if other != index and parts]
+        right = articles[index][at + 1]
+        choices = [part[:ANSWER_CHARACTERS] for part in [right, *chance.sample(others, 3)]]
+        order = chance.sample(range(4), 4)
+        shown = articles[index][at][-SHOWN_CHARACTERS:]
+        made.append({"shown": shown, "choices": [choices[i] for i in order], "answer": order.index(0)})
+    return made
+
+
+def command(*words: str) -> str:
+    """Run a command of ours.
+
+    Args:
+        words: after ``scantling``.
+
+    Returns:
+        What it printed.
+    """
+    done = subprocess.run([sys.executable, "-m", "scantling", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return done.stdout
+
+
+def table(rows: list[dict[str, dict[str, object]]]) -> list[str]:
+    """Write figures as Markdown, one table a device and way of running."""
+    lines: list[str] = []
+    for place in dict.fromkeys((row["power"]["device"], row["power"]["at"], row["power"]["work"]) for row in rows):
+        lines += ["", f"## {place[0]}, {place[1]}", "", f"| | watts | tok/s | joules for {place[2]} "]
+        lines[-1] += "| accuracy per watt | per joule |"
+        lines += ["|---|---|---|---|---|---|"]
+        for row in rows:
+            power = row["power"]
+            if (power["device"], power["at"], power["work"]) == place:
+                per_watt, per_joule = (
+                    f"{row[key]['estimate']:.4g} ({row[key]['lower']:.4g}–{row[key]['upper']:.4g})"
+                    for key in ("per_watt", "per_joule")
+                )
+                lines += [
+                    f"| {Path(str(row['contender'])).name} | {power['watts']:.4g} | {power['tokens_per_second']:.4g} "
+                    f"| {power['joules']:.4g} | {per_watt} | {per_joule} |"
+                ]
+    return lines
+
+
+def main(folder: Path, profile: str, plans: list[str]) -> None:
+    """Ask, put together, write."""
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = questions()
+    path = folder / "questions.jsonl"
+    path.write_text("".join(json.dumps(question) + "\n" for question in asked))
+    (folder / "task.yaml").write_text(TASK.format(path=path.resolve()))
+    accuracy = folder / "accuracy.json"
+    others = [word for plan in plans[1:] for word in ("--plan", plan)] + ["--uniform", "3", "--uniform", "4"]
+    others += ["--profile", profile]
+    if not accuracy.exists():
+        command("tasks", plans[0], *others, "--task", str(folder / "task.yaml"), "-o", str(accuracy))
+    devices = [word for name in DEVICES for word in ("--device", name)]
+    words = ["intelligence", plans[0], *others, *devices, "--accuracy", str(accuracy), "--rate", RATE, "--json"]
+    rows = json.loads(command(*words).splitlines()[-1])
+    told = (__doc__ or "").split("\n\n")[2].split("FOLDER takes")[0].strip()
+    lines = ["# Intelligence per watt", "", "`python benchmarks/intelligence.py`", "", told]
+    lines += ["", "| | accuracy (95 % interval) | answers |", "|---|---|---|"]
+    for plan in json.loads(accuracy.read_text())["plans"]:
+        (one,) = plan["accuracies"]
+        value = one["value"]
+        lines += [
+            f"| {Path(plan['name']).name} | {value['estimate']:.1%} ({value['lower']:.1%}–{value['upper']:.1%}) "
+            f"| {one['num_answers']} |"
+        ]
+    lines += table(rows)
+    RESULTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
