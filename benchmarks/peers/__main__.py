@@ -36,6 +36,10 @@ from scantling.sensitivity.profile import Profile, read_profile
 from scantling.solver.atomic import whole_file
 
 RESULTS = Path(__file__).parents[1] / "results" / "peers.md"
+ELSEWHERE = (
+    "llama.cpp's own mixes beside plans of their exact size, in llama.cpp itself: [gguf.md](gguf.md). Rounding methods: "
+    "[rounding.md](rounding.md)."
+)
 STEPS = ("prepare", "allocate", "cost", "measure", "own", "report")
 
 
@@ -63,6 +67,7 @@ def report(profile: Profile, folder: Path, reference: Path | None, steps: int) -
         "Not there": unavailable(folder, everyone),
     }
     intro = f"KL in nats per token, from {resampling.num_documents} documents. {original_of(folder)}"
+    sections["Elsewhere"] = [ELSEWHERE]
     body = [line for title, lines in sections.items() if lines for line in (f"### {title}", "", *lines, "")]
     return [intro, "", *body, versions(), ""]
 
