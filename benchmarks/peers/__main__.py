@@ -37,7 +37,7 @@ from scantling.solver.atomic import whole_file
 
 RESULTS = Path(__file__).parents[1] / "results" / "peers.md"
 ELSEWHERE = (
-    "llama.cpp's own mixes beside plans of their exact size, in llama.cpp itself: [gguf.md](gguf.md). Rounding methods: "
+    "llama.cpp's own mixes beside plans of their exact size, in llama.cpp itself: [gguf.md](gguf.md). Rounding: "
     "[rounding.md](rounding.md)."
 )
 STEPS = ("prepare", "allocate", "cost", "measure", "own", "report")
