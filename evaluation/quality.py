@@ -5,15 +5,20 @@ Knows nothing about plans or formats: a candidate is a set of matrices to instal
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from ..backends.ggml import PackedMatrix
+from ..backends.gguf_inputs import input_block, rounded_inputs
 from ..backends.grid import Rounded
-from ..backends.layers import install_matrix
+from ..backends.layers import install_matrix, is_linear
 from ..backends.progress import Progress
+from ..sensitivity.capture import removing
 
 Candidate = Mapping[str, Rounded]
 
@@ -92,6 +97,8 @@ def standard_error(values: Sequence[float]) -> float | None:
 def installed(model: nn.Module, candidate: Candidate) -> Iterator[None]:
     """Put a candidate's matrices into a model for a while; what is tied stays tied.
 
+    Inputs of products with types of GGUF are rounded as llama.cpp does; gradients pass as if they were not.
+
     Args:
         model: the original model.
         candidate: matrices by layer name.
@@ -101,13 +108,29 @@ def installed(model: nn.Module, candidate: Candidate) -> Iterator[None]:
     """
     modules = {name: model.get_submodule(name) for name in candidate}
     originals = {name: module.weight.data for name, module in modules.items()}
-    try:
-        for name, rounded in candidate.items():
-            install_matrix(modules[name], rounded.dequantize())
-        yield
-    finally:
-        for name, original in originals.items():
-            modules[name].weight.data = original
+    with ExitStack() as hooks:
+        try:
+            for name, rounded in candidate.items():
+                install_matrix(modules[name], rounded.dequantize())
+                block = input_block(rounded.format) if isinstance(rounded, PackedMatrix) else None
+                if block is not None:
+                    for hook in _rounding_hooks(model, modules[name], block):
+                        hooks.enter_context(removing(hook))
+            yield
+        finally:
+            for name, original in originals.items():
+                modules[name].weight.data = original
+
+
+def _rounding_hooks(model: nn.Module, module: nn.Module, block: int) -> list[RemovableHandle]:
+    """Round the inputs of the linear layers that multiply with a module's matrix: itself, or the head tied to it."""
+    multiplying = [one for one in model.modules() if is_linear(one) and one.weight is module.weight]
+    return [one.register_forward_pre_hook(partial(_round_inputs, block)) for one in multiplying]
+
+
+def _round_inputs(block: int, _module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    inputs = arguments[0]
+    return (inputs + (rounded_inputs(inputs.detach(), block) - inputs.detach()), *arguments[1:])
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..backends.layers import Anatomy, blocks_of, output_head
+from ..backends.formats import Format
+from ..backends.layers import Anatomy, blocks_of, matrix_of, output_head
 from ..backends.progress import Progress
 from .capture import LabelDraws, gradients_of_draws, removing
-from .fisher import first_order_changes
+from .engine_inputs import EngineInputs
 
 
 class _ReachedFirstBlockError(Exception):
@@ -51,14 +52,18 @@ def head_hessian(model: PreTrainedModel, token_ids: Tensor, progress: Progress) 
 
 
 def head_changes(
-    model: PreTrainedModel, token_ids: Tensor, deltas: Sequence[Tensor], draws: LabelDraws, progress: Progress
+    model: PreTrainedModel,
+    token_ids: Tensor,
+    deltas: Sequence[tuple[Format, Tensor]],
+    draws: LabelDraws,
+    progress: Progress,
 ) -> Tensor:
     """Compute the first-order changes aₜ of changes of the head's matrix, in its role as head.
 
     Args:
         model: the model.
         token_ids: int64 [sequences, tokens].
-        deltas: ΔW of every format, [vocabulary, hidden] each.
+        deltas: formats, and ΔW of each, [vocabulary, hidden].
         draws: of labels, as in ``capture``.
         progress: shows how far the pass is.
 
@@ -80,7 +85,8 @@ def head_changes(
             logits = model(sequence.unsqueeze(0), use_cache=False).logits
             inputs, end = ends.pop()
             gradients = torch.cat(gradients_of_draws(logits, end, draws, index))
-            parts.append(torch.stack([first_order_changes(inputs, gradients, delta) for delta in deltas]))
+            entering = EngineInputs(inputs, gradients, lambda: matrix_of(head))
+            parts.append(torch.stack([entering.changes(target, delta) for target, delta in deltas]))
     return torch.cat(parts, dim=2)
 
 

@@ -13,7 +13,7 @@ from ..backends.formats import Format
 from ..backends.layers import Layer, output_head
 from .capture import Capture
 from .ends import embedding_changes, head_changes
-from .fisher import first_order_changes
+from .engine_inputs import EngineInputs
 from .pricing import Changes, Measurement, Samples, price_tapes
 from .walk import BlockVisit, Tape
 
@@ -46,12 +46,17 @@ class FisherPricer:
             The samples, one a sequence.
         """
 
-        def price(_layer: Layer, tape: Tape, delta: Tensor) -> Tensor:
-            changed = first_order_changes(tape.inputs, tape.gradients, delta)
-            self._count_first_tokens(changed, tape)
-            return self.form(changed, tape.rows_per_sequence, tape.sequence_length)
+        def pricing(layer: Layer, tape: Tape) -> Callable[[Format, Tensor], Tensor]:
+            entering = EngineInputs(tape.inputs, tape.gradients, lambda: changes.matrix(layer))
 
-        return price_tapes(visit, changes, price)
+            def price(target: Format, delta: Tensor) -> Tensor:
+                changed = entering.changes(target, delta)
+                self._count_first_tokens(changed, tape)
+                return self.form(changed, tape.rows_per_sequence, tape.sequence_length)
+
+            return price
+
+        return price_tapes(visit, changes, pricing)
 
     def _count_first_tokens(self, changed: Tensor, tape: Tape) -> None:
         """Add to the sums of squares; layers that do not see every token say nothing about the first."""
@@ -78,7 +83,7 @@ class FisherPricer:
         num_sequences, length = on.token_ids.shape
         total = torch.zeros(len(deltas), on.draws.number, on.token_ids.numel(), dtype=torch.float64)
         if layer.tied_name is not None or module is output_head(model):
-            total += head_changes(model, on.token_ids, deltas, on.draws, on.progress)
+            total += head_changes(model, on.token_ids, list(zip(formats, deltas, strict=True)), on.draws, on.progress)
         if module is model.get_input_embeddings():
             total += embedding_changes(model, on.anatomy, on.token_ids, deltas, captured.gradients)
         rows = [length] * num_sequences

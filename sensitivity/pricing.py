@@ -158,13 +158,15 @@ class WeightPricer:
         return {target: self.price(layer, delta) for target, delta in changes.deltas(layer)}
 
 
-def price_tapes(visit: BlockVisit, changes: Changes, price: Callable[[Layer, Tape, Tensor], Tensor]) -> Samples:
+def price_tapes(
+    visit: BlockVisit, changes: Changes, pricing: Callable[[Layer, Tape], Callable[[Format, Tensor], Tensor]]
+) -> Samples:
     """Price the changes of the layers of a block on a few pricing sequences at a time.
 
     Args:
         visit: the block.
         changes: of its layers.
-        price: float64 [sequences of the tape] for a layer, its tape and its ΔW.
+        pricing: for a layer and its tape, what gives float64 [sequences of the tape] for a format and its ΔW.
 
     Returns:
         The samples.
@@ -173,8 +175,9 @@ def price_tapes(visit: BlockVisit, changes: Changes, price: Callable[[Layer, Tap
     for tapes in visit.tapes():
         for layer in changes.layers:
             of_layer = parts.setdefault(layer.name, {})
+            price = pricing(layer, tapes[layer])
             for target, delta in changes.deltas(layer):
-                of_layer.setdefault(target, []).append(price(layer, tapes[layer], delta))
+                of_layer.setdefault(target, []).append(price(target, delta))
     return {
         name: {target: torch.cat(samples) for target, samples in of_layer.items()} for name, of_layer in parts.items()
     }

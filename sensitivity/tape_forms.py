@@ -110,10 +110,10 @@ class TapePricer:
             The samples, one a sequence.
         """
 
-        def price(layer: Layer, tape: Tape, delta: Tensor) -> Tensor:
-            return self.price(changes.matrix(layer), tape, delta)
+        def pricing(layer: Layer, tape: Tape) -> Callable[[Format, Tensor], Tensor]:
+            return lambda _, delta: self.price(changes.matrix(layer), tape, delta)
 
-        return price_tapes(visit, changes, price)
+        return price_tapes(visit, changes, pricing)
 
     def price_end(self, layer: Layer, changes: Changes, captured: Capture | None) -> dict[Format, Tensor]:
         """Refuse the embedding and the head.

@@ -1,5 +1,6 @@
 """Types of GGUF: bit-exact against llama.cpp's own library, and every way in which a plan for it can go wrong."""
 
+import ctypes
 import json
 import math
 import shlex
@@ -14,17 +15,19 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from gguf import GGMLQuantizationType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny_gguf import TEMPLATE, save_gguf
+from tiny_gguf import TEMPLATE, make, save_gguf
 from transformers import AutoTokenizer, LlamaForCausalLM, Qwen3ForCausalLM
 
 from scantling.backends import ggml
 from scantling.backends.formats import parse_format
 from scantling.backends.ggml import PackedMatrix, quantize_matrix
 from scantling.backends.ggml_speed import MatrixShape, Products
+from scantling.backends.gguf_inputs import input_block, rounded_inputs
 from scantling.backends.gguf_source import open_gguf, row_order, values_of
 from scantling.backends.gguf_types import GGUF_FORMATS, GgufFormat, legal_types
 from scantling.backends.imatrix import read_imatrix, write_imatrix
@@ -37,6 +40,8 @@ from scantling.evaluation.gguf_manifest import check_path
 from scantling.evaluation.kernel_engine import KernelEngine, kernel_formats
 from scantling.evaluation.llama_quantize import rules
 from scantling.evaluation.measure_device import measure_runs
+from scantling.evaluation.quality import installed
+from scantling.sensitivity.engine_inputs import EngineInputs
 from scantling.sensitivity.final_rounding import round_as_shipped
 from scantling.sensitivity.profile import read_profile
 from scantling.solver.device import load_device
@@ -187,6 +192,76 @@ def test_the_product_of_a_kernel_reads_every_matrix_again_and_again():
     with Products(GGUF_FORMATS["Q4_K"], 1 << 18, MatrixShape(128, 512), 1) as products:
         for _ in range(500):  # each takes working memory: none may be left over
             products.compute()
+
+
+# ------------------------------------------------------------------------------------------------ inputs of products
+
+
+def rounded_by_the_library(name: str, inputs: torch.Tensor) -> torch.Tensor:
+    base = ctypes.CDLL(str(ggml.library_path("ggml-base")))
+    codes, values = torch.zeros(inputs.numel() * 2, dtype=torch.uint8), torch.empty_like(inputs)
+    pointers = (ctypes.c_void_p(inputs.data_ptr()), ctypes.c_void_p(codes.data_ptr()))
+    getattr(base, f"quantize_row_{name}_ref")(*pointers, ctypes.c_int64(inputs.numel()))
+    pointers = (ctypes.c_void_p(codes.data_ptr()), ctypes.c_void_p(values.data_ptr()))
+    getattr(base, f"dequantize_row_{name}")(*pointers, ctypes.c_int64(inputs.numel()))
+    return values
+
+
+@needs_library
+@pytest.mark.parametrize(("name", "block"), [("q8_0", 32), ("q8_K", 256)])
+def test_inputs_are_rounded_as_the_library_does(name, block):
+    inputs = torch.randn(4096, generator=torch.Generator().manual_seed(0)) * torch.logspace(-6, 3, 4096)
+    inputs[:256] = 0
+    theirs, ours = rounded_by_the_library(name, inputs), rounded_inputs(inputs.reshape(2, -1), block).flatten()
+    assert torch.equal(ours[:256], torch.zeros(256))
+    step = inputs.reshape(-1, block).abs().amax(1).repeat_interleave(block) / 127
+    assert bool(((ours - theirs).abs() <= 1.01 * step).all())  # a number in the middle may go either way
+    assert ((ours - theirs).abs() > 1e-3 * step).double().mean() < 0.01
+
+
+@needs_library
+@pytest.mark.parametrize("name", GGUF_FORMATS)
+def test_inputs_have_the_blocks_that_the_kernels_ask_for(name):
+    class Traits(ctypes.Structure):
+        _fields_ = (("from_float", ctypes.c_void_p), ("vec_dot", ctypes.c_void_p), ("vec_dot_type", ctypes.c_int))
+
+    ctypes.CDLL(str(ggml.library_path("ggml-base")), mode=ctypes.RTLD_GLOBAL)
+    traits_of = ctypes.CDLL(str(ggml.library_path("ggml-cpu"))).ggml_get_type_traits_cpu
+    traits_of.restype = ctypes.POINTER(Traits)
+    asked = GGMLQuantizationType(traits_of(GGUF_FORMATS[name].type_id).contents.vec_dot_type).name
+    assert input_block(GGUF_FORMATS[name]) == {"Q8_0": 32, "Q8_1": 32, "Q8_K": 256}[asked]
+
+
+@needs_library
+def test_changes_are_those_of_rounded_matrix_and_rounded_inputs():
+    generator = torch.Generator().manual_seed(0)
+    inputs, matrix = torch.randn(9, 256, generator=generator), torch.randn(5, 256, generator=generator)
+    gradients = torch.randn(2, 9, 5, generator=generator)
+    entering = EngineInputs(inputs, gradients, lambda: matrix)
+    for name, block in (("Q8_0", 32), ("Q4_K", 256), ("Q4_0", 32), ("float16", None)):
+        target = parse_format(name)
+        rounded = matrix.half().float() if block is None else quantize_matrix(matrix, target, None).dequantize()
+        given = inputs if block is None else rounded_inputs(inputs, block)
+        outputs = given.double() @ rounded.double().t() - inputs.double() @ matrix.double().t()
+        expected = (gradients.double() * outputs).sum(2)
+        assert torch.allclose(entering.changes(target, rounded - matrix), expected, atol=1e-4)
+
+
+@needs_library
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_candidate_in_memory_rounds_inputs_and_lets_gradients_pass(tied):
+    model = make(256, 256, 1, tied, 0)
+    head = "model.embed_tokens" if tied else "lm_head"
+    packed = quantize_matrix(model.lm_head.weight, GGUF_FORMATS["Q4_K"], None)
+    tokens = torch.arange(12).unsqueeze(0)
+    before = model(tokens).logits
+    seen = []
+    with installed(model, {head: packed}), model.model.norm.register_forward_hook(lambda _m, _a, out: seen.append(out)):
+        found = model(inputs_embeds=model.get_input_embeddings()(tokens).requires_grad_()).logits
+        assert torch.allclose(found, rounded_inputs(seen[0], 256) @ packed.dequantize().t(), atol=1e-5)
+        (gradient,) = torch.autograd.grad(found.sum(), seen[0])
+        assert torch.allclose(gradient, packed.dequantize().sum(0).expand_as(gradient), atol=1e-4)
+    assert torch.equal(model(tokens).logits, before)
 
 
 # ---------------------------------------------------------------------------------------------- importance matrices

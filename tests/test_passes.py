@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from scantling.backends.formats import parse_format
 from scantling.backends.layers import matrix_of, output_head, take_apart
 from scantling.backends.progress import silent
 from scantling.sensitivity import walk as walk_module
@@ -118,7 +119,7 @@ def test_the_head_is_priced_as_autograd_says(family):
         drawn = [torch.autograd.grad(one, logits, retain_graph=True)[0][0] for one in label_draws(logits, DRAWS, s)]
         expected.append(torch.stack([(given[0] @ delta.t() * gradient).sum(1) for gradient in drawn]))
         hessians.append(given[0].t() @ given[0] / 20)
-    ours = head_changes(model, TOKENS, [delta], DRAWS, silent)[0]
+    ours = head_changes(model, TOKENS, [(parse_format("int4-g32"), delta)], DRAWS, silent)[0]
     assert torch.allclose(ours, torch.cat(expected, dim=1).double(), rtol=1e-3, atol=1e-5)
     assert torch.allclose(head_hessian(model, TOKENS, silent), torch.stack(hessians).mean(0), rtol=1e-3, atol=1e-5)
 
