@@ -18,7 +18,7 @@ from scantling.sensitivity.program import Program
 from scantling.solver.cpsat import CpSat
 from scantling.solver.engine import SearchSettings
 
-GROUP_SIZE = 64
+GROUP_SIZE, FLOAT_BITS = 64, 16
 ATTENTION, MLP = ("*.q_proj", "*.k_proj", "*.v_proj"), ("*.gate_proj", "*.up_proj")
 PEERS_WIDTHS, ALL_WIDTHS = (2, 3, 4, 8), (2, 3, 4, 5, 6, 8)
 OURS_TIED, OURS_UNTIED, OURS_ALL = "ours, 2/3/4/8, tied", "ours, 2/3/4/8", "ours, 2/3/4/5/6/8"
@@ -72,13 +72,14 @@ def formats_of(profile: Profile, bits: dict[str, int]) -> dict[str, str]:
 
     Args:
         profile: knows the layers.
-        bits: by layer, of all layers that are decided.
+        bits: by layer, of all layers that are decided; 16 where it left a layer alone.
 
     Returns:
         The format of every layer; embedding and head stay in 16 bits.
     """
     decided = {layer.name for layer in decided_layers(profile)}
-    assert decided == set(bits), f"the peer decided {sorted(set(bits) ^ decided)} otherwise"
+    given = {name for name, width in bits.items() if width < FLOAT_BITS}
+    assert decided == given, f"the peer decided {sorted(given ^ decided)} otherwise"
     kept = uniform_formats(profile, f"int4-g{GROUP_SIZE}")
     return {name: f"int{bits[name]}-g{GROUP_SIZE}" if name in decided else own for name, own in kept.items()}
 
