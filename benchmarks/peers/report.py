@@ -37,6 +37,26 @@ def bits_of(profile: Profile, formats: dict[str, str]) -> float:
     ])
 
 
+def short_table(measured: Measured) -> list[str]:
+    """Lay out KL alone, one row a target.
+
+    Args:
+        measured: on all sequences.
+
+    Returns:
+        Lines of Markdown: KL on 8 sequences, in brackets on 24.
+    """
+    names = (UNIFORM, *(peer.name for peer in PEERS), *OURS)
+    lines = [f"| average bits | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for target in AVERAGE_BITS:
+        cells = []
+        for name in names:
+            found = measured.get((name, target))
+            cells.append("" if found is None else f"{mean(found.kl_nats[EIGHT]):.3f} ({mean(found.kl_nats):.3f})")
+        lines.append(f"| {target} | {' | '.join(cells)} |")
+    return lines
+
+
 def main_table(
     profile: Profile, everyone: Sequence[Contender], measured: Measured, resampling: Resampling
 ) -> list[str]:
