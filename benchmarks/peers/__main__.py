@@ -1,0 +1,111 @@
+"""Other tools' allocations beside ours: the same model, text, formats, rounding and average bits.
+
+Every peer runs in an environment of its own with pinned versions (the head of its script names them), gets the same
+calibration text as our profile, and says how many bits each layer gets. All allocations are then rounded by our GPTQ as
+PROFILE says and measured on the same 24 × 512 tokens. Every step is kept in FOLDER, so that a stopped run goes on:
+
+    scantling profile MODEL -o PROFILE --text wikipedia --formats int2-g64,int3-g64,int4-g64,int5-g64,int6-g64,int8-g64
+    python benchmarks/peers PROFILE FOLDER
+
+A second table lets tools round as they do themselves. The results go to results/peers.md, whatever is there.
+"""
+
+import argparse
+from pathlib import Path
+
+from allocation import AVERAGE_BITS, PEERS, allocate, allocation_path
+from contenders import contenders
+from cost_of_ours import cost_rows, measure_cost
+from material import prepare
+from measure import documents_of, measure
+from own_rounding import measure_own, owners
+from report import (
+    cost_table,
+    main_table,
+    measured_of,
+    original_of,
+    own_table,
+    ratio_table,
+    short_table,
+    targets,
+    unavailable,
+    versions,
+)
+
+from scantling.evaluation.bootstrap import Resampling
+from scantling.sensitivity.profile import Profile, read_profile
+from scantling.solver.atomic import whole_file
+
+RESULTS = Path(__file__).parents[1] / "results" / "peers.md"
+ELSEWHERE = (
+    "llama.cpp's own mixes beside plans of their exact size, in llama.cpp itself: [gguf.md](gguf.md). Rounding: "
+    "[rounding.md](rounding.md)."
+)
+STEPS = ("prepare", "allocate", "cost", "measure", "own", "report")
+
+
+def report(profile: Profile, folder: Path, reference: Path | None, steps: int) -> list[str]:
+    """Put the tables together.
+
+    Args:
+        profile: of the demo model.
+        folder: of the benchmark.
+        reference: folder of ``gptqmodel_reference.py``; None where it was not run.
+        steps: of auto-round's descent.
+
+    Returns:
+        Lines of Markdown.
+    """
+    everyone = contenders(profile, folder)
+    measured = measured_of(folder, everyone)
+    resampling = Resampling(documents_of(folder))
+    sections = {
+        "In short: KL on 8 × 512 tokens, in brackets on 24 × 512": short_table(measured),
+        "Allocations, all rounded by our GPTQ": main_table(profile, everyone, measured, resampling),
+        "Ours over theirs": ratio_table(measured, resampling),
+        "What was aimed at": targets(measured, resampling),
+        "What allocation takes": cost_table(everyone, cost_rows(folder / "ours")),
+        "With their own rounding": own_table(folder, owners(everyone, steps), profile, reference),
+        "Not there": unavailable(folder, everyone),
+    }
+    intro = f"KL in nats per token, from {resampling.num_documents} documents. {original_of(folder)}"
+    sections["Elsewhere"] = [ELSEWHERE]
+    body = [line for title, lines in sections.items() if lines for line in (f"### {title}", "", *lines, "")]
+    return [intro, "", *body, versions(), ""]
+
+
+def main() -> None:
+    """Do what is not done yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("profile", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
+    parser.add_argument("--peers", nargs="+", default=[peer.script for peer in PEERS])
+    parser.add_argument("--steps-of-descent", type=int, default=0, help="of auto-round's own rounding, for each block")
+    parser.add_argument("--gptqmodel", type=Path, help="folder of gptqmodel_reference.py")
+    parser.add_argument("--minutes", type=float, default=600.0, help="begin no further measurement after these")
+    arguments = parser.parse_args()
+    folder = arguments.folder
+    if "prepare" in arguments.steps:
+        prepare(arguments.profile, folder / "material")
+    if "allocate" in arguments.steps:
+        for peer in PEERS:
+            for average_bits in AVERAGE_BITS:
+                if peer.script in arguments.peers and not allocation_path(folder, peer, average_bits).is_file():
+                    allocate(folder, peer, average_bits)
+    if "cost" in arguments.steps:
+        measure_cost(folder / "ours")
+    profile = read_profile(arguments.profile)
+    if "measure" in arguments.steps:
+        measure(profile, folder, contenders(profile, folder), arguments.minutes)
+    if "own" in arguments.steps:
+        measure_own(profile, folder, owners(contenders(profile, folder), arguments.steps_of_descent))
+    if "report" in arguments.steps:
+        lines = report(profile, folder, arguments.gptqmodel, arguments.steps_of_descent)
+        with whole_file(RESULTS) as partial:
+            partial.write_text("\n".join(lines), encoding="utf-8")
+        print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Everyone in the comparison: uniform quantization, the peers' allocations, and plans of ours under the same rules.
+
+Ours are solved from PROFILE at the same average bits, in three ways: the widths 2, 3, 4, 8 with q/k/v and gate/up tied,
+as ModelOpt has them; the same widths without ties; and 2, 3, 4, 5, 6, 8 without ties.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from allocation import AVERAGE_BITS, PEERS, Allocation, allocation_path
+
+from scantling.evaluation.contenders import SAME_BYTES, rivals
+from scantling.sensitivity.planning import choose_formats, decided_layers, uniform_formats
+from scantling.sensitivity.profile import Profile
+from scantling.sensitivity.program import Program
+from scantling.solver.cpsat import CpSat
+from scantling.solver.engine import SearchSettings
+
+GROUP_SIZE, FLOAT_BITS = 64, 16
+ATTENTION, MLP = ("*.q_proj", "*.k_proj", "*.v_proj"), ("*.gate_proj", "*.up_proj")
+PEERS_WIDTHS, ALL_WIDTHS = (2, 3, 4, 8), (2, 3, 4, 5, 6, 8)
+OURS_TIED, OURS_UNTIED, OURS_ALL = "ours, 2/3/4/8, tied", "ours, 2/3/4/8", "ours, 2/3/4/5/6/8"
+UNIFORM = "uniform"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row of the comparison.
+
+    Attributes:
+        name: as tables show it.
+        target: the average bits asked for.
+        formats: of every layer.
+        allocation: what the peer said; None for ours and for uniform quantization.
+    """
+
+    name: str
+    target: float
+    formats: dict[str, str]
+    allocation: Allocation | None = None
+
+    @property
+    def key(self) -> str:
+        """A digest of the formats, by which measurements are found again."""
+        return hashlib.sha256(json.dumps(sorted(self.formats.items())).encode()).hexdigest()[:16]
+
+
+def ours(profile: Profile, target: float, widths: tuple[int, ...], *, tied: bool) -> dict[str, str]:
+    """Solve for the best formats.
+
+    Args:
+        profile: of the demo model.
+        target: average bits at most.
+        widths: that may be used.
+        tied: whether q/k/v and gate/up have one format each.
+
+    Returns:
+        The format of every layer.
+    """
+    program = Program(profile).limit("average_bits", at_most=target)
+    if widths != ALL_WIDTHS:  # the profile has no others: a rule without effect is refused
+        program = program.allow("*_proj", [f"int{bits}-g{GROUP_SIZE}" for bits in widths])
+    if tied:
+        program = program.tie(ATTENTION, per="block").tie(MLP, per="block")
+    return choose_formats(program.instance(), CpSat(), SearchSettings())
+
+
+def formats_of(profile: Profile, bits: dict[str, int]) -> dict[str, str]:
+    """Turn a peer's widths into formats.
+
+    Args:
+        profile: knows the layers.
+        bits: by layer, of all layers that are decided; 16 where it left a layer alone.
+
+    Returns:
+        The format of every layer; embedding and head stay in 16 bits.
+    """
+    decided = {layer.name for layer in decided_layers(profile)}
+    given = {name for name, width in bits.items() if width < FLOAT_BITS}
+    assert decided == given, f"the peer decided {sorted(given ^ decided)} otherwise"
+    kept = uniform_formats(profile, f"int4-g{GROUP_SIZE}")
+    return {name: f"int{bits[name]}-g{GROUP_SIZE}" if name in decided else own for name, own in kept.items()}
+
+
+def uniform(profile: Profile, target: float, plan: dict[str, str]) -> Contender:
+    """Give uniform quantization of a size; between two widths both, spread evenly over the layers."""
+    if target == int(target):
+        return Contender(UNIFORM, target, uniform_formats(profile, f"int{int(target)}-g{GROUP_SIZE}"))
+    found = rivals(profile, plan, [SAME_BYTES])[0]
+    return Contender(UNIFORM, target, found.formats)
+
+
+def contenders(profile: Profile, folder: Path) -> list[Contender]:
+    """Gather everyone who is there.
+
+    Args:
+        profile: of the demo model.
+        folder: of the benchmark.
+
+    Returns:
+        By target: uniform, the peers that answered, ours.
+    """
+    found = []
+    for target in AVERAGE_BITS:
+        ways = ((OURS_TIED, PEERS_WIDTHS, True), (OURS_UNTIED, PEERS_WIDTHS, False), (OURS_ALL, ALL_WIDTHS, False))
+        plans = [Contender(name, target, ours(profile, target, widths, tied=tied)) for name, widths, tied in ways]
+        found.append(uniform(profile, target, plans[-1].formats))
+        for peer in PEERS:
+            path = allocation_path(folder, peer, target)
+            if path.is_file():
+                said = Allocation.model_validate_json(path.read_text())
+                found.append(Contender(peer.name, target, formats_of(profile, said.bits), said))
+        found += plans
+    return found

@@ -1,0 +1,130 @@
+"""Tools with their own rounding, at equal bytes of codes, scales and zero points; measured like everyone else.
+
+Ours is the plan with all widths, rounded block by block against quantized inputs, as ``apply`` does. auto-round rounds
+its own allocation, block by block, without its descent (0 steps) unless another number is given. GPTQModel's uniform
+GPTQ comes from ``gptqmodel_reference.py``, whose folder is given.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from allocation import HERE, allocation_path, run
+from allocation import PEERS as ALL_PEERS
+from contenders import OURS_ALL, Contender
+from environments import interpreter
+from measure import evaluation_text, keep_quality, quality_of
+from safetensors.torch import load_file
+
+from scantling.backends.grid import CastMatrix, Rounded
+from scantling.backends.model import load_model
+from scantling.backends.progress import silent
+from scantling.evaluation.demo import demo_model_path
+from scantling.evaluation.quality import Quality, measure_candidates
+from scantling.sensitivity.final_rounding import QUANTIZED_INPUTS, round_as_shipped
+from scantling.sensitivity.profile import Profile
+
+AUTO_ROUND = next(peer for peer in ALL_PEERS if peer.script == "auto_round")
+
+
+@dataclass(frozen=True)
+class Own:
+    """An allocation with a rounding of its tool.
+
+    Attributes:
+        contender: the allocation.
+        rounding: in words.
+        steps: of auto-round's descent; None for ours.
+    """
+
+    contender: Contender
+    rounding: str
+    steps: int | None = None
+
+    @property
+    def key(self) -> str:
+        """By which the measurement is found again."""
+        return f"{self.contender.key}-{'quantized-inputs' if self.steps is None else f'auto-round-{self.steps}'}"
+
+
+def owners(everyone: Sequence[Contender], steps: int) -> list[Own]:
+    """Say who rounds by its own means.
+
+    Args:
+        everyone: the contenders.
+        steps: of auto-round's descent.
+
+    Returns:
+        Those who do, in the order of the table.
+    """
+    found = [Own(one, "GPTQ, against quantized inputs") for one in everyone if one.name == OURS_ALL]
+    theirs = f"its own, {steps} steps of descent"
+    return [*found, *(Own(one, theirs, steps) for one in everyone if one.name == AUTO_ROUND.name)]
+
+
+def rounded_by_auto_round(folder: Path, own: Own) -> dict[str, Rounded] | None:
+    """Let auto-round round its allocation.
+
+    Args:
+        folder: of the benchmark.
+        own: the allocation.
+
+    Returns:
+        The matrices; None where it failed.
+    """
+    script, target = HERE / "round_with_auto_round.py", folder / "own" / f"{own.key}.safetensors"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    python = interpreter(script, folder / "environments" / AUTO_ROUND.script)
+    widths = allocation_path(folder, AUTO_ROUND, own.contender.target)
+    words = [str(word) for word in (script, folder / "material", widths, own.steps, target)]
+    took = run(python, words, target.with_suffix(".log"))
+    if took.status:
+        print(f"auto-round failed with status {took.status}: {target.with_suffix('.log')}", file=sys.stderr, flush=True)
+        return None
+    found: dict[str, Rounded] = {name: CastMatrix(values) for name, values in load_file(target).items()}
+    target.unlink()
+    return found
+
+
+def measure_own(profile: Profile, folder: Path, everyone: Sequence[Own]) -> None:
+    """Round and measure who was not measured yet.
+
+    Args:
+        profile: says how ours is rounded, and what was calibrated on.
+        folder: of the benchmark.
+        everyone: who rounds by its own means.
+    """
+    waiting = [own for own in everyone if quality_of(folder, own.key) is None]
+    if not waiting:
+        return
+    loaded = load_model(str(demo_model_path()))
+    token_ids = evaluation_text(loaded, profile).token_ids
+    for own in waiting:
+        if own.steps is None:
+            formats = {own.key: own.contender.formats}
+            records = round_as_shipped(loaded, profile, formats, QUANTIZED_INPUTS, silent)[own.key]
+        else:
+            records = rounded_by_auto_round(folder, own)
+        if records is not None:
+            found = measure_candidates(loaded.model, {own.key: records}, token_ids, silent)[own.key]
+            keep_quality(folder, own.key, found)
+            print(f"{own.contender.name} {own.contender.target}, {own.rounding}: {found.mean_kl_nats:.4f}", flush=True)
+
+
+def gptqmodel(folder: Path | None, bits: int) -> Quality | None:
+    """Read what ``gptqmodel_reference.py`` measured on the usual eight sequences.
+
+    Args:
+        folder: its folder; None where it was not run.
+        bits: the width.
+
+    Returns:
+        The quality; None where this width was not run.
+    """
+    path = None if folder is None else folder / f"theirs-int{bits}-g64.json"
+    if path is None or not path.is_file():
+        return None
+    found = json.loads(path.read_text())
+    return Quality(*(tuple(found[field.name]) for field in fields(Quality)))
