@@ -240,7 +240,11 @@ def test_changes_are_those_of_rounded_matrix_and_rounded_inputs():
     entering = EngineInputs(inputs, gradients, lambda: matrix)
     for name, block in (("Q8_0", 32), ("Q4_K", 256), ("Q4_0", 32), ("float16", None)):
         target = parse_format(name)
-        rounded = matrix.half().float() if block is None else quantize_matrix(matrix, target, None).dequantize()
+        rounded = (
+            quantize_matrix(matrix, target, None).dequantize()
+            if isinstance(target, GgufFormat)
+            else matrix.half().float()
+        )
         given = inputs if block is None else rounded_inputs(inputs, block)
         outputs = given.double() @ rounded.double().t() - inputs.double() @ matrix.double().t()
         expected = (gradients.double() * outputs).sum(2)
