@@ -50,7 +50,7 @@ def plans(profile: Path, folder: Path, bits: float, steps: int) -> tuple[Path, P
     words = ["solve", str(profile), "--average-bits", str(bits), "--no-cross-fit"]
     if not solved.exists():
         command(*words, "-o", str(solved))
-    if not refined.exists():
+    if not refined.with_suffix(".txt").exists():  # solve writes the plan before it refines
         told = command(*words, "--refine", str(steps), "-o", str(refined)).splitlines()
         refined.with_suffix(".txt").write_text("\n".join(line for line in told if line.startswith("step ")))
         print(f"{bits} bits refined", file=sys.stderr, flush=True)
