@@ -106,7 +106,7 @@ def solve(
         int | None,
         typer.Option(
             metavar="N",
-            help="Then try N steps to plans that measure better, with the model. What that gains is not known yet.",
+            help="Then try N steps to plans that measure better, with the model; takes about a profile's time.",
             rich_help_panel="Solver",
         ),
     ] = None,
