@@ -272,7 +272,7 @@ def test_a_robust_objective_needs_more_than_one_sample():
         (lambda p: p.robust(-1), "standard_errors"),
         (lambda p: p.workload(context=5).workload(context=6), "context is stated twice, as 5 and 6"),
         (lambda p: p.workload(kv_bits=8), "kv_bits has no effect without a context"),
-        (lambda p: p.engine("vllm"), "'vllm' is not a known engine. Known: gptqmodel"),
+        (lambda p: p.engine("llm"), "'llm' is not a known engine. Known: gptqmodel"),
         (lambda p: p.engine("mlx").engine("gptqmodel"), "two engines are stated"),
         (lambda p: p.device("a100"), "neither a known device nor a file"),
         (lambda p: p.device("a100-80gb").device("rtx-5090"), "two devices are stated"),
