@@ -1,13 +1,15 @@
 """Intelligence per watt of plans of the demo model: measured accuracy on a task of our own, modelled power.
 
-    python benchmarks/intelligence.py FOLDER PROFILE PLAN [PLAN ...]
+    python benchmarks/intelligence.py FOLDER PROFILE PLAN [PLAN ...] [--uniform 4 ...] [--accuracy safety.json]
 
 The task: which of four paragraphs of a Wikipedia article follows the one shown. Articles are those kept for evaluation,
 the three wrong paragraphs are from other articles, each cut to its first 80 characters; answers are scored by lm-eval
 by log-likelihood per byte. Power is modelled from device files, at full speed and at one rate for all.
-FOLDER takes the questions and the files of results. Results go to results/intelligence.md.
+With --accuracy they are those of a file that `scantling tasks` or `scantling safety` wrote for these plans, of the
+next tokens in the latter case. FOLDER takes the questions and their answers. Results go to results/intelligence.md.
 """
 
+import argparse
 import json
 import random
 import subprocess
@@ -97,34 +99,56 @@ def table(rows: list[dict[str, dict[str, object]]]) -> list[str]:
     return lines
 
 
-def main(folder: Path, profile: str, plans: list[str]) -> None:
+def answers(folder: Path, plans: list[str]) -> Path:
+    """Ask the questions.
+
+    Args:
+        folder: takes them.
+        plans: words that name the plans.
+
+    Returns:
+        The file with the accuracies.
+    """
+    found = folder / "accuracy.json"
+    if not found.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "questions.jsonl"
+        path.write_text("".join(json.dumps(question) + "\n" for question in questions()))
+        (folder / "task.yaml").write_text(TASK.format(path=path.resolve()))
+        command("tasks", *plans, "--task", str(folder / "task.yaml"), "-o", str(found))
+    return found
+
+
+def main() -> None:
     """Ask, put together, write."""
-    folder.mkdir(parents=True, exist_ok=True)
-    asked = questions()
-    path = folder / "questions.jsonl"
-    path.write_text("".join(json.dumps(question) + "\n" for question in asked))
-    (folder / "task.yaml").write_text(TASK.format(path=path.resolve()))
-    accuracy = folder / "accuracy.json"
-    others = [word for plan in plans[1:] for word in ("--plan", plan)] + ["--uniform", "3", "--uniform", "4"]
-    others += ["--profile", profile]
-    if not accuracy.exists():
-        command("tasks", plans[0], *others, "--task", str(folder / "task.yaml"), "-o", str(accuracy))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("profile")
+    parser.add_argument("plans", nargs="+")
+    parser.add_argument("--uniform", nargs="*", default=["3", "4"])
+    parser.add_argument("--accuracy", type=Path)
+    arguments = parser.parse_args()
+    plans = [arguments.plans[0], *(word for plan in arguments.plans[1:] for word in ("--plan", plan))]
+    plans += [word for width in arguments.uniform for word in ("--uniform", width)] + ["--profile", arguments.profile]
+    accuracy = arguments.accuracy or answers(arguments.folder, plans)
     devices = [word for name in DEVICES for word in ("--device", name)]
-    words = ["intelligence", plans[0], *others, *devices, "--accuracy", str(accuracy), "--rate", RATE, "--json"]
-    rows = json.loads(command(*words).splitlines()[-1])
-    told = (__doc__ or "").split("\n\n")[2].split("FOLDER takes")[0].strip()
-    lines = ["# Intelligence per watt", "", "`python benchmarks/intelligence.py`", "", told]
-    lines += ["", "| | accuracy (95 % interval) | answers |", "|---|---|---|"]
-    for plan in json.loads(accuracy.read_text())["plans"]:
-        (one,) = plan["accuracies"]
+    told = command("intelligence", *plans, *devices, "--accuracy", str(accuracy), "--rate", RATE, "--json")
+    rows = json.loads(told.splitlines()[-1])
+    task = rows[0]["accuracy"]
+    lines = ["# Intelligence per watt", "", "`python benchmarks/intelligence.py`", ""]
+    lines += [
+        f"{task['task']} ({task['metric']}); chance: {task['chance_origin']}. Power and throughput are modelled from"
+    ]
+    lines += ["device files, in which most numbers but memory and bandwidth are estimates.", ""]
+    lines += ["| | accuracy (95 % interval) | answers |", "|---|---|---|"]
+    for name, one in {row["contender"]: row["accuracy"] for row in rows}.items():
         value = one["value"]
         lines += [
-            f"| {Path(plan['name']).name} | {value['estimate']:.1%} ({value['lower']:.1%}–{value['upper']:.1%}) "
-            f"| {one['num_answers']} |"
+            f"| {Path(name).name} | {value['estimate']:.1%} ({value['lower']:.1%}–{value['upper']:.1%}) "
+            f"| {one['num_answers']:,} |"
         ]
-    lines += table(rows)
-    RESULTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    RESULTS.write_text("\n".join([*lines, *table(rows)]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    main()
