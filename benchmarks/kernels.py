@@ -1,8 +1,10 @@
 """Efficiencies of llama.cpp's CPU kernels on this machine, type by type: `python benchmarks/kernels.py FOLDER`.
 
 Measured by `scantling device measure --kernels` on one thread, fitted by `device fit`. Beside them stand published
-effective bandwidths relative to F16, of whole models on other hardware (see the notes on the field): they show whether
-one machine's figures can stand for another's. Results go to results/kernels.md.
+effective bandwidths relative to F16, of whole models on other hardware: they show whether one machine's figures can
+stand for another's.
+
+Results go to results/kernels.md.
 """
 
 import json
