@@ -32,9 +32,8 @@ def input_block(target: Format) -> int | None:
     Returns:
         Inputs in a block; None where they are not rounded.
 
-    >>> from scantling.backends.formats import parse_format
-    >>> [input_block(parse_format(name)) for name in ("Q4_0", "Q4_K", "float16", "int4-g64")]
-    [32, 256, None, None]
+    >>> input_block(GgufFormat("Q4_0", 2, 32, 18)), input_block(GgufFormat("Q4_K", 12, 256, 144))
+    (32, 256)
     """
     if not isinstance(target, GgufFormat):
         return None

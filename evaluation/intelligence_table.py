@@ -20,9 +20,12 @@ def print_accuracies(found: AccuracyFile, console: Console) -> None:
         found: the accuracies.
         console: where.
     """
-    table = Table("", "task", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("accuracy", "chance", "answers"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("", "task"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("accuracy", justify="right", no_wrap=True)
+    table.add_column("chance", justify="right")
+    table.add_column("answers", justify="right", no_wrap=True)
     for plan in found.plans:
         for accuracy in plan.accuracies:
             table.add_row(

@@ -3,9 +3,11 @@
 Knows nothing about plans: a candidate is a set of matrices to install.
 """
 
+import os
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass, field
 from importlib import metadata, util
 from pathlib import Path
@@ -112,22 +114,39 @@ def _evaluate(
     if unknown:
         raise ScantlingError(f"lm-eval knows no task {unknown[0]!r}. Give one of its names, or a task file.")
     longest = getattr(loaded.model.config, "max_position_embeddings", None) or _FALLBACK_LENGTH
-    model = HFLM(
-        pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=1, device="cpu", max_length=int(longest)
-    )
     seed = settings.certainty.seed
     try:
-        results: dict[str, Any] = simple_evaluate(
-            model=model, tasks=names, task_manager=manager, num_fewshot=settings.num_fewshot, limit=settings.limit,
-            log_samples=True, bootstrap_iters=0, random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed,
-            fewshot_random_seed=seed,
-        )  # fmt: skip
+        with _quiet_away_from_terminals():
+            model = HFLM(
+                pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=1, device="cpu", max_length=int(longest)
+            )
+            results: dict[str, Any] = simple_evaluate(
+                model=model, tasks=names, task_manager=manager, num_fewshot=settings.num_fewshot, limit=settings.limit,
+                log_samples=True, bootstrap_iters=0, random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed,
+                fewshot_random_seed=seed,
+            )  # fmt: skip
     except Exception as error:  # whatever lm-eval, datasets or a task's own code raise
         raise ScantlingError(f"lm-eval could not run {', '.join(names)}: {error}") from error
     return tuple(
         _accuracy(task, samples, results["configs"][task], settings.certainty)
         for task, samples in results["samples"].items()
     )
+
+
+@contextmanager
+def _quiet_away_from_terminals() -> Iterator[None]:
+    """Drop what lm-eval, its bars and the programs that it starts write to standard error, unless a person reads it."""
+    if sys.stderr.isatty():
+        yield
+        return
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("w", encoding="utf-8") as sink, redirect_stderr(sink):
+            os.dup2(sink.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _accuracy(

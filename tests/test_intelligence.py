@@ -207,7 +207,7 @@ def right_answers(model, questions: Path) -> float:
     return sum(right) / len(right)
 
 
-def test_tasks_are_run_offline_on_a_plan_in_memory_and_on_a_checkpoint(folder, task_file, tmp_path, monkeypatch):
+def test_tasks_are_run_offline_on_a_plan_in_memory_and_on_a_checkpoint(folder, task_file, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     words = ["tasks", folder / "plan", "--task", task_file, "-o", tmp_path / "accuracy"]
     result = run(*words, "--uniform", "int2-g32")
@@ -234,6 +234,7 @@ def test_tasks_are_run_offline_on_a_plan_in_memory_and_on_a_checkpoint(folder, t
     )
     assert with_power.exit_code == 0, with_power.output
     assert "chance 25.00%" in with_power.output
+    assert "it/s" not in result.output + capfd.readouterr().err  # bars are for terminals
 
 
 @pytest.mark.parametrize(
