@@ -12,9 +12,9 @@ next tokens in the latter case. FOLDER takes the questions and their answers. Re
 import argparse
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
+
+from our_command import command
 
 from scantling.sensitivity.text import load_text
 
@@ -61,21 +61,6 @@ def questions() -> list[dict[str, object]]:
         shown = articles[index][at][-SHOWN_CHARACTERS:]
         made.append({"shown": shown, "choices": [choices[i] for i in order], "answer": order.index(0)})
     return made
-
-
-def command(*words: str) -> str:
-    """Run a command of ours.
-
-    Args:
-        words: after ``scantling``.
-
-    Returns:
-        What it printed.
-    """
-    done = subprocess.run([sys.executable, "-m", "scantling", *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr)
-    return done.stdout
 
 
 def table(rows: list[dict[str, dict[str, object]]]) -> list[str]:

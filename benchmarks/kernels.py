@@ -8,29 +8,15 @@ Results go to results/kernels.md.
 """
 
 import json
-import subprocess
 import sys
 from pathlib import Path
+
+from our_command import command
 
 RESULTS = Path(__file__).parent / "results" / "kernels.md"
 PUBLISHED = {"Q8_0": 0.93, "Q6_K": 0.82, "Q5_K": 0.82, "Q4_K": 0.77, "IQ4_XS": 0.74, "Q3_K": 0.64, "Q2_K": 0.57,
              "IQ3_S": 0.54, "IQ2_XXS": 0.41}  # fmt: skip
 OTHERS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL")
-
-
-def command(*words: str) -> str:
-    """Run a command of ours.
-
-    Args:
-        words: after ``scantling``.
-
-    Returns:
-        What it printed.
-    """
-    done = subprocess.run([sys.executable, "-m", "scantling", *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr)
-    return done.stdout
 
 
 def main(folder: Path) -> None:

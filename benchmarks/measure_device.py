@@ -10,11 +10,11 @@ installed, torch always. Results go to results/measure_device.md.
 
 import ctypes
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 from gguf import GGUFReader, GGUFValueType, GGUFWriter
+from our_command import command
 
 from scantling.evaluation.demo import demo_model_path
 from scantling.evaluation.llama_cpp_engine import gguf_contents, llama_cpp_is_here
@@ -67,16 +67,8 @@ def cut(source: Path, num_blocks: int) -> Path:
 
 def measured(folder: Path, name: str, seconds: str, words: list[str]) -> dict[str, object]:
     """Run the command in a process of its own."""
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "scantling", "device", "measure", "-o", str(folder / f"{name}.csv"), "--json"),
-            *("--seconds", seconds, *words),
-        ],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        sys.exit(done.stderr)
-    told: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    printed = command("device", "measure", "-o", str(folder / f"{name}.csv"), "--json", "--seconds", seconds, *words)
+    told: dict[str, object] = json.loads(printed.splitlines()[-1])
     return told
 
 

@@ -9,29 +9,15 @@ tokens that neither prices, nor gradients, nor the choice of steps have seen; di
 import argparse
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from our_command import command
+
 RESULTS = Path(__file__).parent / "results"
 AVERAGE_BITS = (2.25, 2.5, 3.0, 3.5, 4.0)
-
-
-def command(*words: str) -> str:
-    """Run a command of ours.
-
-    Args:
-        words: after ``scantling``.
-
-    Returns:
-        What it printed.
-    """
-    done = subprocess.run([sys.executable, "-m", "scantling", *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr)
-    return done.stdout
 
 
 def plans(profile: Path, folder: Path, bits: float, steps: int) -> tuple[Path, Path]:
