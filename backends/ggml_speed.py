@@ -54,9 +54,7 @@ def _memory(size_bytes: int) -> int:
     base, _ = _library()
     found: int | None = base.ggml_init(_InitParams(size_bytes, None, False))
     if found is None:
-        raise ScantlingError(
-            f"llama.cpp's library could not take {size_bytes:,} bytes. Give less with --array, or close other programs."
-        )
+        raise ScantlingError(f"llama.cpp's library could not take {size_bytes:,} bytes. Close other programs.")
     return found
 
 

@@ -130,18 +130,17 @@ def inputs_rounded(model: nn.Module, formats: Mapping[str, Format]) -> Iterator[
     Yields:
         Nothing.
     """
+    blocks = {model.get_submodule(name).weight: input_block(target) for name, target in formats.items()}
     with ExitStack() as hooks:
-        for name, target in formats.items():
-            block, weight = input_block(target), model.get_submodule(name).weight
-            multiplying = [one for one in model.modules() if is_linear(one) and one.weight is weight]
-            for module in multiplying if block is not None else []:
+        for module in model.modules() if blocks else ():
+            block = blocks.get(module.weight) if is_linear(module) else None
+            if block is not None:
                 hooks.enter_context(removing(module.register_forward_pre_hook(partial(_round_inputs, block))))
         yield
 
 
-def _round_inputs(block: int | None, _module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _round_inputs(block: int, _module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     inputs = arguments[0]
-    assert block is not None
     return (inputs + (rounded_inputs(inputs.detach(), block) - inputs.detach()), *arguments[1:])
 
 
