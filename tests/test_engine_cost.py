@@ -42,6 +42,8 @@ def test_the_cost_is_the_difference_of_two_optima(seed):
         assert saved is not None
         assert saved.nats == pytest.approx(difference, abs=1e-12)
         assert saved.is_proven
+    assert cost.without_rules is not None
+    assert cost.without_ties is not None
     assert cost.without_rules.nats > cost.without_ties.nats > 0
 
 
