@@ -1,6 +1,6 @@
 """Trains a small model of another family on the calibration part of the Wikipedia excerpt, as a second real model.
 
-    python benchmarks/second_model.py FOLDER --family qwen3 --minutes 8
+    python benchmarks/second_model.py FOLDER --family qwen3 --minutes 30
 
 Byte-pair tokens from the same text, a folder that transformers loads; with --gguf FILE also a GGUF file in 16 bits, for
 llama.cpp (qwen3 alone). All widths of both families are multiples of 256. The learning rate follows the time that is
@@ -28,7 +28,7 @@ from transformers import (
 
 from scantling.sensitivity.text import load_text
 
-VOCABULARY, LENGTH, BATCH, LEARNING_RATE = 4096, 256, 8, 2e-3
+VOCABULARY, LENGTH, BATCH, LEARNING_RATE = 1024, 256, 8, 2e-3
 
 
 def tokenizer_of(documents: tuple[str, ...]) -> PreTrainedTokenizerFast:
@@ -152,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--family", choices=["qwen3", "gpt2"], default="qwen3")
-    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--gguf", type=Path)
     arguments = parser.parse_args()
     documents = load_text("wikipedia").calibration()

@@ -11,10 +11,9 @@ from typing import Final, Literal
 from pydantic import ValidationError
 
 from ..solver.errors import ScantlingError
-from ..solver.plan import Finite, Record
+from ..solver.record_file import Finite, Record, write_record
 from .bootstrap import Certainty, Interval
 from .measured import ORIGINAL
-from .record_file import write_record
 from .safety_file import SafetyFile, read_safety
 
 ACCURACY_VERSION: Final = 1

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from ..solver.errors import ScantlingError
-from ..solver.plan import Finite, Record
+from ..solver.record_file import Finite, Record
 
 
 class Interval(Record):

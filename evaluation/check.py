@@ -27,8 +27,9 @@ from safetensors import SafetensorError, safe_open
 
 from ..backends.backends import backend_named
 from ..solver.errors import ScantlingError
-from ..solver.plan import Record, file_sha256
+from ..solver.plan import file_sha256
 from ..solver.quantities import show_bytes
+from ..solver.record_file import Record
 from .arithmetic_noise import relative_difference
 from .manifest import CHECK_FILE, NARROW_TYPES, NOISE, PLAN_FILE, Manifest, read_manifest, wrong_sizes
 

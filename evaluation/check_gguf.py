@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ..backends.gguf_source import open_gguf
 from ..solver.errors import ScantlingError
-from ..solver.plan import Record
 from ..solver.quantities import show_bytes
+from ..solver.record_file import Record
 from .check import TIMES_THE_NOISE, CheckSettings, ask, distance, refuse_missing_engine
 from .gguf_manifest import read_gguf_manifest
 

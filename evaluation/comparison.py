@@ -6,9 +6,8 @@ Knows nothing about how it was measured.
 from pathlib import Path
 from typing import Final, Literal
 
-from ..solver.plan import Finite, Record
+from ..solver.record_file import Finite, Record, read_record, write_record
 from .bootstrap import Certainty, Interval
-from .record_file import read_record, write_record
 
 COMPARISON_VERSION: Final = 1
 ORIGINAL: Final = "original"

@@ -13,7 +13,7 @@ from rich.table import Table
 from ..solver.atomic import whole_file
 from ..solver.device import Device, Efficiency, Figure
 from ..solver.errors import ScantlingError
-from ..solver.plan import Finite, Record
+from ..solver.record_file import Finite, Record
 from .device_fit import FittedNumber, LawFit
 from .device_points import MeasuredPoints
 

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from ..solver.errors import ScantlingError
-from ..solver.plan import Finite, Record, file_sha256
+from ..solver.plan import file_sha256
+from ..solver.record_file import Finite, Record
 
 _KEY = "scantling_gguf"
 

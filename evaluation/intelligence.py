@@ -15,8 +15,8 @@ from fractions import Fraction
 from typing import Literal
 
 from ..solver.errors import ScantlingError
-from ..solver.plan import Finite, Record
 from ..solver.quantities import TOKENS_PER_SECOND, WATTS, parse_quantity
+from ..solver.record_file import Finite, Record
 from .accuracy_file import Accuracy
 from .bootstrap import Interval
 from .prediction import ContenderPrediction, Prediction

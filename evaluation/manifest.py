@@ -9,7 +9,7 @@ from typing import Final, Literal
 from pydantic import ValidationError
 
 from ..solver.errors import ScantlingError
-from ..solver.plan import Record
+from ..solver.record_file import Record
 
 MANIFEST_FILE: Final = "scantling_checkpoint.json"
 PLAN_FILE: Final = "scantling_plan.json"

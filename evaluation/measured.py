@@ -21,7 +21,7 @@ from ..sensitivity.final_rounding import round_as_shipped
 from ..sensitivity.profile import Profile
 from ..solver.atomic import whole_file
 from ..solver.errors import ScantlingError
-from ..solver.plan import Finite, Record
+from ..solver.record_file import Finite, Record
 from .evaluation_text import EvaluationCase
 from .quality import Quality, measure_candidates
 

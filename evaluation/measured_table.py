@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..solver.errors import ScantlingError
-from ..solver.plan import Finite, Record
 from ..solver.quantities import show_bytes
+from ..solver.record_file import Finite, Record
 from .decode_engines import DecodeEngine
 from .device_fit import fit_speed
 from .device_points import MeasuredPoint

@@ -27,8 +27,9 @@ from ..solver.decode_laws import (
 from ..solver.device import Device
 from ..solver.errors import ScantlingError
 from ..solver.limits import Workload
-from ..solver.plan import Finite, Plan, Record
+from ..solver.plan import Plan
 from ..solver.quantities import BYTES, show_bytes
+from ..solver.record_file import Finite, Record
 
 
 class PointRecord(Record):

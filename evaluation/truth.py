@@ -10,7 +10,7 @@ Knows nothing about how plans are measured or shown.
 import math
 from collections.abc import Sequence
 
-from ..solver.plan import Record
+from ..solver.record_file import Record
 from .comparison import Contender
 
 _TOLERANCE = 0.25

@@ -15,8 +15,9 @@ from ..solver.errors import ScantlingError
 from ..solver.explanation import Measure
 from ..solver.frontier import Point, every_breakpoint, frontier, grid
 from ..solver.instance import Instance
-from ..solver.plan import Finite, Record, average_bits
+from ..solver.plan import average_bits
 from ..solver.quantities import exact_number, parse_quantity
+from ..solver.record_file import Finite, Record
 from .planning import decided_layers
 from .profile import Profile
 from .rows import BIT_WEIGHTS, ROW_OF

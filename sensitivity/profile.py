@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 
 from ..solver.atomic import whole_file
 from ..solver.errors import ScantlingError
-from ..solver.plan import Finite, Record
+from ..solver.record_file import Finite, Record
 from .borrowing import with_borrowed_prices
 from .reach import Reach
 

@@ -22,8 +22,8 @@ from pydantic import (
 from .device import Device
 from .limits import Limits, Robust, Workload
 from .patterns import Pattern
-from .plan import Finite, Record
 from .quantities import BYTES, exact_number, parse_quantity
+from .record_file import Finite, Record
 from .validation import Quantity, check, refusal
 
 Per = Literal["all", "block", "kind", "parent"]

@@ -22,7 +22,6 @@ from pydantic_core import CoreSchema
 from .atomic import whole_file
 from .errors import ScantlingError
 from .patterns import Pattern, compiled
-from .plan import Record
 from .positioned_yaml import Positioned, parse_yaml, read_yaml
 from .quantities import (
     BYTES,
@@ -33,6 +32,7 @@ from .quantities import (
     exact_number,
     parse_quantity,
 )
+from .record_file import Record
 from .validation import Quantity, check, in_words, refusal, validated
 
 FIGURES: Final = (

@@ -16,8 +16,8 @@ from pydantic import Field, ValidationError
 from .constraints import Patterns
 from .errors import ScantlingError
 from .patterns import compiled
-from .plan import Record
 from .positioned_yaml import parse_yaml
+from .record_file import Record
 from .validation import in_words, validated
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from .conflict import Conflict
 from .errors import ScantlingError
 from .instance import Instance
-from .plan import Finite, LimitUse, Objective, Plan, Record
+from .plan import LimitUse, Objective, Plan
 from .quantities import BYTES, SECONDS, show_quantity
+from .record_file import Finite, Record
 from .rules import Limit, LossLimit, Rule
 
 _MIB = 2**20

@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
-from .plan import Finite, Record
 from .quantities import (
     BITS,
     BYTES,
@@ -20,6 +19,7 @@ from .quantities import (
     WATTS,
     parse_quantity,
 )
+from .record_file import Finite, Record
 from .validation import Quantity, check, refusal
 
 

@@ -6,22 +6,14 @@ Knows nothing about tensors; layers are names and numbers here.
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import Final, Literal
 
 from .atomic import whole_file
 from .errors import ScantlingError
 from .instance import INSTANCE, Instance
+from .record_file import Finite, Record, read_record
 
 PLAN_VERSION: Final = 2
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class Record(BaseModel):
-    """A piece of a file: unknown keys are refused and nothing changes after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Assignment(Record):
@@ -284,19 +276,7 @@ def read_plan(path: Path) -> Plan:
     Raises:
         ScantlingError: there is no such file, or it is not a plan of this version.
     """
-    try:
-        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ScantlingError(f"there is no plan {path}. Write one with: scantling solve PROFILE -o {path}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScantlingError(f"cannot read the plan {path}: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ScantlingError(
-            f"{path} is not a plan of version {PLAN_VERSION}: {where}: {first['msg']}. "
-            "Solve again with: scantling solve"
-        ) from error
+    return read_record(Plan, path, f"plan of version {PLAN_VERSION}", "scantling solve PROFILE")
 
 
 def file_sha256(path: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from environments import interpreter
 
 from scantling.solver.atomic import whole_file
-from scantling.solver.plan import Record
+from scantling.solver.record_file import Record
 
 HERE = Path(__file__).parent
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ...solver.atomic import whole_file
 from ...solver.errors import ScantlingError
-from ...solver.plan import Record
+from ...solver.record_file import Record
 from .markup import Section
 from .material import Material
 from .svg import Chart

@@ -4,13 +4,21 @@ Knows nothing about what any record says.
 """
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..solver.atomic import whole_file
-from ..solver.errors import ScantlingError
-from ..solver.plan import Record
+from .atomic import whole_file
+from .errors import ScantlingError
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Record(BaseModel):
+    """A piece of a file: unknown keys are refused and nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
 
 Kind = TypeVar("Kind", bound=Record)
 
@@ -52,5 +60,5 @@ def read_record(kind: type[Kind], path: Path, what: str, command: str) -> Kind:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ScantlingError(
-            f"{path} is not a {what}: {where}: {first['msg']}. Measure again with: {command}"
+            f"{path} is not a {what}: {where}: {first['msg']}. Make it anew with: {command}"
         ) from error
