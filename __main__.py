@@ -78,7 +78,10 @@ def profile(
     pricing_sequences: Annotated[int, typer.Option(help="Others, on which the loss increase is measured.")] = 24,
     length: Annotated[int, typer.Option(help="Tokens in each.")] = 512,
     rounding: Annotated[
-        str | None, typer.Option(help="gptq (the default), rtn, awq or awq+gptq; ggml, for types of GGUF.")
+        str | None,
+        typer.Option(
+            help="gptq (the default), rtn, awq or awq+gptq; for types of GGUF ggml (the default there) or ggml+gptq."
+        ),
     ] = None,
     imatrix: Annotated[
         Path | None,
@@ -289,12 +292,12 @@ def _apply_gguf(
     emit: str | None,
 ) -> None:
     from .evaluation.apply_gguf import apply_gguf, refuse_gguf_before_loading
-    from .evaluation.llama_quantize import command_line, refuse_unknown_emission
+    from .evaluation.llama_quantize import command_line, refuse_emission
     from .solver.quantities import show_bytes
 
     plan_path, profile_path, model, trust_remote_code = source
-    refuse_unknown_emission(emit, imatrix)
     plan, read = plan_and_profile(plan_path, profile_path)
+    refuse_emission(emit, imatrix, str(read.record.rounding["method"]))
     refuse_gguf_before_loading(plan, inputs, output)
     loaded = _load(model or plan.model_source, trust_remote_code=trust_remote_code)
     manifest = apply_gguf(loaded, read, plan, (output, imatrix), _progress())

@@ -196,9 +196,25 @@ def quantize_matrix(weight: Tensor, target: GgufFormat, importance: Tensor | Non
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         list(threads.map(round_rows, range(0, out_features, _ROWS_AT_ONCE)))
-    if not library.ggml_validate_row_data(target.type_id, blocks.data_ptr(), blocks.numel()):
-        raise ScantlingError(f"llama.cpp's library made invalid blocks of {target.name} here. Choose another type.")
-    return PackedMatrix(target, blocks, importance)
+    record = PackedMatrix(target, blocks, importance)
+    refuse_invalid(record)
+    return record
+
+
+def refuse_invalid(record: PackedMatrix) -> None:
+    """Refuse blocks that the library would not load.
+
+    Args:
+        record: the matrix.
+
+    Raises:
+        ScantlingError: the library calls them invalid.
+    """
+    blocks = record.blocks.contiguous()
+    if not _library().ggml_validate_row_data(record.format.type_id, blocks.data_ptr(), blocks.numel()):
+        raise ScantlingError(
+            f"llama.cpp's library calls the blocks of {record.format.name} made here invalid. Choose another type."
+        )
 
 
 def dequantize_blocks(blocks: np.ndarray, target: GgufFormat) -> Tensor:

@@ -1,4 +1,7 @@
-"""The rounding method ``ggml``: llama.cpp's quantizers, weighted by an importance matrix.
+"""The rounding methods for types of GGUF.
+
+``ggml``: llama.cpp's quantizers, weighted by an importance matrix, bit for bit what llama-quantize writes.
+``ggml+gptq``: the scales of those quantizers, and codes that make up for each other's errors (module gguf_gptq).
 
 The importance of input i is the mean of its square, E[x_i²], over the calibration tokens: the diagonal of the mean of
 x xᵀ that GPTQ uses too, from the same pass. llama.cpp's own tool collects the same means. A file of them that the user
@@ -8,7 +11,7 @@ Knows nothing about models.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -18,21 +21,14 @@ from ..solver.errors import ScantlingError
 from ..solver.plan import file_sha256
 from .formats import CodedFormat
 from .ggml import PackedMatrix, quantize_matrix
+from .gguf_gptq import gptq_blocks
 from .gguf_types import GgufFormat
+from .gptq import GptqSettings
 from .imatrix import ImportanceMatrix, read_imatrix
 
 
-@dataclass(frozen=True)
-class Ggml:
-    """See the module.
-
-    Attributes:
-        imatrix: path of an importance matrix; empty for the calibration's own.
-        imatrix_sha256: of that file.
-    """
-
-    imatrix: str = ""
-    imatrix_sha256: str = ""
+class _OfGguf:
+    """What both have in common."""
 
     @property
     def family(self) -> type[GgufFormat]:
@@ -42,6 +38,19 @@ class Ggml:
     @property
     def input_scaling(self) -> None:
         """The inputs stay as they are."""
+
+
+@dataclass(frozen=True)
+class Ggml(_OfGguf):
+    """``ggml``: see the module.
+
+    Attributes:
+        imatrix: path of an importance matrix; empty for the calibration's own.
+        imatrix_sha256: of that file.
+    """
+
+    imatrix: str = ""
+    imatrix_sha256: str = ""
 
     @cached_property
     def given_importance(self) -> ImportanceMatrix | None:
@@ -70,9 +79,8 @@ class Ggml:
         Returns:
             For each matrix, one record per type.
         """
-        types = [target for target in formats if isinstance(target, GgufFormat)]
         importance = hessian.diagonal().float().contiguous()
-        return [[quantize_matrix(matrix, target, importance) for target in types] for matrix in matrices]
+        return [[quantize_matrix(matrix, target, importance) for target in _types(formats)] for matrix in matrices]
 
     def describe(self) -> dict[str, str | float | bool]:
         """Give the method's name and settings.
@@ -82,6 +90,48 @@ class Ggml:
         """
         given = {"imatrix": self.imatrix, "imatrix_sha256": self.imatrix_sha256} if self.imatrix else {}
         return {"method": "ggml", "inputs": "original", **given}
+
+
+@dataclass(frozen=True)
+class GgmlGptq(_OfGguf):
+    """``ggml+gptq``: see the module gguf_gptq.
+
+    Attributes:
+        settings: damping and order.
+    """
+
+    settings: GptqSettings = field(default_factory=GptqSettings)
+
+    @property
+    def given_importance(self) -> None:
+        """None: the calibration's inputs decide."""
+
+    def round_coded(
+        self, matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[CodedFormat]
+    ) -> list[list[PackedMatrix]]:
+        """Round every matrix in every type.
+
+        Args:
+            matrices: float32 [out_m, in] each.
+            hessian: [in, in], mean of x xᵀ over calibration tokens.
+            formats: the types.
+
+        Returns:
+            For each matrix, one record per type.
+        """
+        return gptq_blocks(matrices, hessian, _types(formats), self.settings)
+
+    def describe(self) -> dict[str, str | float | bool]:
+        """Give the method's name and settings.
+
+        Returns:
+            Plain values.
+        """
+        return {"method": "ggml+gptq", "inputs": "original", **asdict(self.settings)}
+
+
+def _types(formats: Sequence[CodedFormat]) -> list[GgufFormat]:
+    return [target for target in formats if isinstance(target, GgufFormat)]
 
 
 def with_imatrix(path: Path) -> Ggml:

@@ -11,7 +11,7 @@ formats, are rows of one pass. Weights are kept transposed, so that a column is 
 Knows nothing about models.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -24,7 +24,7 @@ from .grid import Grid, RoundedMatrix, fit_grid, quantize
 from .round_to_nearest import pack_record
 
 _BLOCK_COLUMNS = 32
-_ROWS_PER_PASS = 16384
+ROWS_PER_PASS = 16384
 
 
 @dataclass(frozen=True)
@@ -110,15 +110,12 @@ def gptq(
     Returns:
         For each matrix, one record per format.
     """
-    in_features = hessian.shape[0]
-    order = torch.arange(in_features)
-    if settings.activation_order:
-        order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
+    order = visiting_order(hessian, settings)
     matrix = without_dead_inputs(hessian)
     stacked = torch.cat(list(matrices)).t().contiguous()
     factor = inverse_factor(matrix[order][:, order], settings.damping).to(stacked.dtype)
     importance = matrix.diagonal().to(stacked.dtype).unsqueeze(1)
-    rows_at_once = max(1, _ROWS_PER_PASS // len(formats))
+    rows_at_once = max(1, ROWS_PER_PASS // len(formats))
     parts = [
         _one_pass(stacked[:, start : start + rows_at_once], factor, order, importance, formats, settings)
         for start in range(0, stacked.shape[1], rows_at_once)
@@ -126,6 +123,21 @@ def gptq(
     rounded = [_concatenate([part[f] for part in parts]) for f in range(len(formats))]
     edges = [0, *torch.tensor([matrix.shape[0] for matrix in matrices]).cumsum(0).tolist()]
     return [[_rows(whole, start, stop) for whole in rounded] for start, stop in pairwise(edges)]
+
+
+def visiting_order(hessian: Tensor, settings: GptqSettings) -> Tensor:
+    """Say in which order columns are visited.
+
+    Args:
+        hessian: [in, in].
+        settings: whether by activation.
+
+    Returns:
+        int64 [in].
+    """
+    if settings.activation_order:
+        return torch.argsort(hessian.diagonal(), descending=True, stable=True)
+    return torch.arange(len(hessian))
 
 
 def _one_pass(
@@ -164,32 +176,46 @@ def _sweep(
     largest_code: Tensor,
 ) -> Tensor:
     """Visit the columns of work [in, rows] in order and return the codes [in, rows]; overwrites work."""
-    in_features = work.shape[0]
     codes = torch.empty_like(work, dtype=torch.uint8)
     natural_order = order.tolist()
     grids_are_static = all(segment.grids for segment in segments)
     scale, zero = torch.empty_like(work[0]), torch.empty_like(work[0])
-    for start, stop in pairwise(_block_edges(in_features, segments)):
-        block = work[start:stop]
-        errors = torch.empty_like(block)
+
+    def rounded(j: int, column: Tensor) -> Tensor:
+        for segment in segments:
+            group, offset = divmod(natural_order[j], segment.width)
+            if not grids_are_static and offset == 0:
+                segment.grids.append(_fit(work[j : j + segment.width, segment.rows], segment, importance, j))
+            if grids_are_static or offset == 0:
+                scale[segment.rows] = segment.grids[group].scale
+                zero[segment.rows] = segment.grids[group].zero
+        code = quantize(column, Grid(scale, zero), largest_code)
+        codes[j] = code
+        return code.sub_(zero).mul_(scale)
+
+    visit_columns(work, factor, _block_edges(work.shape[0], segments), rounded)
+    return codes
+
+
+def visit_columns(work: Tensor, factor: Tensor, edges: Sequence[int], rounded: Callable[[int, Tensor], Tensor]) -> None:
+    """Round the columns one after the other, the later ones making up for each error.
+
+    Args:
+        work: [in, rows], a matrix's columns in the order of the visit; overwritten.
+        factor: U [in, in], in the same order.
+        edges: where blocks of columns begin and end, from 0 to in; errors reach later blocks when a block ends.
+        rounded: gives the rounded values [rows] of the column at a position of the order.
+    """
+    for start, stop in pairwise(edges):
+        errors = torch.empty_like(work[start:stop])
         for j in range(start, stop):
-            for segment in segments:
-                group, offset = divmod(natural_order[j], segment.width)
-                if not grids_are_static and offset == 0:
-                    segment.grids.append(_fit(work[j : j + segment.width, segment.rows], segment, importance, j))
-                if grids_are_static or offset == 0:
-                    scale[segment.rows] = segment.grids[group].scale
-                    zero[segment.rows] = segment.grids[group].zero
             column = work[j]
-            code = quantize(column, Grid(scale, zero), largest_code)
-            codes[j] = code
-            error = column.sub_(code.sub_(zero).mul_(scale)).div_(factor[j, j])
+            error = column.sub_(rounded(j, column)).div_(factor[j, j])
             errors[j - start] = error
             if j + 1 < stop:
                 work[j + 1 : stop].addr_(factor[j, j + 1 : stop], error, alpha=-1.0)
-        if stop < in_features:
+        if stop < len(work):
             work[stop:].addmm_(factor[start:stop, stop:].t(), errors, alpha=-1.0)
-    return codes
 
 
 def _fit(group: Tensor, segment: _Segment, importance: Tensor, start: int) -> Grid:
@@ -203,10 +229,22 @@ def _fit(group: Tensor, segment: _Segment, importance: Tensor, start: int) -> Gr
 
 def _block_edges(in_features: int, segments: Sequence[_Segment]) -> list[int]:
     """Cut the columns into blocks that end at every group's end, so that a group is fitted to up-to-date weights."""
-    edges = set(range(0, in_features, _BLOCK_COLUMNS)) | {in_features}
+    edges = set(usual_edges(in_features))
     for segment in segments:
         edges |= set(range(0, in_features, segment.width))
     return sorted(edges)
+
+
+def usual_edges(in_features: int) -> list[int]:
+    """Cut columns into blocks of a size that the caches like.
+
+    Args:
+        in_features: how many columns there are.
+
+    Returns:
+        Positions from 0 to ``in_features``.
+    """
+    return [*range(0, in_features, _BLOCK_COLUMNS), in_features]
 
 
 def _by_row(grids: Sequence[Grid]) -> Grid:

@@ -14,7 +14,7 @@ from ..solver.errors import ScantlingError
 from .awq import AwqSettings
 from .formats import CodedFormat, FloatFormat, Format, IntegerFormat, parse_format
 from .ggml import refuse_unknown_type
-from .gguf_rounding import Ggml, with_imatrix
+from .gguf_rounding import Ggml, GgmlGptq, with_imatrix
 from .gguf_types import GgufFormat
 from .gptq import GptqSettings, gptq, without_dead_inputs
 from .grid import CodedMatrix, Rounded, RoundedMatrix, cast
@@ -246,8 +246,12 @@ def rounding_method(description: Mapping[str, str | float | bool]) -> RoundingMe
             return AwqGptq(_awq_settings(settings), GptqSettings(**of_gptq))  # type: ignore[arg-type]
         case "ggml":
             return Ggml(**settings)  # type: ignore[arg-type]
+        case "ggml+gptq":
+            return GgmlGptq(GptqSettings(**settings))  # type: ignore[arg-type]
         case other:
-            raise ScantlingError(f"{other!r} is not a rounding method. Known: awq, awq+gptq, ggml, gptq, rtn.")
+            raise ScantlingError(
+                f"{other!r} is not a rounding method. Known: awq, awq+gptq, ggml, ggml+gptq, gptq, rtn."
+            )
 
 
 def rounding_named(name: str | None, formats: Sequence[str] | None, imatrix: Path | None) -> RoundingMethod:
@@ -273,7 +277,10 @@ def rounding_named(name: str | None, formats: Sequence[str] | None, imatrix: Pat
     if imatrix is None:
         return method
     if not isinstance(method, Ggml):
-        raise ScantlingError(f"--imatrix is for the rounding ggml, this is {name or usual}. Leave one of the two out.")
+        raise ScantlingError(
+            f"--imatrix is for the rounding ggml, which weighs errors by it; this is {name or usual}. Leave one of "
+            "the two out."
+        )
     return with_imatrix(imatrix)
 
 
@@ -291,8 +298,9 @@ def refuse_other_families(method: RoundingMethod, formats: Sequence[Format]) -> 
         if not isinstance(target, FloatFormat | method.family):
             name = method.describe()["method"]
             raise ScantlingError(
-                f"the rounding {name!r} cannot make {target.name}: types of GGUF are rounded by ggml, integers by the "
-                "others, and a profile holds one of the two kinds. Leave --rounding out, or profile the kinds apart."
+                f"the rounding {name!r} cannot make {target.name}: types of GGUF are rounded by ggml or ggml+gptq, "
+                "integers by the others, and a profile holds one of the two kinds. Leave --rounding out, or profile "
+                "the kinds apart."
             )
 
 

@@ -1,7 +1,8 @@
 """Plans beside llama.cpp's own mixes at the mixes' exact sizes, both measured in llama.cpp: KL, bytes, tokens/s.
 
 Importance from 16 × 512 tokens of the Wikipedia excerpt, the same for plans and mixes; prices on 16 × 512 others;
-measured on 8 × 512 of the part kept for evaluation. The reference of every KL is the source in 16 bits.
+measured on 8 × 512 of the part kept for evaluation. The reference of every KL is the source in 16 bits. The plans are
+rounded by ``ggml``, as the mixes are, and by ``ggml+gptq``.
 
     python benchmarks/llama_cpp_mixes.py FOLDER                          # the demo model → results/gguf.md
     python benchmarks/second_model.py OTHER/model --gguf OTHER/source.gguf
@@ -50,6 +51,9 @@ STEP_OFFSETS = {
     "Q8_0": (0, 34, 32),
 }  # where a block keeps its float16 step, its bytes, its weights
 NEW_TOKENS = 48
+PROFILES = {"plan": "profile", "plan-gptq": "profile-gptq"}  # what plans of a kind are solved from
+ROUNDINGS = {"plan": "ggml", "plan-gptq": "ggml+gptq"}
+NAMES = {"plan": "plan", "plan-gptq": "plan, ggml+gptq"}
 OFF_GRID = """\
 The demo model's weights lie on the grid of Q4_1, where Q5_1 is exact and Q4_K almost: types could be compared on it by
 accident only. So its grid is taken away first: to every weight is added noise, uniform over the step of its block, as
@@ -82,11 +86,12 @@ def make_source(folder: Path) -> None:
     partial.rename(folder / "source.gguf")
 
 
-def profile(folder: Path) -> None:
+def profile(folder: Path, kind: str) -> None:
     """Profile it by the command line.
 
     Args:
         folder: has the model.
+        kind: of plans.
     """
     words = [
         sys.executable,
@@ -95,9 +100,10 @@ def profile(folder: Path) -> None:
         "profile",
         str(folder / "source.gguf"),
         "-o",
-        str(folder / "profile.safetensors"),
+        str(folder / f"{PROFILES[kind]}.safetensors"),
     ]
     words += ["--text", "wikipedia", "--formats", FORMATS, "--include", "embedding", "--estimator", "fisher-token"]
+    words += ["--rounding", ROUNDINGS[kind]]
     subprocess.run([*words, "--pricing-sequences", "16", "--label-draws", "1"], check=True)
 
 
@@ -113,15 +119,16 @@ def tensor_bytes(path: Path) -> int:
     return sum(int(tensor.n_bytes) for tensor in open_gguf(path).tensors.values())
 
 
-def make_plan(folder: Path, name: str, budget_bytes: int | None) -> None:
+def make_plan(folder: Path, kind: str, name: str, budget_bytes: int | None) -> None:
     """Solve and write a plan of at most so many bytes.
 
     Args:
         folder: has the model and its profile.
+        kind: of plans.
         name: of the files.
         budget_bytes: of all tensors; None for those of uniform Q8_0.
     """
-    path = folder / "profile.safetensors"
+    path = folder / f"{PROFILES[kind]}.safetensors"
     read = read_profile(path)
     wanted = read.stored_bytes(uniform_formats(read, "Q8_0")) if budget_bytes is None else budget_bytes
     program = Program(read).limit("memory", at_most=f"{wanted}B")
@@ -131,7 +138,9 @@ def make_plan(folder: Path, name: str, budget_bytes: int | None) -> None:
     plan = solve(read, Origin(path, file_sha256(path)), instance, CpSat(), SearchSettings())
     write_plan(plan, folder / f"{name}.plan.json")
     loaded = load_model(str(folder / "source.gguf"))
-    apply_gguf(loaded, read, plan, (folder / f"{name}.gguf", folder / "imatrix.gguf"), silent)
+    apply_gguf(
+        loaded, read, plan, (folder / f"{name}.gguf", folder / "imatrix.gguf" if kind == "plan" else None), silent
+    )
 
 
 def quantize(folder: Path, mix: str, out: Path) -> None:
@@ -149,19 +158,20 @@ def quantize(folder: Path, mix: str, out: Path) -> None:
 
 
 def mixes(folder: Path) -> None:
-    """Make the mixes, and a plan of each one's size.
+    """Make the mixes, and plans of each one's size.
 
     Args:
         folder: has the profile.
     """
     if not (folder / "imatrix.gguf").exists():
-        make_plan(folder, "first", None)  # any plan that quantizes everything has the whole importance matrix
+        make_plan(folder, "plan", "first", None)  # any plan that quantizes everything has the whole importance matrix
     for mix in MIXES:
         out = folder / f"mix-{mix}.gguf"
         if not out.exists():
             quantize(folder, mix, out)
-        if not (folder / f"plan-{mix}.gguf").exists():
-            make_plan(folder, f"plan-{mix}", tensor_bytes(out))
+        for kind in PROFILES:
+            if not (folder / f"{kind}-{mix}.gguf").exists():
+                make_plan(folder, kind, f"{kind}-{mix}", tensor_bytes(out))
 
 
 def log_probabilities(engine: LlamaCppEngine, sequences: np.ndarray) -> list[np.ndarray]:
@@ -241,7 +251,7 @@ def measure(folder: Path) -> None:
         settings = EvaluationSettings(sequence_length=read.record.sequence_length)
         np.save(kept, evaluation_sequences(loaded, read, settings)[1].numpy())
     sequences = np.load(kept)
-    for name in ("source", *(f"{kind}-{mix}" for mix in MIXES for kind in ("mix", "plan"))):
+    for name in ("source", *(f"{kind}-{mix}" for mix in MIXES for kind in ("mix", *PROFILES))):
         out = folder / f"{name}.json"
         if out.exists() or not (folder / f"{name}.gguf").exists():
             continue
@@ -258,7 +268,7 @@ def row(folder: Path, mix: str, kind: str) -> tuple[dict[str, object], str]:
     Args:
         folder: has what was measured.
         mix: the mix.
-        kind: ``mix`` or ``plan``.
+        kind: ``mix``, or of plans.
 
     Returns:
         What was measured, and the line.
@@ -267,12 +277,12 @@ def row(folder: Path, mix: str, kind: str) -> tuple[dict[str, object], str]:
     found = json.loads((folder / f"{name}.json").read_text())
     kl = np.array(found["kl_nats"])
     predicted = "–"
-    if kind == "plan":
+    if kind in PROFILES:
         plan = json.loads((folder / f"{name}.plan.json").read_text())
         predicted = f"{plan['loss_increase_nats']:.3g}"
     path = folder / f"{name}.gguf"
     return found, (
-        f"| {mix if kind == 'mix' else 'plan'} | {tensor_bytes(path):,} | {path.stat().st_size:,} | {predicted} "
+        f"| {NAMES.get(kind, mix)} | {tensor_bytes(path):,} | {path.stat().st_size:,} | {predicted} "
         f"| {kl.mean():.3g} ± {kl.std(ddof=1) / math.sqrt(len(kl)):.2g} | {math.exp(np.mean(found['loss_nats'])):.2f} "
         f"| {found['tokens_per_second']:.1f} |"
     )
@@ -290,19 +300,22 @@ def report(folder: Path, out: Path) -> None:
         "| | bytes of tensors | bytes of file | predicted KL | KL in llama.cpp | perplexity | tokens/s, one thread |",
         "|---|---|---|---|---|---|---|",
     ]
-    ratios, distances = [], []
+    ratios: dict[str, list[str]] = {kind: [] for kind in PROFILES}
+    distances: dict[str, list[str]] = {kind: [] for kind in PROFILES}
     for mix in MIXES:
         theirs, line = row(folder, mix, "mix")
-        ours, our_line = row(folder, mix, "plan")
-        ratio = np.mean(ours["kl_nats"]) / np.mean(theirs["kl_nats"])
-        paired = np.array(ours["kl_nats"]) / np.array(theirs["kl_nats"])
-        ratios.append(f"{mix} {ratio:.2f} (by sequence {paired.min():.2f} to {paired.max():.2f})")
-        check = ours["check"]
-        distances.append(
-            f"{mix} {check['relative_difference']:.3f} of the spread, perplexity {check['perplexity']:.3f} against "
-            f"{check['perplexity_in_memory']:.3f}"
-        )
-        lines += [line, our_line]
+        lines.append(line)
+        for kind in PROFILES:
+            ours, our_line = row(folder, mix, kind)
+            ratio = np.mean(ours["kl_nats"]) / np.mean(theirs["kl_nats"])
+            paired = np.array(ours["kl_nats"]) / np.array(theirs["kl_nats"])
+            ratios[kind].append(f"{mix} {ratio:.2f} (by sequence {paired.min():.2f} to {paired.max():.2f})")
+            check = ours["check"]
+            distances[kind].append(
+                f"{mix} {check['relative_difference']:.3f} of the spread, perplexity {check['perplexity']:.3f} against "
+                f"{check['perplexity_in_memory']:.3f}"
+            )
+            lines.append(our_line)
     heading, setup, *_ = (__doc__ or "").split("\n\n")
     parameters = sum(int(np.prod(tensor.shape)) for tensor in open_gguf(folder / "source.gguf").tensors.values())
     note = folder / "source.md"
@@ -312,8 +325,11 @@ def report(folder: Path, out: Path) -> None:
         f"# GGUF\n\n{text}\n\nPerplexity of the reference: {math.exp(np.mean(source['loss_nats'])):.2f}, "
         f"{source['tokens_per_second']:.1f} tokens/s.\n\n"
         + "\n".join(lines)
-        + f"\n\nKL of the plan over that of the mix: "
-        f"{'; '.join(ratios)}.\n\nllama.cpp beside the plan in memory, on 256 tokens: {'; '.join(distances)}.\n\n"
+        + "\n\nKL over that of the mix:\n\n"
+        + "\n".join(f"- {NAMES[kind]}: {'; '.join(ratios[kind])}." for kind in PROFILES)
+        + "\n\nllama.cpp beside the plan in memory, on 256 tokens:\n\n"
+        + "\n".join(f"- {NAMES[kind]}: {'; '.join(distances[kind])}." for kind in PROFILES)
+        + "\n\n"
         f"{os.cpu_count()} processors, llama-cpp-python {llama_cpp.__version__}.\n"
     )
 
@@ -328,8 +344,9 @@ def main() -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     if not (folder / "source.gguf").exists():
         make_source(folder)
-    if not (folder / "profile.safetensors").exists():
-        profile(folder)
+    for kind, name in PROFILES.items():
+        if not (folder / f"{name}.safetensors").exists():
+            profile(folder, kind)
     mixes(folder)
     measure(folder)
     report(folder, RESULTS / arguments.results)

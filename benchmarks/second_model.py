@@ -28,7 +28,7 @@ from transformers import (
 
 from scantling.sensitivity.text import load_text
 
-VOCABULARY, LENGTH, BATCH, LEARNING_RATE = 1024, 256, 8, 2e-3
+VOCABULARY, LENGTH, BATCH, LEARNING_RATE = 1024, 256, 4, 2e-3
 
 
 def tokenizer_of(documents: tuple[str, ...]) -> PreTrainedTokenizerFast:
@@ -57,17 +57,17 @@ def untrained(family: str) -> PreTrainedModel:
         family: ``qwen3`` or ``gpt2``.
 
     Returns:
-        About 8 million weights, random.
+        About 6 million weights, random.
     """
     torch.manual_seed(0)
     if family == "gpt2":
-        return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_positions=1024, n_embd=256, n_layer=8, n_head=8))
+        return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_positions=1024, n_embd=256, n_layer=6, n_head=8))
     return Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=VOCABULARY,
             hidden_size=256,
             intermediate_size=768,
-            num_hidden_layers=8,
+            num_hidden_layers=6,
             num_attention_heads=4,
             num_key_value_heads=2,
             head_dim=128,  # the family's, which transformers takes for granted in GGUF files
@@ -100,7 +100,7 @@ def train(model: PreTrainedModel, token_ids: Tensor, minutes: float) -> int:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if step % 50 == 0:
+        if step % 100 == 0:
             print(f"step {step}, loss {loss.item():.3f}", flush=True)
         step += 1
     return step

@@ -20,20 +20,27 @@ _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 _REST = "Q8_0"
 
 
-def refuse_unknown_emission(emit: str | None, imatrix: Path | None) -> None:
+def refuse_emission(emit: str | None, imatrix: Path | None, rounding: str) -> None:
     """Refuse a command that cannot be printed.
 
     Args:
         emit: the user's word; None for none.
         imatrix: where the importance matrix goes.
+        rounding: the method of the plan.
 
     Raises:
-        ScantlingError: another word than ``llama-quantize``, or no file for the importance matrix it needs.
+        ScantlingError: another word than ``llama-quantize``, a plan that llama-quantize cannot make, or no file for the
+            importance matrix it needs.
     """
     if emit is None:
         return
     if emit != LLAMA_QUANTIZE:
         raise ScantlingError(f"{emit!r} cannot be emitted. Known: {LLAMA_QUANTIZE}.")
+    if rounding != "ggml":
+        raise ScantlingError(
+            f"this plan is rounded by {rounding}, which {LLAMA_QUANTIZE} does not know. Leave --emit out and take the "
+            "file itself, or profile with --rounding ggml."
+        )
     if imatrix is None:
         raise ScantlingError(
             "llama-quantize makes the same file only with the same importance matrix. Say where to write it, with "

@@ -13,6 +13,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from ..backends.gguf_codes import codes_of
 from ..backends.gguf_types import GGUF_FORMATS
 from ..sensitivity.planning import decided_layers, uniform_formats
 from ..sensitivity.profile import Profile
@@ -236,6 +237,8 @@ def _print_narrow_types(profile: Profile, console: Console) -> None:
                 f"{name}: {len(fitting)} of {len(decided)} layers, those whose input width is a multiple of "
                 f"{GGUF_FORMATS[name].block_weights}"
             )
+        if profile.record.rounding["method"] == "ggml+gptq" and codes_of(GGUF_FORMATS[name]) is None:
+            console.print(f"{name}: rounded as by ggml, since one of its codes stands for several weights")
 
 
 def _is_offered_everywhere(profile: Profile, name: str) -> bool:
