@@ -18,7 +18,6 @@ from .ggml import PackedMatrix, quantize_matrix, refuse_invalid
 from .gguf_codes import Codes, codes_of
 from .gguf_types import GgufFormat
 from .gptq import (
-    ROWS_PER_PASS,
     GptqSettings,
     inverse_factor,
     usual_edges,
@@ -26,6 +25,8 @@ from .gptq import (
     visiting_order,
     without_dead_inputs,
 )
+
+_ROWS_AT_ONCE = 4096
 
 
 def gptq_blocks(
@@ -57,7 +58,7 @@ def gptq_blocks(
 def _with_feedback(weight: Tensor, plain: PackedMatrix, codes: Codes, factor: Tensor, order: Tensor) -> PackedMatrix:
     """Choose all codes anew on the scales of a record."""
     parts = []
-    for rows, blocks in zip(torch.split(weight, ROWS_PER_PASS), torch.split(plain.blocks, ROWS_PER_PASS), strict=True):
+    for rows, blocks in zip(torch.split(weight, _ROWS_AT_ONCE), torch.split(plain.blocks, _ROWS_AT_ONCE), strict=True):
         record = PackedMatrix(plain.format, blocks, plain.importance)
         lowest, highest = (values.t()[order] for values in codes.ends(record))
         words = torch.empty_like(lowest, dtype=torch.uint8)

@@ -24,7 +24,7 @@ from .grid import Grid, RoundedMatrix, fit_grid, quantize
 from .round_to_nearest import pack_record
 
 _BLOCK_COLUMNS = 32
-ROWS_PER_PASS = 16384
+_ROWS_PER_PASS = 16384
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def gptq(
     stacked = torch.cat(list(matrices)).t().contiguous()
     factor = inverse_factor(matrix[order][:, order], settings.damping).to(stacked.dtype)
     importance = matrix.diagonal().to(stacked.dtype).unsqueeze(1)
-    rows_at_once = max(1, ROWS_PER_PASS // len(formats))
+    rows_at_once = max(1, _ROWS_PER_PASS // len(formats))
     parts = [
         _one_pass(stacked[:, start : start + rows_at_once], factor, order, importance, formats, settings)
         for start in range(0, stacked.shape[1], rows_at_once)

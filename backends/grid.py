@@ -134,7 +134,10 @@ def quantize(values: Tensor, grid: Grid, largest_code: Tensor | float) -> Tensor
     """
     codes = values / grid.scale
     codes += grid.zero
-    return codes.round_().clamp_(torch.zeros(()), torch.as_tensor(largest_code))
+    codes.round_()
+    if isinstance(largest_code, Tensor):
+        return torch.minimum(codes.clamp_min_(0.0), largest_code, out=codes)
+    return codes.clamp_(0.0, largest_code)
 
 
 def _grid_of_range(low: Tensor, high: Tensor, bits: int, *, symmetric: bool) -> Grid:

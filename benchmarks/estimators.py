@@ -9,7 +9,7 @@ their own, made on the same sequences:
     python benchmarks/estimators.py reference.safetensors FOLDER --profile hessian-trace=trace.safetensors
 
 Every estimator's plans at 2.5, 3.0, 3.5 and 4.0 average bits are measured on the same evaluation text; measurements are
-kept in FOLDER, so that a second call goes on. Writes results/estimators.md.
+kept in FOLDER, so that a second call goes on. Writes results/estimators.md, or what --results names.
 """
 
 import argparse
@@ -241,6 +241,7 @@ def main() -> None:
     parser.add_argument("--profile", action="append", default=[], help="NAME=FILE, of an estimator without tapes")
     parser.add_argument("--plan", action="append", default=[], help="NAME@BITS=FILE, a plan to be measured beside")
     parser.add_argument("--sequences", type=int, default=8, help="of 512 tokens to evaluate on")
+    parser.add_argument("--results", default="estimators.md")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     profile = read_profile(arguments.reference)
@@ -269,7 +270,7 @@ def main() -> None:
     measured = measured_once(profile, task, contenders, arguments.folder, arguments.sequences)
     lines = [*plans_table(contenders, measured), "", *predictions_table(profiles, contenders, measured), ""]
     lines += seconds_table(json.loads((arguments.folder / "seconds.json").read_text(encoding="utf-8")))
-    (RESULTS / "estimators.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    (RESULTS / arguments.results).write_text("\n".join([*lines, ""]), encoding="utf-8")
     print("\n".join(lines))
 
 
