@@ -1,8 +1,9 @@
 """Tools with their own rounding, at equal bytes of codes, scales and zero points; measured like everyone else.
 
 Ours is the plan with all widths, rounded block by block against quantized inputs, as ``apply`` does. auto-round rounds
-its own allocation, block by block, without its descent (0 steps) unless another number is given. GPTQModel's uniform
-GPTQ comes from ``gptqmodel_reference.py``, whose folder is given.
+its own allocation, block by block, without its descent (0 steps) unless another number is given. ModelOpt rounds its
+own to nearest, plainly and with AWQ. GPTQModel's uniform GPTQ comes from ``gptqmodel_reference.py``, whose folder is
+given. NNCF's torch backend cannot write widths below 4.
 """
 
 import json
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from allocation import HERE, allocation_path, run
+from allocation import HERE, Peer, allocation_path, run
 from allocation import PEERS as ALL_PEERS
 from contenders import OURS_ALL, Contender
 from environments import interpreter
@@ -27,6 +28,7 @@ from scantling.sensitivity.final_rounding import QUANTIZED_INPUTS, round_as_ship
 from scantling.sensitivity.profile import Profile
 
 AUTO_ROUND = next(peer for peer in ALL_PEERS if peer.script == "auto_round")
+MODELOPT = next(peer for peer in ALL_PEERS if peer.script == "modelopt")
 
 
 @dataclass(frozen=True)
@@ -36,17 +38,20 @@ class Own:
     Attributes:
         contender: the allocation.
         rounding: in words.
-        steps: of auto-round's descent; None for ours.
+        peer: that rounds; None for ours.
+        setting: of its script: steps of auto-round's descent, ModelOpt's algorithm.
     """
 
     contender: Contender
     rounding: str
-    steps: int | None = None
+    peer: Peer | None = None
+    setting: str = ""
 
     @property
     def key(self) -> str:
         """By which the measurement is found again."""
-        return f"{self.contender.key}-{'quantized-inputs' if self.steps is None else f'auto-round-{self.steps}'}"
+        by = "quantized-inputs" if self.peer is None else f"{self.peer.script}-{self.setting}".replace("_", "-")
+        return f"{self.contender.key}-{by}"
 
 
 def owners(everyone: Sequence[Contender], steps: int) -> list[Own]:
@@ -60,28 +65,36 @@ def owners(everyone: Sequence[Contender], steps: int) -> list[Own]:
         Those who do, in the order of the table.
     """
     found = [Own(one, "GPTQ, against quantized inputs") for one in everyone if one.name == OURS_ALL]
-    theirs = f"its own, {steps} steps of descent"
-    return [*found, *(Own(one, theirs, steps) for one in everyone if one.name == AUTO_ROUND.name)]
+    settings = (
+        (AUTO_ROUND, f"its own, {steps} steps of descent", str(steps)),
+        (MODELOPT, "its own, to nearest", "max"),
+        (MODELOPT, "its own, AWQ", "awq_lite"),
+    )
+    for peer, words, setting in settings:
+        found += [Own(one, words, peer, setting) for one in everyone if one.name == peer.name]
+    return found
 
 
-def rounded_by_auto_round(folder: Path, own: Own) -> dict[str, Rounded] | None:
-    """Let auto-round round its allocation.
+def rounded_by(peer: Peer, folder: Path, own: Own) -> dict[str, Rounded] | None:
+    """Let a peer round its allocation.
 
     Args:
+        peer: the peer.
         folder: of the benchmark.
         own: the allocation.
 
     Returns:
         The matrices; None where it failed.
     """
-    script, target = HERE / "round_with_auto_round.py", folder / "own" / f"{own.key}.safetensors"
+    script, target = HERE / f"round_with_{peer.script}.py", folder / "own" / f"{own.key}.safetensors"
     target.parent.mkdir(parents=True, exist_ok=True)
-    python = interpreter(script, folder / "environments" / AUTO_ROUND.script)
-    widths = allocation_path(folder, AUTO_ROUND, own.contender.target)
-    words = [str(word) for word in (script, folder / "material", widths, own.steps, target)]
+    python = interpreter(script, folder / "environments" / peer.script)
+    widths = allocation_path(folder, peer, own.contender.target)
+    words = [str(word) for word in (script, folder / "material", widths, own.setting, target)]
     took = run(python, words, target.with_suffix(".log"))
     if took.status:
-        print(f"auto-round failed with status {took.status}: {target.with_suffix('.log')}", file=sys.stderr, flush=True)
+        failed = f"{peer.name} failed with status {took.status}: {target.with_suffix('.log')}"
+        print(failed, file=sys.stderr, flush=True)
         return None
     found: dict[str, Rounded] = {name: CastMatrix(values) for name, values in load_file(target).items()}
     target.unlink()
@@ -102,11 +115,11 @@ def measure_own(profile: Profile, folder: Path, everyone: Sequence[Own]) -> None
     loaded = load_model(str(demo_model_path()))
     token_ids = evaluation_text(loaded, profile).token_ids
     for own in waiting:
-        if own.steps is None:
+        if own.peer is None:
             formats = {own.key: own.contender.formats}
             records = round_as_shipped(loaded, profile, formats, QUANTIZED_INPUTS, silent)[own.key]
         else:
-            records = rounded_by_auto_round(folder, own)
+            records = rounded_by(own.peer, folder, own)
         if records is not None:
             found = measure_candidates(loaded.model, {own.key: records}, token_ids, silent)[own.key]
             keep_quality(folder, own.key, found)
