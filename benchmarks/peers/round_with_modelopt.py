@@ -31,7 +31,7 @@ def main() -> None:
     """Round and save."""
     material, widths, algorithm, target = sys.argv[1:]
     given = json.loads(Path(widths).read_text())["bits"]
-    bits = {name: width for name, width in given.items() if width < 16}  # noqa: PLR2004  the head keeps its 16 bits
+    bits = {name: width for name, width in given.items() if width < 16}
     model = AutoModelForCausalLM.from_pretrained(Path(material) / "model", dtype=torch.float32)
     batches = [torch.from_numpy(row)[None] for row in np.load(Path(material) / "pricing.npy")]
     rules: list[dict[str, object]] = [{"quantizer_name": "*", "enable": False}]
