@@ -72,9 +72,9 @@ def refined_plan(
 
 
 def _in_words(step: "RefinementStep") -> str:
-    error = "" if step.change_standard_error_nats is None else f" ± {step.change_standard_error_nats:.4f}"
+    error = "" if step.change_standard_error_nats is None else f" ± {step.change_standard_error_nats:.2g}"
     return (
-        f"{step.num_moved} layers moved, predicted {step.predicted_change_nats:+.4f} nats per token, measured "
-        f"{step.change_nats:+.4f}{error} from {step.kl_nats:.4f} on text that the gradient did not see: "
+        f"{step.num_moved} layers moved, predicted {step.predicted_change_nats:+.3g} nats per token, measured "
+        f"{step.change_nats:+.3g}{error} from {step.kl_nats:.4g} on text that the gradient did not see: "
         f"{'kept' if step.kept else 'dropped'}"
     )
