@@ -40,6 +40,7 @@ from scantling.evaluation.compare import EvaluationSettings, evaluation_sequence
 from scantling.evaluation.quality import measure_candidates
 from scantling.sensitivity.capture import LabelDraws, capture
 from scantling.sensitivity.fisher import first_order_changes, sequence_form, token_form, window_form
+from scantling.sensitivity.joint import joint_samples
 from scantling.sensitivity.planning import choose_formats, decided_layers, uniform_formats
 from scantling.sensitivity.profile import Profile, read_profile
 from scantling.sensitivity.rounding_pass import RoundingTask, round_group
@@ -268,7 +269,9 @@ def main() -> None:
         plan = json.loads(Path(file).read_text(encoding="utf-8"))
         contenders[name] = {of["layer"]: of["format"] for of in plan["assignments"]}
     measured = measured_once(profile, task, contenders, arguments.folder, arguments.sequences)
-    lines = [*plans_table(contenders, measured), "", *predictions_table(profiles, contenders, measured), ""]
+    together = joint_prices(profile, task.loaded, contenders, arguments.folder / "joint.json")
+    lines = [*plans_table(contenders, measured), "", *predictions_table(profiles, contenders, measured)]
+    lines += [joint_row(together, measured), ""]
     lines += seconds_table(json.loads((arguments.folder / "seconds.json").read_text(encoding="utf-8")))
     (RESULTS / arguments.results).write_text("\n".join([*lines, ""]), encoding="utf-8")
     print("\n".join(lines))
@@ -333,6 +336,45 @@ def predictions_table(
         ratios = [of.predict(contenders[key])[0] / fmean(measured[key][0]) for key in keys]
         lines.append(f"| {name} | {' | '.join(f'{ratio:.3g}' for ratio in ratios)} |")
     return lines
+
+
+def joint_prices(
+    profile: Profile, loaded: LoadedModel, contenders: Mapping[str, dict[str, str]], kept: Path
+) -> dict[str, tuple[float, float | None]]:
+    """Price the uniforms and the plans of ``fisher`` as wholes.
+
+    Args:
+        profile: the reference profile.
+        loaded: the model.
+        contenders: by NAME@BITS.
+        kept: keeps the prices.
+
+    Returns:
+        Prices and standard errors, by NAME@BITS.
+    """
+    if not kept.exists():
+        wanted = {name: of for name, of in contenders.items() if name.partition("@")[0] in {"uniform", "fisher"}}
+        found = joint_samples(loaded, profile, wanted, silent)
+        prices = {name: (of.price(), of.standard_error()) for name, of in found.items()}
+        kept.write_text(json.dumps(prices), encoding="utf-8")
+    return {name: tuple(values) for name, values in json.loads(kept.read_text(encoding="utf-8")).items()}  # type: ignore[misc]
+
+
+def joint_row(
+    together: Mapping[str, tuple[float, float | None]], measured: Mapping[str, tuple[list[float], float]]
+) -> str:
+    """Write the line of the joint prices.
+
+    Args:
+        together: by NAME@BITS.
+        measured: likewise.
+
+    Returns:
+        A line of Markdown.
+    """
+    keys = [*(f"uniform@{width}" for width in UNIFORMS), *(f"fisher@{bits}" for bits in AVERAGE_BITS)]
+    cells = [f"{together[key][0] / fmean(measured[key][0]):.3g}" for key in keys]
+    return f"| fisher, `solve --joint` | {' | '.join(cells)} |"
 
 
 def seconds_table(seconds: Mapping[str, float]) -> list[str]:

@@ -17,6 +17,7 @@ from .flags import (
     TrustOption,
     with_program_flags,
 )
+from .joint import jointly_priced
 from .loading import load, progress
 from .refining import refined_plan
 from .safety import SafeOptions, safe_plan
@@ -110,6 +111,14 @@ def solve(
             rich_help_panel="Solver",
         ),
     ] = None,
+    joint: Annotated[
+        bool,
+        typer.Option(
+            "--joint",
+            help="Also price the plan as a whole, with what the errors of its layers have in common; needs the model, "
+            "and less time than the profile took.",
+        ),
+    ] = False,
     model: ModelOption = None,
     trust_remote_code: TrustOption = False,
     cross_fit: Annotated[
@@ -137,10 +146,7 @@ def solve(
     refuse_unwritable(output, 1 << 16)
     profile, origin = _profile_and_origin(profile_path)
     program = _program(profile, flags)
-    if program.safety_factor is None and (safety is not None or unconfirmed):
-        raise ScantlingError("--safety and --unconfirmed are for --safety-factor, which was not given.")
-    if program.safety_factor is not None and refine is not None:
-        raise ScantlingError("--safety-factor and --refine both measure plans and solve again: give one of them.")
+    _refuse_clashes(program, asks_for_safety=safety is not None or unconfirmed, refines=refine is not None)
 
     def plan_of(wanted: "Program") -> "Plan":
         instance = _stated(wanted, search)
@@ -157,17 +163,17 @@ def solve(
         typer.echo(error.explanation.model_dump_json() if as_json else str(error), err=not as_json)
         raise typer.Exit(NO_PLAN_STATUS) from error
     write_plan(plan, output)
+    source = model or plan.model_source
+    later = (
+        lambda: load(source, trust_remote_code=trust_remote_code),
+        progress(),
+        lambda line: typer.echo(line, err=as_json),
+    )
     if refine is not None:
-        source = model or plan.model_source
-        plan = refined_plan(
-            plan,
-            (profile, origin),
-            search,
-            refine,
-            lambda: load(source, trust_remote_code=trust_remote_code),
-            (progress(), lambda line: typer.echo(line, err=as_json)),
-        )
-        write_plan(plan, output)
+        plan = refined_plan(plan, (profile, origin), search, refine, later)
+    if joint:
+        plan = jointly_priced(plan, profile, later)
+    write_plan(plan, output)
     _show(plan, profile, as_json=as_json)
     if not as_json and refine is None:
         _print_engine_cost(plan, profile, search)
@@ -177,6 +183,13 @@ def solve(
         print_cross_fit(
             profile, plan, lambda part: choose_formats(_stated(_program(part, flags), search), *search), console
         )
+
+
+def _refuse_clashes(program: "Program", *, asks_for_safety: bool, refines: bool) -> None:
+    if program.safety_factor is None and asks_for_safety:
+        raise ScantlingError("--safety and --unconfirmed are for --safety-factor, which was not given.")
+    if program.safety_factor is not None and refines:
+        raise ScantlingError("--safety-factor and --refine both measure plans and solve again: give one of them.")
 
 
 @app.command()

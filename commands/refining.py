@@ -20,8 +20,7 @@ def refined_plan(
     solved_from: "tuple[Profile, Origin]",
     search: "tuple[Engine, SearchSettings]",
     most_steps: int,
-    load: "Callable[[], LoadedModel]",
-    tell: "tuple[Progress, Callable[[str], None]]",
+    later: "tuple[Callable[[], LoadedModel], Progress, Callable[[str], None]]",
 ) -> "Plan":
     """Refine a plan, and say what every step did.
 
@@ -30,8 +29,7 @@ def refined_plan(
         solved_from: its profile, and where that lies.
         search: engine and settings.
         most_steps: that are tried.
-        load: loads the model; called once the plan is known to be refinable.
-        tell: shows how far the passes are, and says a line.
+        later: loads the model, once the plan is known to be refinable; shows how far the passes are; says a line.
 
     Returns:
         The refined plan; the plan itself where no step was kept.
@@ -45,7 +43,7 @@ def refined_plan(
     from ..solver.errors import ScantlingError
 
     profile, origin = solved_from
-    progress, say = tell
+    load, progress, say = later
     if most_steps < 1:
         raise ScantlingError(f"--refine {most_steps} asks for no step. Give the steps to be tried at most, such as 4.")
     refuse_unrefinable(plan.program, profile)

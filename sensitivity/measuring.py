@@ -168,7 +168,7 @@ def measure(request: Request, folder: Path, progress: Progress) -> Measured:
             reach |= _unpacked_reach(anatomy.layers_of(index), piece.pop(_REACH))
             samples |= _unpacked(piece)
         for visit in walk_blocks(task.loaded.model, anatomy, rounding, pricing, progress, num_done):
-            priced = pricer.price_block(visit, _rounded(task, visit))
+            priced = pricer.price_block(visit, rounded_block(task, visit))
             squares = torch.tensor(pricer.first_token_squares, dtype=torch.float64)
             counts = _packed_reach(anatomy.layers_of(visit.index), visit)
             _keep(parts, visit.index, _packed(priced) | {_FIRST_TOKENS: squares, _REACH: counts}, pricing)
@@ -185,8 +185,16 @@ def _ids_sha256(token_ids: Tensor) -> str:
     return hashlib.sha256(str(tuple(token_ids.shape)).encode() + token_ids.numpy().tobytes()).hexdigest()
 
 
-def _rounded(task: RoundingTask, visit: BlockVisit) -> RoundedLayers:
-    """Round the layers of one block in every format."""
+def rounded_block(task: RoundingTask, visit: BlockVisit) -> RoundedLayers:
+    """Round the layers of one block in every format.
+
+    Args:
+        task: the formats and the method.
+        visit: the block.
+
+    Returns:
+        The layers.
+    """
     records: dict[Layer, Mapping[Format, Rounded]] = {}
     for group in visit.groups:
         rounded = round_group(task, group)

@@ -163,6 +163,18 @@ class SafetyClaim(Record):
     num_solves: int
 
 
+class JointLoss(Record):
+    """What a plan is predicted to cost as a whole, with what the errors of its layers have in common.
+
+    Attributes:
+        loss_increase_nats: in nats per token.
+        loss_increase_standard_error_nats: over the pricing sequences; None where there is only one.
+    """
+
+    loss_increase_nats: Finite
+    loss_increase_standard_error_nats: Finite | None
+
+
 class Plan(Record):
     """A whole plan, as ``plan.json`` holds it.
 
@@ -173,7 +185,7 @@ class Plan(Record):
         model_sha256: of its weights.
         profile_path: the profile that it was solved from.
         profile_sha256: of that file.
-        loss_increase_nats: predicted for the whole plan, in nats per token.
+        loss_increase_nats: predicted for the whole plan, the sum of its layers' prices, in nats per token.
         loss_increase_standard_error_nats: over the profile's samples; None where there is only one.
         stored_bytes: of the whole checkpoint's tensors.
         other_bytes: of the parameters outside the program (norms, biases and the like), part of ``stored_bytes``.
@@ -182,6 +194,7 @@ class Plan(Record):
         certificate: what is proven.
         assignments: one a layer.
         safety: the factor of safety that it was solved for; None where none was asked for.
+        joint: the price of the plan as a whole; None where it was not asked for.
         program: the program that the plan answers, its units in the order of the assignments.
     """
 
@@ -200,6 +213,7 @@ class Plan(Record):
     certificate: Certificate
     assignments: tuple[Assignment, ...]
     safety: SafetyClaim | None = None
+    joint: JointLoss | None = None
     program: Instance
 
     def choice(self) -> tuple[int, ...]:
