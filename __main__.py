@@ -80,7 +80,7 @@ def profile(
     rounding: Annotated[
         str | None,
         typer.Option(
-            help="gptq (the default), rtn, awq or awq+gptq; for types of GGUF ggml (the default there) or ggml+gptq."
+            help="gptq (the default), rtn, awq or awq+gptq; for types of GGUF ggml+gptq (the default there) or ggml."
         ),
     ] = None,
     imatrix: Annotated[

@@ -258,7 +258,8 @@ def rounding_named(name: str | None, formats: Sequence[str] | None, imatrix: Pat
     """Make the method that a user wants.
 
     Args:
-        name: of the method; None for ``ggml`` where types of GGUF are among the formats, else ``gptq``.
+        name: of the method; None for ``gptq``; where types of GGUF are among the formats for ``ggml+gptq``, or ``ggml``
+            with an importance matrix.
         formats: the names of the formats; None for the usual integers.
         imatrix: an importance matrix of the user's own.
 
@@ -269,7 +270,8 @@ def rounding_named(name: str | None, formats: Sequence[str] | None, imatrix: Pat
         ScantlingError: no such method or format, or an importance matrix for a method that uses none.
     """
     parsed = [parse_format(target) for target in formats or ()]
-    usual = "ggml" if any(isinstance(target, GgufFormat) for target in parsed) else "gptq"
+    of_gguf = "ggml+gptq" if imatrix is None else "ggml"
+    usual = of_gguf if any(isinstance(target, GgufFormat) for target in parsed) else "gptq"
     method = rounding_method({"method": name or usual})
     for target in parsed:
         if isinstance(target, GgufFormat):

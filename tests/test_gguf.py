@@ -338,7 +338,7 @@ def source(tmp_path_factory) -> Path:
 def plan(tmp_path_factory, source, text_file) -> Path:
     folder = tmp_path_factory.mktemp("plan")
     words = ["profile", source, "-o", folder / "p.safetensors", "--text", text_file, "--formats", FORMATS]
-    assert run(*words, "--include", "embedding", *SMALL).exit_code == 0
+    assert run(*words, "--rounding", "ggml", "--include", "embedding", *SMALL).exit_code == 0
     assert run("solve", folder / "p.safetensors", "--average-bits", 5, "-o", folder / "plan.json").exit_code == 0
     return folder / "plan.json"
 

@@ -169,7 +169,7 @@ def test_a_plan_with_feedback_is_written_checked_and_not_emitted(tmp_path, text_
     source, profile = tmp_path / "tiny.gguf", tmp_path / "p.safetensors"
     save_gguf(source)
     words = ["profile", source, "-o", profile, "--text", text_file, "--formats", "Q2_K,IQ3_S,q5_0,Q8_0,float16"]
-    result = run(*words, "--include", "embedding", "--rounding", "ggml+gptq", *SMALL)
+    result = run(*words, "--include", "embedding", *SMALL)
     assert result.exit_code == 0, result.output
     assert "IQ3_S: rounded as by ggml" in result.output
     assert "Q2_K: rounded as by ggml" not in result.output
