@@ -112,8 +112,10 @@ def print_map_of_truth(found: MapOfTruth, console: Console) -> None:
         found: the map.
         console: where.
     """
-    table = Table("", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("bits", "predicted KL", "measured KL", "measured / predicted", "holds"):
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("KL, nats\nper token", no_wrap=True)
+    ratios = ("measured /\npredicted", "holds", "as a\nwhole", "measured /\nwhole")
+    for heading in ("bits", "predicted", "measured", *ratios):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in found.rungs:
         error = "" if one.ratio_standard_error is None else f"±{one.ratio_standard_error:.2f}"
@@ -124,8 +126,15 @@ def print_map_of_truth(found: MapOfTruth, console: Console) -> None:
             f"{one.measured_kl_nats:.5f}",
             f"{one.ratio:.2f}{error}",
             "yes" if one.holds else "no",
+            "" if one.joint_kl_nats is None else f"{one.joint_kl_nats:.5f}",
+            "" if not one.joint_kl_nats else f"{one.measured_kl_nats / one.joint_kl_nats:.2f}",
         )
     console.print(table)
+    console.print(
+        "Predicted: the sum of the layers' prices, which the program minimises. As a whole: with what the errors of "
+        "the layers have in common, as solve --joint predicts.",
+        soft_wrap=True,
+    )
     if found.elastic_limit_nats is None or found.correction is None:
         console.print("The elastic range is empty: not even the lightest prediction holds.", soft_wrap=True)
         return

@@ -3,10 +3,12 @@
 Knows nothing about terminals.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..backends.model import LoadedModel
 from ..backends.progress import Progress
+from ..backends.rounding import rounding_method
+from ..sensitivity.joint import joint_samples
 from ..sensitivity.planning import decided_layers
 from ..sensitivity.profile import Profile
 from ..solver.errors import ScantlingError
@@ -58,5 +60,18 @@ def map_of_truth(
         except ScantlingError:  # outside the range of this profile's formats
             continue
     solved = [Rival(name, plan.formats(), is_plan=True) for name, plan in plans.items()]
-    rows = measured_beside(loaded, profile, [*solved, *rivals(profile, {}, everywhere)], settings, progress).rows
-    return judge([rung(row) for row in rows if row.predicted_kl_nats > 0 and row.measured_kl_nats > 0])
+    everyone = [*solved, *rivals(profile, {}, everywhere)]
+    as_wholes = _joint_prices(loaded, profile, everyone, progress)
+    rows = measured_beside(loaded, profile, everyone, settings, progress).rows
+    shown = [row for row in rows if row.predicted_kl_nats > 0 and row.measured_kl_nats > 0]
+    return judge([rung(row, as_wholes.get(row.name)) for row in shown])
+
+
+def _joint_prices(
+    loaded: LoadedModel, profile: Profile, everyone: Sequence[Rival], progress: Progress
+) -> dict[str, float]:
+    """Price plans as wholes; none where the rounding scales inputs, which is done to a loaded model only once."""
+    if rounding_method(profile.record.rounding).input_scaling is not None:
+        return {}
+    found = joint_samples(loaded, profile, {one.name: one.formats for one in everyone}, progress)
+    return {name: samples.price() for name, samples in found.items()}

@@ -28,6 +28,7 @@ class Rung(Record):
         ratio: measured / predicted.
         ratio_standard_error: from the standard errors of both; None where there is one sequence only.
         holds: whether the prediction holds.
+        joint_kl_nats: predicted for the plan as a whole (sensitivity/joint.py), per token; None where that is unknown.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Rung(Record):
     ratio: float
     ratio_standard_error: float | None
     holds: bool
+    joint_kl_nats: float | None = None
 
 
 class MapOfTruth(Record):
@@ -55,21 +57,23 @@ class MapOfTruth(Record):
     correction_error: float | None
 
 
-def rung(row: Contender) -> Rung:
+def rung(row: Contender, joint_kl_nats: float | None = None) -> Rung:
     """Judge one plan.
 
     Args:
         row: predicted and measured.
+        joint_kl_nats: predicted for the plan as a whole.
 
     Returns:
         The rung.
     """
-    return held_against(
+    judged = held_against(
         row.name,
         row.average_bits,
         (row.predicted_kl_nats, row.predicted_kl_standard_error_nats),
         (row.measured_kl_nats, row.measured_kl_standard_error_nats),
     )
+    return judged.model_copy(update={"joint_kl_nats": joint_kl_nats})
 
 
 def held_against(

@@ -6,9 +6,13 @@ import pytest
 from typer.testing import CliRunner
 
 from scantling.__main__ import app
+from scantling.backends.model import load_model
+from scantling.backends.progress import silent
 from scantling.evaluation.comparison import Contender
 from scantling.evaluation.honesty import silent_layer_warnings
 from scantling.evaluation.truth import judge, rung
+from scantling.sensitivity.joint import joint_samples
+from scantling.sensitivity.planning import uniform_formats
 from scantling.sensitivity.profile import read_profile
 
 
@@ -73,6 +77,10 @@ def test_a_profile_can_be_checked_by_measurement(tmp_path, llama_folder, text_fi
     words += ["--sequences", "3", "--pricing-sequences", "8", "--formats", "int2-g32,int4-g32,int8-row", "--check"]
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == 0, result.output
-    for name in ("uniform int8-row", "uniform int2-g32", "solved at 3 bits", "measured / predicted"):
+    for name in ("uniform int8-row", "uniform int2-g32", "solved at 3 bits", "measured /", "As a whole"):
         assert name in result.output
+    profile = read_profile(tmp_path / "p")
+    formats = uniform_formats(profile, "int8-row")
+    (whole,) = joint_samples(load_model(str(llama_folder)), profile, {"it": formats}, silent).values()
+    assert f"{whole.price():.5f}" in result.output
     assert "elastic range" in result.output
