@@ -55,6 +55,7 @@ def model_card(plan: Plan, layers: Sequence[FormattedLayer], backend: str, input
         "",
         f"- Predicted KL divergence from the original: {plan.loss_increase_nats:.4g}{about} nats per token, for "
         "rounding against the inputs of the original model.",
+        *_as_a_whole(plan),
         f"- These weights were rounded against {INPUTS_IN_WORDS[inputs]}.",
         f"- Status of the plan: {plan.certificate.status}{_proven(plan)}.",
         f"- Codes, scales, zero points and the 16-bit rest: {show_bytes(plan.stored_bytes)}.",
@@ -69,6 +70,15 @@ def model_card(plan: Plan, layers: Sequence[FormattedLayer], backend: str, input
         "",
     ]
     return "\n".join(lines)
+
+
+def _as_a_whole(plan: Plan) -> list[str]:
+    if plan.joint is None:
+        return []
+    error = plan.joint.loss_increase_standard_error_nats
+    about = "" if error is None else f" ± {error:.2g}"
+    predicted = f"{plan.joint.loss_increase_nats:.4g}{about}"
+    return [f"- Predicted with what the errors of its layers have in common: {predicted} nats per token."]
 
 
 def _proven(plan: Plan) -> str:

@@ -115,3 +115,5 @@ def test_solve_prices_a_plan_as_a_whole_when_asked(tmp_path, text_file):
     written = json.loads(run(*words, "--no-cross-fit", "--joint", "--json").stdout)
     assert written["joint"]["loss_increase_nats"] == pytest.approx(samples.price())
     assert run("verify", tmp_path / "plan.json").exit_code == 0
+    assert run("apply", tmp_path / "plan.json", "--backend", "fake", "-o", tmp_path / "out").exit_code == 0
+    assert f"in common: {samples.price():.4g}" in (tmp_path / "out" / "README.md").read_text()
