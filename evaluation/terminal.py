@@ -13,7 +13,6 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from ..backends.gguf_codes import codes_of
 from ..backends.gguf_types import GGUF_FORMATS
 from ..sensitivity.planning import decided_layers, uniform_formats
 from ..sensitivity.profile import Profile
@@ -228,7 +227,9 @@ def print_profile(profile: Profile, console: Console) -> None:
 
 
 def _print_narrow_types(profile: Profile, console: Console) -> None:
-    """Say which types of GGUF not every layer can have."""
+    """Say which types of GGUF not every layer can have, and which have no codes of single weights."""
+    from ..backends.gguf_codes import codes_of  # noqa: PLC0415  loads torch, which printing a plan does not need
+
     decided = decided_layers(profile)
     for name in [name for name in profile.record.formats if name in GGUF_FORMATS]:
         fitting = [layer for layer in decided if profile.format_index[name] in layer.formats]

@@ -264,7 +264,7 @@ def test_a_truncated_gguf_is_refused(tmp_path, text_file):
         (["--formats", "int7-g32"], "not offered"),
         (["--formats", "int4-g32"], "leaves nothing to decide"),
         (["--estimator", "guess"], "Known: fisher"),
-        (["--rounding", "guess"], r"Known: awq, awq\+gptq, ggml, gptq, rtn"),
+        (["--rounding", "guess"], r"Known: awq, awq\+gptq, ggml, ggml\+gptq, gptq, rtn"),
         (["--length", "65"], "exceed the model's context of 64"),
         (["--include", "head"], "tied to the embedding"),
         (["--sequences", "0"], "at least one sequence"),
