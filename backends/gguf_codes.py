@@ -118,9 +118,9 @@ def codes_of(target: GgufFormat) -> Codes | None:
     values, written = values[order], written[order]
     spans = values[-1] - values[0]
     levels = ((values - values[0]) / spans)[:, int(spans.abs().argmax())]
-    assert torch.allclose(
-        values, values[0] + levels.unsqueeze(1) * spans, rtol=0, atol=_SAME * float(spans.abs().max())
-    )
+    expected = values[0] + levels.unsqueeze(1) * spans
+    if not torch.allclose(values, expected, rtol=0, atol=_SAME * float(spans.abs().max())):
+        return None
     return Codes(bits, written.to(torch.uint8), levels.float())
 
 
