@@ -171,9 +171,10 @@ def solve(
     )
     if refine is not None:
         plan = refined_plan(plan, (profile, origin), search, refine, later)
+        write_plan(plan, output)
     if joint:
         plan = jointly_priced(plan, profile, later)
-    write_plan(plan, output)
+        write_plan(plan, output)
     _show(plan, profile, as_json=as_json)
     if not as_json and refine is None:
         _print_engine_cost(plan, profile, search)

@@ -26,16 +26,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..backends.formats import Format, parse_format
-from ..backends.layers import Layer, take_apart
+from ..backends.layers import Layer
 from ..backends.model import LoadedModel
 from ..backends.progress import Progress
-from ..backends.rounding import rounding_method
 from .capture import LabelDraws, capture
 from .engine_inputs import EngineInputs
 from .fisher import token_form, window_form
 from .measuring import RoundedLayers, rounded_block
 from .profile import Profile
-from .rounding_pass import RoundingTask, scale_inputs_for
+from .rounding_pass import profiled_task
 from .walk import Tape, walk_blocks
 
 Assignments = Mapping[str, Mapping[str, str]]
@@ -131,17 +130,14 @@ def _changes(
     loaded: LoadedModel, profile: Profile, assignments: Assignments, progress: Progress
 ) -> Iterator[tuple[Layer, int, Tape, dict[Format, Tensor]]]:
     """Go through layers and batches of sequences, with aₜ of every format that is wanted."""
-    anatomy, record = take_apart(loaded.model), profile.record
-    profile.refuse_other_model(loaded.sha256, [layer.name for layer in anatomy.layers])
+    record = profile.record
     wanted = {
         layer.name: list(dict.fromkeys(parse_format(formats[layer.name]) for formats in assignments.values()))
-        for layer in anatomy.layers
+        for layer in record.layers
     }
-    method, token_ids = rounding_method(record.rounding), torch.from_numpy(profile.rounding_token_ids)
-    scale_inputs_for(method, loaded, anatomy, (token_ids, [parse_format(name) for name in record.formats]), progress)
-    task = RoundingTask(loaded, anatomy, token_ids, wanted, method)
-    draws = LabelDraws(record.seed, record.num_label_draws)
-    rounding = capture(loaded.model, anatomy, token_ids, None, progress, "reading rounding text")
+    task = profiled_task(loaded, profile, wanted, progress)
+    anatomy, draws = task.anatomy, LabelDraws(record.seed, record.num_label_draws)
+    rounding = capture(loaded.model, anatomy, task.token_ids, None, progress, "reading rounding text")
     pricing_ids = torch.from_numpy(profile.pricing_token_ids)
     pricing = capture(loaded.model, anatomy, pricing_ids, draws, progress, "reading pricing text")
     for visit in walk_blocks(loaded.model, anatomy, rounding, pricing, progress):

@@ -210,6 +210,27 @@ def scale_inputs_for(
         scale_inputs(loaded, anatomy, token_ids, (method.input_scaling, formats), progress)
 
 
+def profiled_task(loaded: LoadedModel, profile: Profile, wanted: FormatsOfLayer, progress: Progress) -> RoundingTask:
+    """Make the task of rounding a model as its profile did, its inputs scaled where the method wants that.
+
+    Args:
+        loaded: the model that was profiled.
+        profile: holds the rounding sequences and the rounding method.
+        wanted: formats by layer.
+        progress: shows how far the passes are.
+
+    Returns:
+        The task.
+    """
+    anatomy = take_apart(loaded.model)
+    profile.refuse_other_model(loaded.sha256, [layer.name for layer in anatomy.layers])
+    method = rounding_method(profile.record.rounding)
+    token_ids = torch.from_numpy(profile.rounding_token_ids)
+    formats = [parse_format(target) for target in profile.record.formats]
+    scale_inputs_for(method, loaded, anatomy, (token_ids, formats), progress)
+    return RoundingTask(loaded, anatomy, token_ids, wanted, method)
+
+
 def round_as_profiled(
     loaded: LoadedModel, profile: Profile, wanted: FormatsOfLayer, progress: Progress
 ) -> RoundedLayers:
@@ -224,13 +245,7 @@ def round_as_profiled(
     Returns:
         The records by layer and format.
     """
-    anatomy = take_apart(loaded.model)
-    profile.refuse_other_model(loaded.sha256, [layer.name for layer in anatomy.layers])
-    method = rounding_method(profile.record.rounding)
-    token_ids = torch.from_numpy(profile.rounding_token_ids)
-    formats = [parse_format(target) for target in profile.record.formats]
-    scale_inputs_for(method, loaded, anatomy, (token_ids, formats), progress)
-    return round_layers(RoundingTask(loaded, anatomy, token_ids, wanted, method), progress)
+    return round_layers(profiled_task(loaded, profile, wanted, progress), progress)
 
 
 def round_assignments(
