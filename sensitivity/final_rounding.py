@@ -25,10 +25,9 @@ from torch import Tensor, nn
 from ..backends.formats import FloatFormat, parse_format
 from ..backends.gptq import without_dead_inputs
 from ..backends.grid import Rounded
-from ..backends.layers import Layer, blocks_of, install_matrix, matrix_of, take_apart
+from ..backends.layers import Layer, blocks_of, install_matrix, matrix_of
 from ..backends.model import LoadedModel
 from ..backends.progress import Progress
-from ..backends.rounding import rounding_method
 from ..solver.errors import ScantlingError
 from .block_inputs import Moment, collect_moments, inputs_of, stages
 from .capture import BlockCall, run_block
@@ -36,11 +35,11 @@ from .entering import enter_blocks
 from .profile import Profile
 from .rounding_pass import (
     RoundingTask,
+    profiled_task,
     refuse_illegal_groups,
     round_assignments,
     round_ends,
     round_group,
-    scale_inputs_for,
 )
 from .walk import InputGroup
 
@@ -120,19 +119,14 @@ def round_as_shipped(
     refuse_unknown_inputs(inputs)
     if inputs == ORIGINAL_INPUTS:
         return round_assignments(loaded, profile, assignments, progress)
-    anatomy = take_apart(loaded.model)
-    profile.refuse_other_model(loaded.sha256, [layer.name for layer in anatomy.layers])
-    method, token_ids = rounding_method(profile.record.rounding), torch.from_numpy(profile.rounding_token_ids)
-    offered = [parse_format(target) for target in profile.record.formats]
-    scale_inputs_for(method, loaded, anatomy, (token_ids, offered), progress)
-    modules = {layer.name: loaded.model.get_submodule(layer.name) for layer in anatomy.layers}
+    task = profiled_task(loaded, profile, {}, progress)
+    modules = {layer.name: loaded.model.get_submodule(layer.name) for layer in task.anatomy.layers}
     own = {name: matrix_of(module) for name, module in modules.items()}
     rounded: dict[str, Records] = {}
     for name, formats in assignments.items():
         wanted = {layer: [parse_format(target)] for layer, target in formats.items()}
-        task = RoundingTask(loaded, anatomy, token_ids, wanted, method)
         try:
-            parts = [records for _, records in round_in_order(task, progress, inputs=inputs)]
+            parts = [records for _, records in round_in_order(replace(task, formats=wanted), progress, inputs=inputs)]
         finally:
             for layer, module in modules.items():
                 install_matrix(module, own[layer])
