@@ -301,7 +301,7 @@ def plans_table(contenders: Mapping[str, object], measured: Mapping[str, tuple[l
                 cells.append("–")
                 continue
             kl, perplexity = measured[key]
-            cells.append(f"{fmean(kl):.4f} ({perplexity:.2f})")
+            cells.append(f"{fmean(kl):.3g} ({perplexity:.2f})")
             if name != "fisher":
                 cells[-1] += f", {_difference(kl, measured[f'fisher@{bits}'][0])}"
         lines.append(f"| {name} | {' | '.join(cells)} |")
