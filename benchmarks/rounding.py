@@ -12,9 +12,10 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from scantling.backends.model import load_model
 from scantling.backends.progress import silent
@@ -80,11 +81,12 @@ def measure(profile: Profile, path: Path, row: Row, columns: Sequence[str]) -> d
     }
 
 
-def table(folder: Path) -> list[str]:
+def table(folder: Path, reference: Path | None) -> list[str]:
     """Lay out what has been measured.
 
     Args:
         folder: with the cells.
+        reference: folder of ``gptqmodel_reference.py``; None where it was not run.
 
     Returns:
         Lines of Markdown.
@@ -104,14 +106,26 @@ def table(folder: Path) -> list[str]:
                 cells.append("not run")
                 continue
             found = json.loads(path.read_text())
-            quality = Quality(*(tuple(found[field.name]) for field in fields(Quality)))
-            error = quality.kl_standard_error_nats or 0.0
+            quality = _quality(found)
             seconds += found["seconds"] / found["num_columns"]
-            cells.append(f"{quality.mean_kl_nats:.4f} ± {error:.4f}, {quality.perplexity:.2f}")
+            cells.append(_cell(quality))
             predicted[number] = "{:.4f} ± {:.4f}".format(*found["predicted"])
-        lines.append(f"| {method} | {inputs} | {' | '.join(cells)} | {seconds:.0f} |")
+        total = "–" if "not run" in cells else f"{seconds:.0f}"
+        lines.append(f"| {method} | {inputs} | {' | '.join(cells)} | {total} |")
     lines.append(f"| predicted for gptq | original | {' | '.join(predicted)} | |")
+    if reference is not None:
+        kept = [reference / f"theirs-{column}.json" for column in COLUMNS]
+        theirs = [_cell(_quality(json.loads(path.read_text()))) if path.is_file() else "–" for path in kept]
+        lines.append(f"| GPTQModel's own GPTQ | | {' | '.join(theirs)} | |")
     return lines
+
+
+def _quality(found: Mapping[str, Any]) -> Quality:
+    return Quality(*(tuple(found[field.name]) for field in fields(Quality)))
+
+
+def _cell(quality: Quality) -> str:
+    return f"{quality.mean_kl_nats:.4f} ± {quality.kl_standard_error_nats or 0.0:.4f}, {quality.perplexity:.2f}"
 
 
 def _jobs(folder: Path) -> Iterator[tuple[Row, list[str]]]:
@@ -131,6 +145,7 @@ def main() -> None:
     parser.add_argument("profile", type=Path)
     parser.add_argument("folder", type=Path, help="for the cells")
     parser.add_argument("--minutes", type=float, default=600.0, help="begin no further call after these")
+    parser.add_argument("--gptqmodel", type=Path, help="folder of gptqmodel_reference.py, for a row of its own")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     profile, began = read_profile(arguments.profile), time.perf_counter()
@@ -141,8 +156,9 @@ def main() -> None:
         for column, found in measure(profile, arguments.profile, row, columns).items():
             (arguments.folder / f"{row[0]}-{row[1]}-{column}.json").write_text(json.dumps(found))
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "rounding.md").write_text("\n".join([*table(arguments.folder), ""]), encoding="utf-8")
-    print("\n".join(table(arguments.folder)))
+    lines = table(arguments.folder, arguments.gptqmodel)
+    (RESULTS / "rounding.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":
