@@ -51,7 +51,11 @@ def main() -> None:
         script = Path(__file__).with_name("quantize_with_gptqmodel.py")
         words = [original, folder / "tokens.npy", target.bits, GROUP_SIZE, arguments.symmetry, written]
         done = subprocess.run(
-            [arguments.python, script, *map(str, words)], check=False, capture_output=True, text=True, cwd=folder
+            [Path(arguments.python).absolute(), script, *map(str, words)],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=folder,
         )
         (folder / f"gptqmodel-{target.name}.log").write_text(done.stdout + done.stderr)
         if done.returncode:

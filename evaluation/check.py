@@ -13,6 +13,7 @@ Knows nothing about how checkpoints are written.
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -266,21 +267,29 @@ def refuse_missing_engine(engine: str, settings: CheckSettings) -> None:
     Raises:
         ScantlingError: there is no such interpreter, or it has not the engine.
     """
+    python = _interpreter(settings, engine)
     if settings.python is None:
         missing = util.find_spec(_MODULE[engine]) is None
     else:
-        if not Path(settings.python).is_file():
-            raise ScantlingError(
-                f"there is no Python interpreter {settings.python}. Give the path of one that has {engine}."
-            )
         program = f"import importlib.util, sys; sys.exit(importlib.util.find_spec('{_MODULE[engine]}') is None)"
-        missing = subprocess.run([settings.python, "-c", program], check=False).returncode != 0  # noqa: S603
+        missing = subprocess.run([python, "-c", program], check=False).returncode != 0  # noqa: S603
     if missing:
-        where = settings.python or sys.executable
         raise ScantlingError(
-            f"the engine {engine} is not installed for {where}. Install it with: {_INSTALL[engine]}; and say where "
+            f"the engine {engine} is not installed for {python}. Install it with: {_INSTALL[engine]}; and say where "
             "with --python ENVIRONMENT/bin/python."
         )
+
+
+def _interpreter(settings: CheckSettings, engine: str) -> str:
+    """Find the interpreter from where the user stands: the engine runs in a folder of its own."""
+    if settings.python is None:
+        return sys.executable
+    found = shutil.which(settings.python)
+    if found is None:
+        raise ScantlingError(
+            f"there is no Python interpreter {settings.python}. Give the path of one that has {engine}."
+        )
+    return str(Path(found).absolute())  # not resolved: an environment is known by its link
 
 
 def _complaint(printed: str) -> str:
@@ -306,7 +315,7 @@ def ask(request: dict[str, object], settings: CheckSettings) -> tuple[dict[str, 
     worker = Path(__file__).with_name("engine_worker.py")
     with tempfile.TemporaryDirectory() as scratch:
         paths = {"array": str(Path(scratch) / "array.npy"), "answer": str(Path(scratch) / "answer.json")}
-        command = [settings.python or sys.executable, str(worker)]
+        command = [_interpreter(settings, str(request["engine"])), str(worker)]
         try:
             done = subprocess.run(  # noqa: S603  the user's own interpreter
                 command,

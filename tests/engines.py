@@ -2,6 +2,7 @@
 
 import sys
 from importlib import util
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ def python_with(engine: str, config: pytest.Config) -> str:
     for given in config.getoption("--engine-python") or []:
         name, _, path = given.partition("=")
         if name == engine:
-            return path
+            return str(Path(path).absolute())
     if util.find_spec(MODULES[engine]) is not None:
         return sys.executable
     pytest.skip(f"{engine} is not installed here; name an environment that has it: --engine-python {engine}=PATH")

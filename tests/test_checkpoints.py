@@ -255,6 +255,18 @@ def test_a_missing_engine_says_how_to_install_it(tmp_path, asymmetric):
     refused("no Python interpreter", "check", tmp_path / "x", "--python", tmp_path / "none")
 
 
+def test_checkpoint_and_interpreter_may_be_named_from_where_the_user_stands(tmp_path, symmetric, monkeypatch):
+    run("apply", symmetric, "--backend", "fake", "-o", tmp_path / "x")
+    python = tmp_path / "environment" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    monkeypatch.chdir(tmp_path)
+    refused("no Python interpreter environment/python", "check", "x", "--python", "environment/python")
+    python.chmod(0o755)
+    result = run("check", "x", "--python", "environment/python")
+    assert result.exit_code == 0, result.output
+
+
 @pytest.mark.parametrize(
     ("damage", "match"),
     [
