@@ -8,13 +8,14 @@ tokens that neither prices, nor gradients, nor the choice of steps have seen; di
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from our_command import command
+
+from scantling.evaluation.quality import standard_error
 
 RESULTS = Path(__file__).parent / "results"
 AVERAGE_BITS = (2.25, 2.5, 3.0, 3.5, 4.0)
@@ -56,7 +57,7 @@ def row(bits: float, solved: dict[str, Any], refined: dict[str, Any]) -> str:
     """
     before, after = (one["measured_kl_nats_by_sequence"] for one in (solved, refined))
     changes = [second - first for first, second in zip(before, after, strict=True)]
-    error = stdev(changes) / math.sqrt(len(changes))
+    error = standard_error(changes) or 0.0
     return (
         f"| {bits} | {fmean(before):.4g} | {fmean(after):.4g} | {fmean(changes):+.2g} ± {error:.1g} "
         f"| {fmean(after) / fmean(before) - 1:+.1%} | {solved['measured_perplexity']:.2f} "

@@ -9,13 +9,12 @@ plan are paired by sequence. Each target's measurements stay in FOLDER, so that 
 
 import argparse
 import json
-import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -24,11 +23,12 @@ from numpy.typing import NDArray
 from scantling.backends.model import LoadedModel, load_model
 from scantling.backends.progress import silent
 from scantling.evaluation.compare import EvaluationSettings, evaluation_sequences
-from scantling.evaluation.linearisation import Records, linearise
-from scantling.evaluation.quality import measure_candidates
+from scantling.evaluation.linearisation import Records
+from scantling.evaluation.quality import measure_candidates, standard_error
 from scantling.evaluation.refinement import (
+    Expansion,
     around,
-    neighbours,
+    expand,
     round_everything,
     signal_share,
     unseen_sequences,
@@ -51,55 +51,34 @@ Table = dict[str, dict[str, float]]  # nats per token by layer and format
 Formats = dict[str, str]
 
 
-@dataclass(frozen=True)
-class Expansion:
-    """Costs of changes around a plan, one a pricing sequence that the gradient saw.
+def together(expansion: Expansion) -> Table:
+    """Shrink all differences by one share of signal, as --refine does."""
+    share = signal_share(expansion.separable, expansion.found)
+    return expansion.shrunk(lambda _mean, _error: share)
 
-    Attributes:
-        formats: of every layer in the plan.
-        separable: what the prices say, float64 [sequences] by layer and format.
-        found: what the expansion says, likewise.
-    """
 
-    formats: Formats
-    separable: dict[str, dict[str, Floats]]
-    found: dict[str, dict[str, Floats]]
+def not_at_all(expansion: Expansion) -> Table:
+    """Shrink nothing."""
+    return expansion.shrunk(lambda _mean, _error: 1.0)
 
-    def half(self) -> "Expansion":
-        """Keep every second sequence."""
-        halves = ({layer: {f: v[::2] for f, v in of.items()} for layer, of in each.items()} for each in self._both)
-        return Expansion(self.formats, *halves)
 
-    def shrunk(self, share: float) -> Table:
-        """Add a share of what the prices do not explain to them."""
-        return self._costs(lambda _mean, _error: share)
+def each(expansion: Expansion) -> Table:
+    """Shrink every difference by its own standard error, the positive part of 1 − se² / R²."""
+    return expansion.shrunk(lambda mean, error: max(0.0, 1 - (error / mean) ** 2) if mean else 0.0)
 
-    def shrunk_together(self) -> Table:
-        """Shrink as --refine does, by one share of signal."""
-        return self.shrunk(signal_share(self.separable, self.found))
 
-    def shrunk_each(self) -> Table:
-        """Shrink every difference by its own standard error, the positive part of 1 − se² / R²."""
-        return self._costs(lambda mean, error: max(0.0, 1 - (error / mean) ** 2) if mean else 0.0)
+def largest(expansion: Expansion) -> Table:
+    """Take only differences beyond two standard errors."""
+    return expansion.shrunk(lambda mean, error: float(abs(mean) > 2 * error))
 
-    def largest(self) -> Table:
-        """Take only differences beyond two standard errors."""
-        return self._costs(lambda mean, error: float(abs(mean) > 2 * error))
 
-    @property
-    def _both(self) -> tuple[dict[str, dict[str, Floats]], dict[str, dict[str, Floats]]]:
-        return self.separable, self.found
+def half(expansion: Expansion) -> Expansion:
+    """Keep every second sequence."""
 
-    def _costs(self, share: Callable[[float, float], float]) -> Table:
-        def cost(price: Floats, changed: Floats) -> float:
-            rest = changed - price
-            mean, error = float(rest.mean()), float(rest.std(ddof=1)) / math.sqrt(len(rest))
-            return float(price.mean()) + share(mean, error) * mean
+    def kept(values: Mapping[str, Mapping[str, Floats]]) -> dict[str, dict[str, Floats]]:
+        return {layer: {name: one[::2] for name, one in of.items()} for layer, of in values.items()}
 
-        return {
-            layer: {name: cost(self.separable[layer][name], changed) for name, changed in of.items()}
-            for layer, of in self.found.items()
-        }
+    return Expansion(kept(expansion.separable), kept(expansion.found))
 
 
 @dataclass(frozen=True)
@@ -129,18 +108,8 @@ class Case:
 
     def expanded(self, formats: Formats) -> Expansion:
         """Expand the loss around a plan."""
-        profile, seen = self.profile, ~unseen_sequences(self.profile)
-        near = neighbours(profile, formats, self.records)
-        kept = {layer: {name: self.records[layer][name] for name in names} for layer, names in near.items()}
-        on = (torch.from_numpy(profile.pricing_token_ids[seen]), LabelDraws(profile.record.seed))
-        found = linearise(self.loaded, kept, formats, on, silent).changes_nats
-        prices, at = profile.prices, profile.format_index
-        separable = {
-            layer: {name: np.asarray(rows[at[name]] - rows[at[formats[layer]]], dtype=np.float64)[seen] for name in of}
-            for layer, of in found.items()
-            for rows in [prices[profile.layer_index[layer]]]
-        }
-        return Expansion(formats, separable, found)
+        on = (~unseen_sequences(self.profile), LabelDraws(self.profile.record.seed))
+        return expand(self.loaded, self.profile, self.records, formats, on, silent)
 
     def stepped(self, formats: Formats, costs: Table, share: float) -> Formats:
         """Take a step from a plan, of a share of the layers at most."""
@@ -189,20 +158,20 @@ def variants(case: Case) -> Iterator[tuple[str, Formats]]:
     solved = case.choose(case.program)
     yield "solved", solved
     first = case.expanded(solved)
-    together = first.shrunk_together()
+    costs = together(first)
     for share in SHARES:
         shipped = ", as shipped" if share == SHIPPED else ""
-        yield f"{share:.1%} of the layers, shrunk together{shipped}", case.stepped(solved, together, share)
-    yield "all layers, not shrunk (the first trial)", case.stepped(solved, first.shrunk(1.0), 1.0)
-    yield "all layers, shrunk together", case.stepped(solved, together, 1.0)
-    yield "10 %, not shrunk", case.stepped(solved, first.shrunk(1.0), SHIPPED)
-    yield "10 %, each shrunk by its own error", case.stepped(solved, first.shrunk_each(), SHIPPED)
-    yield "10 %, only differences beyond two errors", case.stepped(solved, first.largest(), SHIPPED)
-    yield "10 %, shrunk together, half the sequences", case.stepped(solved, first.half().shrunk_together(), SHIPPED)
-    once = case.stepped(solved, together, SHIPPED)
-    second = case.expanded(once).shrunk_together()
+        yield f"{share:.1%} of the layers, shrunk together{shipped}", case.stepped(solved, costs, share)
+    yield "all layers, not shrunk (the first trial)", case.stepped(solved, not_at_all(first), 1.0)
+    yield "all layers, shrunk together", case.stepped(solved, costs, 1.0)
+    yield "10 %, not shrunk", case.stepped(solved, not_at_all(first), SHIPPED)
+    yield "10 %, each shrunk by its own error", case.stepped(solved, each(first), SHIPPED)
+    yield "10 %, only differences beyond two errors", case.stepped(solved, largest(first), SHIPPED)
+    yield "10 %, shrunk together, half the sequences", case.stepped(solved, together(half(first)), SHIPPED)
+    once = case.stepped(solved, costs, SHIPPED)
+    second = together(case.expanded(once))
     yield "10 %, then another 10 % around the result", case.stepped(once, second, SHIPPED)
-    yield "10 %, costs averaged over both points", case.stepped(solved, averaged(together, second, solved), SHIPPED)
+    yield "10 %, costs averaged over both points", case.stepped(solved, averaged(costs, second, solved), SHIPPED)
     layers = case.profile.record.layers
     yield "measured correction by kind of layer", case.corrected(solved, {one.name: one.kind for one in layers})
     yield "measured correction by block", case.corrected(solved, {one.name: str(one.block) for one in layers})
@@ -243,7 +212,7 @@ def table(found: Mapping[str, Mapping[str, object]]) -> list[str]:
     for name, one in found.items():
         after = _kl(one)
         changes = [second - first for first, second in zip(before, after, strict=True)]
-        error = stdev(changes) / math.sqrt(len(changes))
+        error = standard_error(changes) or 0.0
         ratio = fmean(changes) / fmean(before)
         told = f"{fmean(changes):+.2g} ± {error:.1g} | {ratio:+.1%} ± {error / fmean(before):.1%}"
         lines.append(f"| {name} | {one['moved']} | {fmean(after):.4g} | {told if name != 'solved' else '| '} |")

@@ -111,28 +111,9 @@ class Refinement:
 
     def _expanded(self, records: Records, unseen: NDArray[np.bool_]) -> tuple[Instance, float]:
         """State the program with costs expanded around the plan; says also what share of them is signal."""
-        near = neighbours(self.profile, self.formats, records)
-        kept = {layer: {name: records[layer][name] for name in names} for layer, names in near.items()}
-        token_ids = torch.from_numpy(self.profile.pricing_token_ids[~unseen])
-        found = linearise(self.loaded, kept, self.formats, (token_ids, self.draws), self.progress)
-        separable = {
-            layer: {name: self._separable(layer, name)[~unseen] for name in of}
-            for layer, of in found.changes_nats.items()
-        }
-        share = signal_share(separable, found.changes_nats)
-        costs = {
-            layer: {
-                name: float((separable[layer][name] + share * (changed - separable[layer][name])).mean())
-                for name, changed in of.items()
-            }
-            for layer, of in found.changes_nats.items()
-        }
-        return around(self.program, self.formats, costs), share
-
-    def _separable(self, layer: str, target: str) -> Floats:
-        """Give c(l, f) − c(l, plan) on every sequence."""
-        samples, position = self.profile.prices[self.profile.layer_index[layer]], self.profile.format_index
-        return np.asarray(samples[position[target]] - samples[position[self.formats[layer]]], dtype=np.float64)
+        found = expand(self.loaded, self.profile, records, self.formats, (~unseen, self.draws), self.progress)
+        share = signal_share(found.separable, found.found)
+        return around(self.program, self.formats, found.shrunk(lambda _mean, _error: share)), share
 
     def _kl(self, records: Records, formats: Formats, unseen: NDArray[np.bool_]) -> Floats:
         """Measure a plan on the sequences that no gradient sees."""
@@ -143,6 +124,74 @@ class Refinement:
             quality = measure_candidates(self.loaded.model, {"it": candidate}, token_ids, self.progress)["it"]
             self._measured[key] = np.array(quality.kl_nats)
         return self._measured[key]
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What changes of single layers around a plan would cost, one value a sequence that the gradient saw.
+
+    Attributes:
+        separable: what the prices say, float64 [sequences] by layer and format.
+        found: what the expansion says, likewise.
+    """
+
+    separable: Mapping[str, Mapping[str, Floats]]
+    found: Mapping[str, Mapping[str, Floats]]
+
+    def shrunk(self, share: Callable[[float, float], float]) -> dict[str, dict[str, float]]:
+        """Add a share of what the prices do not explain to them.
+
+        Args:
+            share: gives it from the mean of that rest and its standard error.
+
+        Returns:
+            Costs in nats per token, by layer and format.
+        """
+
+        def cost(price: Floats, changed: Floats) -> float:
+            rest = changed - price
+            mean, error = float(rest.mean()), float(rest.std(ddof=1)) / math.sqrt(len(rest))
+            return float(price.mean()) + share(mean, error) * mean
+
+        return {
+            layer: {name: cost(self.separable[layer][name], changed) for name, changed in of.items()}
+            for layer, of in self.found.items()
+        }
+
+
+def expand(
+    loaded: LoadedModel,
+    profile: Profile,
+    records: Records,
+    formats: Formats,
+    on: tuple[NDArray[np.bool_], LabelDraws],
+    progress: Progress,
+) -> Expansion:
+    """Expand the loss around a plan, for the formats next to the plan's.
+
+    Args:
+        loaded: the original model.
+        profile: of it.
+        records: the layers in all their formats.
+        formats: the plan's.
+        on: which pricing sequences the gradient sees, and the draws of labels.
+        progress: shows how far the passes are.
+
+    Returns:
+        The costs, from the prices and from the expansion.
+    """
+    seen, draws = on
+    near = neighbours(profile, formats, records)
+    kept = {layer: {name: records[layer][name] for name in names} for layer, names in near.items()}
+    token_ids = torch.from_numpy(profile.pricing_token_ids[seen])
+    found = linearise(loaded, kept, formats, (token_ids, draws), progress).changes_nats
+    prices, position = profile.prices, profile.format_index
+
+    def separable(layer: str, target: str) -> Floats:
+        samples = prices[profile.layer_index[layer]]
+        return np.asarray(samples[position[target]] - samples[position[formats[layer]]], dtype=np.float64)[seen]
+
+    return Expansion({layer: {name: separable(layer, name) for name in of} for layer, of in found.items()}, found)
 
 
 def refuse_unrefinable(program: Instance, profile: Profile) -> None:
