@@ -11,11 +11,13 @@ A second table lets tools round as they do themselves. The results go to results
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from allocation import AVERAGE_BITS, PEERS, allocate, allocation_path
 from contenders import contenders
 from cost_of_ours import cost_rows, measure_cost
+from further import Further, further_plans, further_table, measure_further
 from material import prepare
 from measure import documents_of, measure
 from own_rounding import measure_own, owners
@@ -41,15 +43,16 @@ ELSEWHERE = (
     "llama.cpp's own mixes beside plans of their exact size, in llama.cpp itself: [gguf.md](gguf.md). Rounding: "
     "[rounding.md](rounding.md)."
 )
-STEPS = ("prepare", "allocate", "cost", "measure", "own", "report")
+STEPS = ("prepare", "allocate", "cost", "measure", "own", "further", "report")
 
 
-def report(profile: Profile, folder: Path, reference: Path | None, steps: int) -> list[str]:
+def report(profile: Profile, folder: Path, further: Sequence[Further], reference: Path | None, steps: int) -> list[str]:
     """Put the tables together.
 
     Args:
         profile: of the demo model.
         folder: of the benchmark.
+        further: plans of further profiles.
         reference: folder of ``gptqmodel_reference.py``; None where it was not run.
         steps: of auto-round's descent.
 
@@ -64,6 +67,7 @@ def report(profile: Profile, folder: Path, reference: Path | None, steps: int) -
         "Allocations, all rounded by our GPTQ": main_table(profile, everyone, measured, resampling),
         "Ours over theirs": ratio_table(measured, resampling),
         "What was aimed at": targets(measured, resampling),
+        "The same bytes, more to choose from": further_table(folder, further, measured, resampling),
         "What allocation takes": cost_table(everyone, cost_rows(folder / "ours")),
         "With their own rounding": own_table(folder, owners(everyone, steps), profile, reference),
         "Not there": unavailable(folder, everyone),
@@ -72,6 +76,19 @@ def report(profile: Profile, folder: Path, reference: Path | None, steps: int) -
     sections["Elsewhere"] = [ELSEWHERE]
     body = [line for title, lines in sections.items() if lines for line in (f"### {title}", "", *lines, "")]
     return [intro, "", *body, versions(), ""]
+
+
+def allocate_all(folder: Path, scripts: Sequence[str]) -> None:
+    """Ask peers for what they did not answer yet.
+
+    Args:
+        folder: of the benchmark.
+        scripts: of the peers.
+    """
+    for peer in PEERS:
+        for average_bits in AVERAGE_BITS:
+            if peer.script in scripts and not allocation_path(folder, peer, average_bits).is_file():
+                allocate(folder, peer, average_bits)
 
 
 def main() -> None:
@@ -83,16 +100,14 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", default=[peer.script for peer in PEERS])
     parser.add_argument("--steps-of-descent", type=int, default=0, help="of auto-round's own rounding, for each block")
     parser.add_argument("--gptqmodel", type=Path, help="folder of gptqmodel_reference.py")
+    parser.add_argument("--further", nargs="+", default=[], metavar="NAME=PROFILE", help="of the same model and text")
     parser.add_argument("--minutes", type=float, default=600.0, help="begin no further measurement after these")
     arguments = parser.parse_args()
     folder = arguments.folder
     if "prepare" in arguments.steps:
         prepare(arguments.profile, folder / "material")
     if "allocate" in arguments.steps:
-        for peer in PEERS:
-            for average_bits in AVERAGE_BITS:
-                if peer.script in arguments.peers and not allocation_path(folder, peer, average_bits).is_file():
-                    allocate(folder, peer, average_bits)
+        allocate_all(folder, arguments.peers)
     if "cost" in arguments.steps:
         measure_cost(folder / "ours")
     profile = read_profile(arguments.profile)
@@ -100,8 +115,11 @@ def main() -> None:
         measure(profile, folder, contenders(profile, folder), arguments.minutes)
     if "own" in arguments.steps:
         measure_own(profile, folder, owners(contenders(profile, folder), arguments.steps_of_descent))
+    further = further_plans(profile, contenders(profile, folder), arguments.further)
+    if "further" in arguments.steps:
+        measure_further(profile, folder, further)
     if "report" in arguments.steps:
-        lines = report(profile, folder, arguments.gptqmodel, arguments.steps_of_descent)
+        lines = report(profile, folder, further, arguments.gptqmodel, arguments.steps_of_descent)
         with whole_file(RESULTS) as partial:
             partial.write_text("\n".join(lines), encoding="utf-8")
         print("\n".join(lines))
