@@ -115,8 +115,9 @@ def _differentiate_loss(
         changed = logits[0].float().log_softmax(-1)
         divergence = nn.functional.kl_div(changed, original, reduction="sum", log_target=True)
         of_loss = torch.autograd.grad(divergence, ends[-1], retain_graph=True)[0]
-        captured.gradients.append([of_loss, *gradients_of_draws(logits, ends.pop(), draws, number)])
         kl_nats.append(divergence.item() / len(sequence))
+        of_draws = gradients_of_draws(logits, changed.detach(), ends.pop(), draws, number)
+        captured.gradients.append([of_loss, *of_draws])
     return kl_nats
 
 

@@ -21,6 +21,7 @@ from ..backends.progress import Progress
 from ..solver.errors import ScantlingError
 
 _HIDDEN = "hidden_states"
+_ROWS_AT_ONCE = 64  # of a matrix as wide as the vocabulary
 
 
 @dataclass(frozen=True)
@@ -94,26 +95,29 @@ def first_tensor(output: Tensor | tuple[Any, ...]) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
-def label_draws(logits: Tensor, draws: LabelDraws, sequence: int) -> Iterator[Tensor]:
-    """Draw labels for every token from the model's own prediction and add up their log-probabilities.
-
-    The gradient is a draw of the score whose covariance is the true Fisher matrix (Kunstner et al. 2019,
-    arXiv 1905.12558), as opposed to the empirical one, which takes the labels from the text.
+def sampled_labels(probability: Tensor, draws: LabelDraws, sequence: int) -> list[Tensor]:
+    """Draw labels for every token from the model's own prediction.
 
     Args:
-        logits: [1, tokens, vocabulary].
+        probability: float32 [tokens, vocabulary].
         draws: how many, from which seed.
         sequence: number of the sequence, which has labels of its own.
 
-    Yields:
-        For each draw Σ_t log p(ŷ_t), a scalar with gradient. All share one graph.
+    Returns:
+        int64 [tokens] for each draw.
     """
-    log_probability = logits[0].float().log_softmax(-1)
-    cumulative = log_probability.detach().double().exp_().cumsum_(1)  # in place: it is as large as the logits, twice
-    for draw in range(draws.number):
-        uniform = torch.rand(len(cumulative), 1, generator=draws.generator(sequence, draw), dtype=torch.float64)
-        labels = torch.searchsorted(cumulative, uniform * cumulative[:, -1:])
-        yield log_probability.gather(1, labels.clamp_max(cumulative.shape[1] - 1)).sum()
+    num_tokens, vocabulary = probability.shape
+    uniform = [
+        torch.rand(num_tokens, 1, generator=draws.generator(sequence, draw), dtype=torch.float64)
+        for draw in range(draws.number)
+    ]
+    labels = torch.empty(draws.number, num_tokens, dtype=torch.int64)
+    for start in range(0, num_tokens, _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        cumulative = probability[rows].cumsum(1, dtype=torch.float64)
+        for drawn, number in zip(labels, uniform, strict=True):
+            drawn[rows] = torch.searchsorted(cumulative, number[rows] * cumulative[:, -1:])[:, 0]
+    return list(labels.clamp_max_(vocabulary - 1))
 
 
 def capture(
@@ -157,23 +161,32 @@ def capture(
             hooks.enter_context(removing(blocks[-1].register_forward_hook(start_graph)))
         for index, sequence in enumerate(progress(list(token_ids), label)):
             logits = model(sequence.unsqueeze(0), use_cache=False).logits
-            if not bool(torch.isfinite(logits).all()):
+            if not _all_finite(logits):
                 _refuse_broken_activations(blocks, [of_block[-1] for of_block in calls], anatomy)
+            log_probability = logits.detach()[0].float().log_softmax(-1)
+            negative_log_likelihoods.append(-log_probability[:-1].gather(1, sequence[1:, None]).mean().item())
             if draws is not None:
-                gradients.append(gradients_of_draws(logits, ends.pop(), draws, index))
-            with torch.no_grad():
-                negative_log_likelihoods.append(
-                    nn.functional.cross_entropy(logits[0, :-1].float(), sequence[1:]).item()
-                )
+                gradients.append(gradients_of_draws(logits, log_probability, ends.pop(), draws, index))
     _refuse_interdependent_blocks(blocks, calls)
     return Capture(calls, gradients, sum(negative_log_likelihoods) / len(negative_log_likelihoods))
 
 
-def gradients_of_draws(logits: Tensor, end: Tensor, draws: LabelDraws, sequence: int) -> list[Tensor]:
-    """Differentiate the log-likelihood of every draw of labels.
+def _all_finite(values: Tensor) -> bool:
+    """Tell whether no value is NaN or infinite; what cannot be summed up is looked at one by one."""
+    return bool(torch.isfinite(values.detach().sum())) or bool(torch.isfinite(values).all())
+
+
+def gradients_of_draws(
+    logits: Tensor, log_probability: Tensor, end: Tensor, draws: LabelDraws, sequence: int
+) -> list[Tensor]:
+    """Differentiate Σ_t log p(ŷ_t) for every draw of labels ŷ; at the logits its gradient is the one-hot ŷ_t less p.
+
+    It is a draw of the score whose covariance is the true Fisher matrix (Kunstner et al. 2019, arXiv 1905.12558), as
+    opposed to the empirical one, which takes the labels from the text.
 
     Args:
         logits: [1, tokens, vocabulary], computed from ``end``.
+        log_probability: of the logits, float32 [tokens, vocabulary], without a graph; used up.
         end: where the gradient is wanted.
         draws: of labels.
         sequence: number of the sequence.
@@ -181,10 +194,16 @@ def gradients_of_draws(logits: Tensor, end: Tensor, draws: LabelDraws, sequence:
     Returns:
         One gradient a draw, each of the shape of ``end``.
     """
-    return [
-        torch.autograd.grad(likelihood, end, retain_graph=draw + 1 < draws.number)[0]
-        for draw, likelihood in enumerate(label_draws(logits, draws, sequence))
-    ]
+    probability = log_probability.exp_()
+    labels = sampled_labels(probability, draws, sequence)
+    unlabelled = probability.neg_()
+    found: list[Tensor] = []
+    for draw, of_draw in enumerate(labels):
+        place = of_draw.unsqueeze(1)
+        score = unlabelled.scatter_add(1, place, torch.ones_like(place, dtype=unlabelled.dtype))
+        at_logits = score.unsqueeze(0).to(logits.dtype)
+        found += torch.autograd.grad(logits, end, at_logits, retain_graph=draw + 1 < draws.number)
+    return found
 
 
 @contextmanager

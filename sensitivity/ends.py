@@ -84,7 +84,8 @@ def head_changes(
         for index, sequence in enumerate(progress(list(token_ids), "measuring the head")):
             logits = model(sequence.unsqueeze(0), use_cache=False).logits
             inputs, end = ends.pop()
-            gradients = torch.cat(gradients_of_draws(logits, end, draws, index))
+            log_probability = logits.detach()[0].float().log_softmax(-1)
+            gradients = torch.cat(gradients_of_draws(logits, log_probability, end, draws, index))
             entering = EngineInputs(inputs, gradients, lambda: matrix_of(head))
             parts.append(torch.stack([entering.changes(target, delta) for target, delta in deltas]))
     return torch.cat(parts, dim=2)

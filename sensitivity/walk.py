@@ -93,10 +93,10 @@ class _Moment:
 
 @dataclass
 class _Record:
-    """Inputs and gradients of one layer, call by call."""
+    """Inputs [rows, in] and, for every draw, gradients [rows, out] of one layer, call by call."""
 
     inputs: list[Tensor] = field(default_factory=list)
-    gradients: list[Tensor] = field(default_factory=list)
+    gradients: list[list[Tensor]] = field(default_factory=list)
     rows_per_sequence: list[int] = field(default_factory=list)
 
 
@@ -238,9 +238,9 @@ def _one_sequence(
     for group in groups:
         for layer in group.layers:
             places = [place for place, (of, _) in enumerate(outputs, start=1) if of is layer]
-            rows = [torch.stack([drawn[place] for drawn in found]).flatten(1, -2) for place in places]
+            rows = [[drawn[place].flatten(0, -2) for drawn in found] for place in places]
             records[layer].gradients += rows
-            records[layer].rows_per_sequence.append(sum(part.shape[1] for part in rows))
+            records[layer].rows_per_sequence.append(sum(len(of_draws[0]) for of_draws in rows))
     return [drawn[0] for drawn in found]
 
 
@@ -256,6 +256,9 @@ def _tape(layer: Layer, group: InputGroup, records: Mapping[Layer, _Record], seq
             of_layer.rows_per_sequence,
             sequence_length,
         )
-    joined = torch.cat(of_layer.gradients, dim=1)
+    num_rows = sum(len(of_draws[0]) for of_draws in of_layer.gradients)
+    joined = of_layer.gradients[0][0].new_empty(len(of_layer.gradients[0]), num_rows, layer.out_features)
+    for of_draw, parts in zip(joined, zip(*of_layer.gradients, strict=True), strict=True):
+        torch.cat(parts, out=of_draw)
     of_layer.gradients.clear()
     return Tape(of_group.inputs[0], joined, of_layer.rows_per_sequence, sequence_length)

@@ -11,7 +11,7 @@ from scantling.backends.formats import parse_format
 from scantling.backends.layers import Layer, matrix_of, take_apart
 from scantling.backends.model import LoadedModel
 from scantling.backends.progress import silent
-from scantling.sensitivity.capture import LabelDraws, label_draws
+from scantling.sensitivity.capture import LabelDraws
 from scantling.sensitivity.estimators import ESTIMATORS
 from scantling.sensitivity.linear_model import NOISE_RELATIVE_SQUARE, slopes
 from scantling.sensitivity.partial_run import partial_runs
@@ -21,7 +21,7 @@ from scantling.sensitivity.tape_forms import element_wise, fisher_diagonal, outp
 from scantling.sensitivity.walk import Tape
 from scantling.sensitivity.xtrace import xtrace
 from scantling.solver.errors import ScantlingError
-from tiny import make_model, make_tokenizer
+from tiny import log_likelihoods, make_model, make_tokenizer
 
 TOKENS = torch.randint(0, 92, (2, 20), generator=torch.Generator().manual_seed(5))
 INT4 = parse_format("int4-row")
@@ -194,6 +194,6 @@ def test_the_linear_model_measures_its_slope_and_scales_with_the_relative_error(
 
 def test_labels_of_further_sequences_are_those_they_would_have_had_in_one_go():
     logits = torch.randn(1, 30, 50, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    (later,) = label_draws(logits, LabelDraws(5, 1, first_sequence=3), 1)
-    (at_once,) = label_draws(logits, LabelDraws(5), 4)
+    (later,) = log_likelihoods(logits, LabelDraws(5, 1, first_sequence=3), 1)
+    (at_once,) = log_likelihoods(logits, LabelDraws(5), 4)
     assert float(later.detach()) == float(at_once.detach())

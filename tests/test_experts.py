@@ -13,10 +13,10 @@ from scantling.backends.experts import separate_experts
 from scantling.backends.layers import take_apart
 from scantling.backends.progress import silent
 from scantling.evaluation.together_report import print_still_together
-from scantling.sensitivity.capture import LabelDraws, capture, label_draws
+from scantling.sensitivity.capture import LabelDraws, capture
 from scantling.sensitivity.fisher import first_order_changes, sequence_form, token_form, window_form
 from scantling.sensitivity.walk import walk_blocks
-from tiny import make_model
+from tiny import log_likelihoods, make_model
 
 NUM_EXPERTS = {"mixtral": 4, "qwen3-moe": 8}
 INNER = {"mixtral": 48, "qwen3-moe": 32}
@@ -187,7 +187,7 @@ def test_first_order_changes_of_the_experts_add_up_to_the_gradient_of_the_fused_
             delta = deltas["down_proj" if part == "down_proj" else "gate_up_proj"][int(expert)][places[part]]
             ours += float(first_order_changes(tape.inputs, tape.gradients, delta).sum())
     experts.requires_grad_(True)
-    (likelihood,) = label_draws(fused(sequence, use_cache=False).logits, draws, 0)
+    (likelihood,) = log_likelihoods(fused(sequence, use_cache=False).logits, draws, 0)
     gradients = torch.autograd.grad(likelihood, list(experts.parameters()))
     theirs = sum(float((drawn * delta).sum()) for drawn, delta in zip(gradients, deltas.values(), strict=True))
     assert ours == pytest.approx(theirs, rel=1e-4)

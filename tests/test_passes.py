@@ -10,12 +10,12 @@ from scantling.backends.formats import parse_format
 from scantling.backends.layers import matrix_of, output_head, take_apart
 from scantling.backends.progress import silent
 from scantling.sensitivity import walk as walk_module
-from scantling.sensitivity.capture import LabelDraws, capture, label_draws
+from scantling.sensitivity.capture import LabelDraws, capture
 from scantling.sensitivity.ends import embedding_changes, head_changes, head_hessian
 from scantling.sensitivity.fisher import first_order_changes, sequence_form, token_form, window_form
 from scantling.sensitivity.walk import walk_blocks
 from scantling.solver.errors import ScantlingError
-from tiny import make_model
+from tiny import log_likelihoods, make_model
 
 ROUNDING = torch.randint(0, 92, (2, 24), generator=torch.Generator().manual_seed(6))
 TOKENS = torch.randint(0, 92, (3, 20), generator=torch.Generator().manual_seed(5))
@@ -44,7 +44,7 @@ def whole_model_tape(model, anatomy, sequence, draws, number):
     for handle in handles:
         handle.remove()
     gradients = {name: [] for name in outputs}
-    for likelihood in label_draws(logits, draws, number):
+    for likelihood in log_likelihoods(logits, draws, number):
         for output in outputs.values():
             output.grad = None
         likelihood.backward(retain_graph=True)
@@ -116,7 +116,7 @@ def test_the_head_is_priced_as_autograd_says(family):
             logits = model(sequence.unsqueeze(0), use_cache=False).logits
         handle.remove()
         logits = logits.detach().requires_grad_()
-        drawn = [torch.autograd.grad(one, logits, retain_graph=True)[0][0] for one in label_draws(logits, DRAWS, s)]
+        drawn = [torch.autograd.grad(one, logits, retain_graph=True)[0][0] for one in log_likelihoods(logits, DRAWS, s)]
         expected.append(torch.stack([(given[0] @ delta.t() * gradient).sum(1) for gradient in drawn]))
         hessians.append(given[0].t() @ given[0] / 20)
     ours = head_changes(model, TOKENS, [(parse_format("int4-g32"), delta)], DRAWS, silent)[0]
@@ -157,14 +157,14 @@ def test_the_first_order_change_is_the_derivative_of_the_log_likelihood():
 
 def test_labels_are_drawn_from_the_models_own_prediction():
     logits = torch.tensor([[[2.0, 0.0, -1.0, 1.0]]]).expand(1, 20000, 4).requires_grad_()
-    (likelihood,) = label_draws(logits, LabelDraws(3), 0)
+    (likelihood,) = log_likelihoods(logits, LabelDraws(3), 0)
     probability = logits[0, 0].softmax(-1)
     expected = 20000 * float((probability * probability.log()).sum().detach())
     spread = 20000**0.5 * float(probability.log()[probability > 0].std())
     assert abs(float(likelihood) - expected) < 4 * spread
-    first, second = label_draws(logits, LabelDraws(3, 2), 0)
+    first, second = log_likelihoods(logits, LabelDraws(3, 2), 0)
     assert float(first) == float(likelihood) != float(second)
-    assert float(next(iter(label_draws(logits, LabelDraws(3), 1)))) != float(first)
+    assert float(next(iter(log_likelihoods(logits, LabelDraws(3), 1)))) != float(first)
 
 
 @functools.cache

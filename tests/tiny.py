@@ -23,6 +23,8 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from scantling.sensitivity.capture import sampled_labels
+
 WORDS = [f"w{i}" for i in range(90)]
 _SIDES_OF_EXPERTS = {
     "vocab_size": len(WORDS) + 2,
@@ -114,3 +116,10 @@ def save_model(folder: Path, family: str, seed: int = 0) -> Path:
     make_model(family, seed).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
+
+
+def log_likelihoods(logits, draws, number):
+    """Σ_t log p(ŷ_t) of every draw of labels ŷ, with gradients by plain autograd; all share one graph."""
+    log_probability = logits[0].float().log_softmax(-1)
+    for labels in sampled_labels(logits.detach()[0].float().softmax(-1), draws, number):
+        yield log_probability.gather(1, labels.unsqueeze(1)).sum()

@@ -11,8 +11,13 @@ Arguments: a folder with the model and the texts, a .json of widths by layer, th
 """
 
 import json
+import os
 import sys
 from pathlib import Path
+
+os.environ["AR_ALLOW_W8_ASYM"] = (
+    "1"  # it refuses 8 bits with zero points, which vLLM does not load; nothing loads these
+)
 
 from auto_round import AutoRound
 from safetensors.torch import save_file
