@@ -26,7 +26,9 @@ from report import (
     main_table,
     measured_of,
     original_of,
+    own_rows,
     own_table,
+    own_targets,
     ratio_table,
     short_table,
     targets,
@@ -61,15 +63,17 @@ def report(profile: Profile, folder: Path, further: Sequence[Further], reference
     """
     everyone = contenders(profile, folder)
     measured = measured_of(folder, everyone)
-    resampling = Resampling(documents_of(folder))
+    documents = documents_of(folder)
+    resampling = Resampling(documents)
+    own = own_rows(folder, owners(everyone, steps), profile, reference)
     sections = {
         "In short: KL on 8 × 512 tokens, in brackets on 24 × 512": short_table(measured),
         "Allocations, all rounded by our GPTQ": main_table(profile, everyone, measured, resampling),
         "Ours over theirs": ratio_table(measured, resampling),
-        "What was aimed at": targets(measured, resampling),
+        "What was aimed at": [*targets(measured, resampling), *own_targets(own, documents)],
         "The same bytes, more to choose from": further_table(folder, further, measured, resampling),
         "What allocation takes": cost_table(everyone, cost_rows(folder / "ours")),
-        "With their own rounding": own_table(folder, owners(everyone, steps), profile, reference),
+        "With their own rounding": own_table(own),
         "Not there": unavailable(folder, everyone),
     }
     intro = f"KL in nats per token, from {resampling.num_documents} documents. {original_of(folder)}"

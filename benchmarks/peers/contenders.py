@@ -1,7 +1,8 @@
 """Everyone in the comparison: uniform quantization, the peers' allocations, and plans of ours under the same rules.
 
 Ours are solved from PROFILE at the same average bits, in three ways: the widths 2, 3, 4, 8 with q/k/v and gate/up tied,
-as ModelOpt has them; the same widths without ties; and 2, 3, 4, 5, 6, 8 without ties.
+as ModelOpt has them; the same widths without ties; and 2, 3, 4, 5, 6, 8 without ties. Where ``cost_of_ours`` has made
+its quick profile, there is a fourth: the peers' widths without ties, by that.
 """
 
 import hashlib
@@ -10,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allocation import AVERAGE_BITS, PEERS, Allocation, allocation_path
+from cost_of_ours import quick_profile_path
 
+from scantling.backends.formats import IntegerFormat, parse_format
 from scantling.evaluation.contenders import SAME_BYTES, rivals
 from scantling.sensitivity.planning import choose_formats, decided_layers, uniform_formats
-from scantling.sensitivity.profile import Profile
+from scantling.sensitivity.profile import Profile, read_profile
 from scantling.sensitivity.program import Program
 from scantling.solver.cpsat import CpSat
 from scantling.solver.engine import SearchSettings
@@ -22,6 +25,7 @@ GROUP_SIZE, FLOAT_BITS = 64, 16
 ATTENTION, MLP = ("*.q_proj", "*.k_proj", "*.v_proj"), ("*.gate_proj", "*.up_proj")
 PEERS_WIDTHS, ALL_WIDTHS = (2, 3, 4, 8), (2, 3, 4, 5, 6, 8)
 OURS_TIED, OURS_UNTIED, OURS_ALL = "ours, 2/3/4/8, tied", "ours, 2/3/4/8", "ours, 2/3/4/5/6/8"
+OURS_QUICK = "ours, 2/3/4/8, quick"
 UNIFORM = "uniform"
 
 
@@ -60,11 +64,17 @@ def ours(profile: Profile, target: float, widths: tuple[int, ...], *, tied: bool
         The format of every layer.
     """
     program = Program(profile).limit("average_bits", at_most=target)
-    if widths != ALL_WIDTHS:  # the profile has no others: a rule without effect is refused
+    if set(widths) < offered_widths(profile):  # a rule without effect is refused
         program = program.allow("*_proj", [f"int{bits}-g{GROUP_SIZE}" for bits in widths])
     if tied:
         program = program.tie(ATTENTION, per="block").tie(MLP, per="block")
     return choose_formats(program.instance(), CpSat(), SearchSettings())
+
+
+def offered_widths(profile: Profile) -> set[int]:
+    """Give the widths of the formats that a profile has."""
+    formats = map(parse_format, profile.record.formats)
+    return {target.bits for target in formats if isinstance(target, IntegerFormat)}
 
 
 def formats_of(profile: Profile, bits: dict[str, int]) -> dict[str, str]:
@@ -102,7 +112,8 @@ def contenders(profile: Profile, folder: Path) -> list[Contender]:
     Returns:
         By target: uniform, the peers that answered, ours.
     """
-    found = []
+    found, quick_path = [], quick_profile_path(folder / "ours")
+    quick = read_profile(quick_path) if quick_path.is_file() else None
     for target in AVERAGE_BITS:
         ways = ((OURS_TIED, PEERS_WIDTHS, True), (OURS_UNTIED, PEERS_WIDTHS, False), (OURS_ALL, ALL_WIDTHS, False))
         plans = [Contender(name, target, ours(profile, target, widths, tied=tied)) for name, widths, tied in ways]
@@ -113,4 +124,6 @@ def contenders(profile: Profile, folder: Path) -> list[Contender]:
                 said = Allocation.model_validate_json(path.read_text())
                 found.append(Contender(peer.name, target, formats_of(profile, said.bits), said))
         found += plans
+        if quick is not None:
+            found.append(Contender(OURS_QUICK, target, ours(quick, target, PEERS_WIDTHS, tied=False)))
     return found

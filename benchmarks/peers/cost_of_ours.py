@@ -1,4 +1,7 @@
-"""What our own allocation takes with the peers' widths: a profile and one solve, by the commands that a user gives."""
+"""What our own allocation takes with the peers' widths: a profile and one solve, by the commands that a user gives.
+
+Once with the defaults, once quickly, on fewer sequences and one draw of labels.
+"""
 
 import json
 import sys
@@ -11,29 +14,46 @@ from scantling.evaluation.demo import demo_model_path
 from scantling.solver.atomic import whole_file
 
 FORMATS = "int2-g64,int3-g64,int4-g64,int8-g64"
+QUICK = ("--sequences", "8", "--pricing-sequences", "8", "--label-draws", "1")
+
+
+def quick_profile_path(folder: Path) -> Path:
+    """Say where the quick profile is kept.
+
+    Args:
+        folder: for profiles and plans.
+
+    Returns:
+        The file.
+    """
+    return folder / "quick.safetensors"
 
 
 def stages(folder: Path) -> dict[str, list[str]]:
     """State the commands.
 
     Args:
-        folder: for profile and plan.
+        folder: for profiles and plans.
 
     Returns:
         Words by stage.
     """
-    profile, plan = str(folder / "profile.safetensors"), str(folder / "plan.json")
-    return {
-        "profile": ["profile", str(demo_model_path()), "-o", profile, "--text", "wikipedia", "--formats", FORMATS],
+    profile, quick, plan = folder / "profile.safetensors", quick_profile_path(folder), folder / "plan.json"
+    making = ["--text", "wikipedia", "--formats", FORMATS]
+    found = {
+        "profile": ["profile", demo_model_path(), "-o", profile, *making],
         "solve": ["solve", profile, "--average-bits", "3.0", "-o", plan],
+        "quick profile": ["profile", demo_model_path(), "-o", quick, *making, *QUICK],
+        "quick solve": ["solve", quick, "--average-bits", "3.0", "-o", folder / "quick.json"],
     }
+    return {stage: [str(word) for word in words] for stage, words in found.items()}
 
 
 def measure_cost(folder: Path) -> None:
     """Run what was not run yet.
 
     Args:
-        folder: for profile, plan and what they took.
+        folder: for profiles, plans and what they took.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for stage, words in stages(folder).items():
@@ -60,7 +80,7 @@ def cost_rows(folder: Path) -> list[str]:
         path = folder / f"{stage}.json"
         if path.is_file():
             took = Run(**json.loads(path.read_text()))
-            every = "serves every target" if stage == "profile" else "each target"
+            every = "serves every target" if stage.endswith("profile") else "each target"
             figures = f"{took.seconds:.0f} | {took.cpu_seconds:.0f} | {took.peak_gib:.2f}"
             lines.append(f"| ours, 2/3/4/8: {stage} | | {figures} | {every} |")
     return lines

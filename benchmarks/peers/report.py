@@ -3,12 +3,13 @@
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from allocation import AVERAGE_BITS, PEERS
-from contenders import OURS_ALL, OURS_TIED, OURS_UNTIED, UNIFORM, Contender
+from contenders import OURS_ALL, OURS_QUICK, OURS_TIED, OURS_UNTIED, UNIFORM, Contender
 from environments import requirements
 from measure import ORIGINAL, quality_of
 from own_rounding import Own, gptqmodel
@@ -20,8 +21,25 @@ from scantling.sensitivity.profile import Profile
 from scantling.solver.plan import average_bits
 
 EIGHT = slice(1, None, 3)
-OURS = (OURS_TIED, OURS_UNTIED, OURS_ALL)
+OURS = (OURS_TIED, OURS_QUICK, OURS_UNTIED, OURS_ALL)
 Measured = dict[tuple[str, float], Quality]
+
+
+@dataclass(frozen=True)
+class OwnRow:
+    """A tool with its own rounding.
+
+    Attributes:
+        name: of the tool.
+        rounding: in words.
+        num_bytes: of the checkpoint.
+        quality: None where it was not run.
+    """
+
+    name: str
+    rounding: str
+    num_bytes: int
+    quality: Quality | None
 
 
 def mean(values: Sequence[float]) -> float:
@@ -93,8 +111,13 @@ def main_table(
 
 def ratio(mine: Quality, theirs: Quality, resampling: Resampling) -> str:
     """Write the ratio of two mean divergences, resampled together."""
-    estimate = mean(mine.kl_nats) / mean(theirs.kl_nats)
-    found = resampling.interval(estimate, resampling.means(mine.kl_nats) / resampling.means(theirs.kl_nats))
+    return ratio_of(mine.kl_nats, theirs.kl_nats, resampling)
+
+
+def ratio_of(mine: Sequence[float], theirs: Sequence[float], resampling: Resampling) -> str:
+    """Write the ratio of two means by sequence, resampled together."""
+    estimate = mean(mine) / mean(theirs)
+    found = resampling.interval(estimate, resampling.means(mine) / resampling.means(theirs))
     return f"{estimate:.2f} ({found.lower:.2f} to {found.upper:.2f})"
 
 
@@ -110,7 +133,7 @@ def ratio_table(measured: Measured, resampling: Resampling) -> list[str]:
     """
     lines = [
         f"| target | our KL over that of | {' | '.join(OURS)} |",
-        "|---|---|---|---|---|",
+        "|---" * (len(OURS) + 2) + "|",
     ]
     for target in AVERAGE_BITS:
         for other in (UNIFORM, *(peer.name for peer in PEERS)):
@@ -174,8 +197,10 @@ def cost_table(everyone: Sequence[Contender], ours: Sequence[str]) -> list[str]:
     return [*lines, *ours]
 
 
-def own_table(folder: Path, everyone: Sequence[Own], profile: Profile, reference: Path | None) -> list[str]:
-    """Lay out tools with their own rounding, on the usual eight sequences.
+def own_rows(
+    folder: Path, everyone: Sequence[Own], profile: Profile, reference: Path | None
+) -> dict[float, list[OwnRow]]:
+    """Gather tools with their own rounding.
 
     Args:
         folder: of the benchmark.
@@ -184,30 +209,68 @@ def own_table(folder: Path, everyone: Sequence[Own], profile: Profile, reference
         reference: folder of ``gptqmodel_reference.py``; None where it was not run.
 
     Returns:
+        Rows by target, ours first.
+    """
+    rows: dict[float, list[OwnRow]] = {target: [] for target in AVERAGE_BITS}
+    for own in everyone:
+        size, quality = profile.stored_bytes(own.contender.formats), quality_of(folder, own.key)
+        rows[own.contender.target].append(OwnRow(own.contender.name, own.rounding, size, quality))
+    for target in (target for target in AVERAGE_BITS if target == int(target)):
+        size = profile.stored_bytes(uniform_formats(profile, f"int{int(target)}-g64"))
+        rows[target].append(OwnRow("GPTQModel, uniform", "its own GPTQ", size, gptqmodel(reference, int(target))))
+    return rows
+
+
+def own_table(rows: Mapping[float, Sequence[OwnRow]]) -> list[str]:
+    """Lay out tools with their own rounding, on the usual eight sequences.
+
+    Args:
+        rows: by target.
+
+    Returns:
         Lines of Markdown.
     """
     lines = ["| target | | rounding | bytes | KL on 8 | perplexity on 8 |", "|---|---|---|---|---|---|"]
-    for target in AVERAGE_BITS:
-        found = [
-            (own.contender.name, own.rounding, profile.stored_bytes(own.contender.formats), quality_of(folder, own.key))
-            for own in everyone
-            if own.contender.target == target
-        ]
-        if target == int(target):
-            formats = uniform_formats(profile, f"int{int(target)}-g64")
-            theirs = gptqmodel(reference, int(target))
-            found.append(("GPTQModel, uniform", "its own GPTQ", profile.stored_bytes(formats), theirs))
-        for name, rounding, size, quality in found:
-            cells = "not run | " if quality is None else on_eight(quality)
-            lines.append(f"| {target} | {name} | {rounding} | {size:,} | {cells} |")
+    for target, of_target in rows.items():
+        for row in of_target:
+            cells = "not run | " if row.quality is None else on_eight(row.quality)
+            lines.append(f"| {target} | {row.name} | {row.rounding} | {row.num_bytes:,} | {cells} |")
     return lines
+
+
+def own_targets(rows: Mapping[float, Sequence[OwnRow]], document_of_sequence: Sequence[int]) -> list[str]:
+    """Put ours beside the best of the others, each with its own rounding, on the usual eight sequences.
+
+    Args:
+        rows: by target, ours first.
+        document_of_sequence: of all sequences.
+
+    Returns:
+        Further rows of the table of aims.
+    """
+    lines, resampling = [], Resampling(tuple(document_of_sequence[EIGHT]))
+    for target in (3.0, 3.5, 4.0):
+        kl = {f"{row.name} ({row.rounding})": usual(row.quality.kl_nats) for row in rows[target] if row.quality}
+        names = [f"{row.name} ({row.rounding})" for row in rows[target]]
+        others = [name for name in names[1:] if name in kl]
+        if names[0] in kl and others:
+            best = min(others, key=lambda name: mean(kl[name]))
+            found = ratio_of(kl[names[0]], kl[best], resampling)
+            met = "yes" if mean(kl[names[0]]) <= 0.45 * mean(kl[best]) else "no"
+            lines.append(
+                f"| at most 0.45 × {best}, the best peer, each with its own rounding | {target} | {found} | {met} |"
+            )
+    return lines
+
+
+def usual(values: tuple[float, ...]) -> tuple[float, ...]:
+    """Give the values of the usual eight sequences, where there are more."""
+    return values[EIGHT] if len(values) > 8 else values
 
 
 def on_eight(quality: Quality) -> str:
     """Write KL and perplexity on the usual eight sequences."""
-    whole = len(quality.kl_nats) > 8
-    kl = quality.kl_nats[EIGHT] if whole else quality.kl_nats
-    likelihood = quality.negative_log_likelihood_nats[EIGHT] if whole else quality.negative_log_likelihood_nats
+    kl, likelihood = usual(quality.kl_nats), usual(quality.negative_log_likelihood_nats)
     return f"{mean(kl):.3f} ± {standard_error(kl):.3f} | {math.exp(mean(likelihood)):.2f}"
 
 
