@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..backends.gguf_types import GGUF_FORMATS
+from ..backends.layers import EMBEDDING, HEAD
 from ..sensitivity.planning import decided_layers, uniform_formats
 from ..sensitivity.profile import Profile
 from ..solver.explanation import Measure, amount_in_words, freedom_in_words, limit_in_words, price_in_words
@@ -178,11 +179,18 @@ def print_certificate(plan: Plan, console: Console) -> None:
     table.add_row("bytes", f"{show_bytes(plan.stored_bytes)} in all tensors")
     for kind in dict.fromkeys(a.kind for a in plan.assignments if not a.decided):
         kept = sum(a.stored_bytes for a in plan.assignments if a.kind == kind)
-        table.add_row("", f"{show_bytes(kept)} of them {kind}, kept in 16 bits")
+        table.add_row("", f"{show_bytes(kept)} of them {kind}, kept in 16 bits{_if_large(kind, kept, plan)}")
     table.add_row(
         "", f"{show_bytes(plan.other_bytes)} of them norms, biases and the like, in {32 if in_gguf else 16} bits"
     )
     console.print(table)
+
+
+def _if_large(kind: str, kept: int, plan: Plan) -> str:
+    """Say how the program could decide the embedding or the head, where it takes a quarter of all bytes or more."""
+    if kind not in {EMBEDDING, HEAD} or 4 * kept < plan.stored_bytes:
+        return ""
+    return f"; profile --include {kind} lets the program decide it, for GGUF files and --backend fake"
 
 
 def _proof_in_words(objective: Objective) -> str:

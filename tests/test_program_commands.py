@@ -66,6 +66,18 @@ def test_a_plan_changed_by_hand_does_not_verify(plan_path, old, new, fault):
     assert re.search(f"DOES NOT HOLD: .*({fault})", result.output)
 
 
+def test_an_embedding_that_takes_much_is_said_to_be_decidable(profile_path, tmp_path):
+    hint = "profile --include embedding lets the program decide it"
+    small, large = (
+        " ".join(run("solve", profile_path, "--average-bits", bits, "-o", tmp_path / f"{bits}.json").output.split())
+        for bits in (2.5, 8)
+    )
+    for output in (small, large):
+        assert "12.00 KiB (12,288 bytes) of them embedding, kept in 16 bits" in output
+    assert hint in small
+    assert hint not in large
+
+
 def test_verify_says_when_the_profile_is_missing(plan_path, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     text = plan_path.read_text().replace("made.safetensors", "gone.safetensors")

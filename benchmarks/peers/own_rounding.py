@@ -109,7 +109,8 @@ def measure_own(profile: Profile, folder: Path, everyone: Sequence[Own]) -> None
         folder: of the benchmark.
         everyone: who rounds by its own means.
     """
-    waiting = [own for own in everyone if quality_of(folder, own.key) is None]
+    telling_first = sorted(everyone, key=lambda own: own.contender.target < 3.0)
+    waiting = [own for own in telling_first if quality_of(folder, own.key) is None]
     if not waiting:
         return
     loaded = load_model(str(demo_model_path()))
