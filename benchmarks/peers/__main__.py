@@ -48,7 +48,9 @@ ELSEWHERE = (
 STEPS = ("prepare", "allocate", "cost", "measure", "own", "further", "report")
 
 
-def report(profile: Profile, folder: Path, further: Sequence[Further], reference: Path | None, steps: int) -> list[str]:
+def report(
+    profile: Profile, folder: Path, further: Sequence[Further], reference: Path | None, steps: Sequence[int]
+) -> list[str]:
     """Put the tables together.
 
     Args:
@@ -102,7 +104,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     parser.add_argument("--peers", nargs="+", default=[peer.script for peer in PEERS])
-    parser.add_argument("--steps-of-descent", type=int, default=0, help="of auto-round's own rounding, for each block")
+    parser.add_argument(
+        "--steps-of-descent", type=int, nargs="+", default=[0], help="of auto-round's own rounding, for each block"
+    )
     parser.add_argument("--gptqmodel", type=Path, help="folder of gptqmodel_reference.py")
     parser.add_argument("--further", nargs="+", default=[], metavar="NAME=PROFILE", help="of the same model and text")
     parser.add_argument("--minutes", type=float, default=600.0, help="begin no further measurement after these")

@@ -1,7 +1,15 @@
-"""The same bytes, and more for the program to choose from: plans of other profiles of the same model.
+r"""The same bytes, and more for the program to choose from: plans of other profiles of the same model.
 
 Each further profile was made on the same text, with other formats offered, or rounded in another way. Its plans take at
-most the bytes of ours with all widths, and are rounded as that profile says.
+most the bytes of ours with all widths, and are rounded as that profile says. With W for int2-g64, int3-g64, int4-g64,
+int5-g64, int6-g64 and int8-g64, those of results/peers.md are
+
+    scantling profile MODEL -o GROUPS --text wikipedia --formats W,int2-g32,int3-g32,int4-g32,int4-row,int5-row,\
+        int6-row,int3-g64-sym,int4-g64-sym,int5-g64-sym,int6-g64-sym
+    scantling profile MODEL -o EMBEDDING --text wikipedia --formats W --include embedding
+    scantling profile MODEL -o AWQ --text wikipedia --formats W --rounding awq+gptq
+    python benchmarks/peers PROFILE FOLDER --further "groups of 32 and 64, whole rows, symmetric too=GROUPS" \
+        "embedding too=EMBEDDING" "AWQ and GPTQ=AWQ"
 """
 
 from collections.abc import Sequence
@@ -98,9 +106,10 @@ def measure_further(profile: Profile, folder: Path, plans: Sequence[Further]) ->
         of_profile = [plan for plan in waiting if plan.name == name]
         assignments = {plan.key: plan.contender.formats for plan in of_profile}
         records = round_assignments(loaded, of_profile[0].profile, assignments, silent)
-        for key, quality in measure_candidates(loaded.model, records, token_ids, silent).items():
-            keep_quality(folder, key, quality)
-            print(f"{name}: {quality.mean_kl_nats:.4f}", flush=True)
+        found = measure_candidates(loaded.model, records, token_ids, silent)
+        for plan in of_profile:
+            keep_quality(folder, plan.key, found[plan.key])
+            print(f"{name}, {plan.contender.target}: {found[plan.key].mean_kl_nats:.4f}", flush=True)
 
 
 def further_table(folder: Path, plans: Sequence[Further], measured: Measured, resampling: Resampling) -> list[str]:

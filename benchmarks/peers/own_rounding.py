@@ -1,7 +1,7 @@
 """Tools with their own rounding, at equal bytes of codes, scales and zero points; measured like everyone else.
 
 Ours is the plan with all widths, rounded block by block against quantized inputs, as ``apply`` does. auto-round rounds
-its own allocation, block by block, without its descent (0 steps) unless another number is given. ModelOpt rounds its
+its own allocation, block by block, without its descent (0 steps) unless other numbers are given. ModelOpt rounds its
 own to nearest, plainly and with AWQ. GPTQModel's uniform GPTQ comes from ``gptqmodel_reference.py``, whose folder is
 given. NNCF's torch backend cannot write widths below 4.
 """
@@ -54,19 +54,19 @@ class Own:
         return f"{self.contender.key}-{by}"
 
 
-def owners(everyone: Sequence[Contender], steps: int) -> list[Own]:
+def owners(everyone: Sequence[Contender], steps: Sequence[int]) -> list[Own]:
     """Say who rounds by its own means.
 
     Args:
         everyone: the contenders.
-        steps: of auto-round's descent.
+        steps: of auto-round's descent, once with each number.
 
     Returns:
         Those who do, in the order of the table.
     """
     found = [Own(one, "GPTQ, against quantized inputs") for one in everyone if one.name == OURS_ALL]
     settings = (
-        (AUTO_ROUND, f"its own, {steps} steps of descent", str(steps)),
+        *((AUTO_ROUND, f"its own, {number} steps of descent", str(number)) for number in steps),
         (MODELOPT, "its own, to nearest", "max"),
         (MODELOPT, "its own, AWQ", "awq_lite"),
     )
