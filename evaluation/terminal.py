@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from ..backends.gguf_types import GGUF_FORMATS
-from ..backends.layers import EMBEDDING, HEAD
 from ..sensitivity.planning import decided_layers, uniform_formats
 from ..sensitivity.profile import Profile
 from ..solver.explanation import Measure, amount_in_words, freedom_in_words, limit_in_words, price_in_words
@@ -188,7 +187,7 @@ def print_certificate(plan: Plan, console: Console) -> None:
 
 def _if_large(kind: str, kept: int, plan: Plan) -> str:
     """Say how the program could decide the embedding or the head, where it takes a quarter of all bytes or more."""
-    if kind not in {EMBEDDING, HEAD} or 4 * kept < plan.stored_bytes:
+    if kind not in {"embedding", "head"} or 4 * kept < plan.stored_bytes:
         return ""
     return f"; profile --include {kind} lets the program decide it, for GGUF files and --backend fake"
 
