@@ -160,7 +160,7 @@ def test_labels_are_drawn_from_the_models_own_prediction():
     (likelihood,) = log_likelihoods(logits, LabelDraws(3), 0)
     probability = logits[0, 0].softmax(-1)
     expected = 20000 * float((probability * probability.log()).sum().detach())
-    spread = 20000**0.5 * float(probability.log()[probability > 0].std())
+    spread = 20000**0.5 * float(probability.log()[probability > 0].std().detach())
     assert abs(float(likelihood) - expected) < 4 * spread
     first, second = log_likelihoods(logits, LabelDraws(3, 2), 0)
     assert float(first) == float(likelihood) != float(second)
