@@ -1,9 +1,10 @@
 """Tools with their own rounding, at equal bytes of codes, scales and zero points; measured like everyone else.
 
 Ours is the plan with all widths, rounded block by block against quantized inputs, as ``apply`` does. auto-round rounds
-its own allocation, block by block, without its descent (0 steps) unless other numbers are given. ModelOpt rounds its
-own to nearest, plainly and with AWQ. GPTQModel's uniform GPTQ comes from ``gptqmodel_reference.py``, whose folder is
-given. NNCF's torch backend cannot write widths below 4.
+its own allocation, block by block, without its descent (0 steps) unless other numbers are given; with descent our plan
+too, which shows what is due to the allocation and what to the rounding. ModelOpt rounds its own to nearest, plainly and
+with AWQ. GPTQModel's uniform GPTQ comes from ``gptqmodel_reference.py``, whose folder is given. NNCF's torch backend
+cannot write widths below 4.
 """
 
 import json
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from allocation import HERE, Peer, allocation_path, run
+from allocation import HERE, Peer, run
 from allocation import PEERS as ALL_PEERS
 from contenders import OURS_ALL, Contender
 from environments import interpreter
@@ -72,6 +73,9 @@ def owners(everyone: Sequence[Contender], steps: Sequence[int]) -> list[Own]:
     )
     for peer, words, setting in settings:
         found += [Own(one, words, peer, setting) for one in everyone if one.name == peer.name]
+    for number in filter(None, steps):
+        words = f"auto-round's, {number} steps of descent"
+        found += [Own(one, words, AUTO_ROUND, str(number)) for one in everyone if one.name == OURS_ALL]
     return found
 
 
@@ -89,7 +93,9 @@ def rounded_by(peer: Peer, folder: Path, own: Own) -> dict[str, Rounded] | None:
     script, target = HERE / f"round_with_{peer.script}.py", folder / "own" / f"{own.key}.safetensors"
     target.parent.mkdir(parents=True, exist_ok=True)
     python = interpreter(script, folder / "environments" / peer.script)
-    widths = allocation_path(folder, peer, own.contender.target)
+    widths = target.with_suffix(".widths.json")
+    bits = {name: int(wanted[3]) for name, wanted in own.contender.formats.items() if wanted.startswith("int")}
+    widths.write_text(json.dumps({"bits": bits}))
     words = [str(word) for word in (script, folder / "material", widths, own.setting, target)]
     took = run(python, words, target.with_suffix(".log"))
     if took.status:
