@@ -27,12 +27,13 @@ from statistics import fmean, stdev
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 from whole_path import AVERAGE_BITS, RESULTS
 
 from scantling import Program
 from scantling.backends.formats import parse_format
 from scantling.backends.grid import Rounded
-from scantling.backends.layers import take_apart
+from scantling.backends.layers import Anatomy, take_apart
 from scantling.backends.model import LoadedModel, load_model
 from scantling.backends.progress import silent
 from scantling.backends.rounding import rounding_method
@@ -153,25 +154,27 @@ def price_all(profile: Profile, task: RoundingTask, draws: LabelDraws, clock: Cl
     return {name: replace(profile, samples=values) for name, values in samples.items()}
 
 
-def plain_pass(task: RoundingTask, token_ids: Tensor, clock: Clock) -> None:
-    """Run the model forward and backward, weight gradients included, for comparison.
+def plain_pass(model: PreTrainedModel, weights: Sequence[Tensor], token_ids: Tensor) -> None:
+    """Run the model forward and backward, for comparison.
 
     Args:
-        task: has the model.
+        model: parameters without gradients.
+        weights: whose gradients are wanted.
         token_ids: int64 [sequences, tokens].
-        clock: keeps the seconds.
     """
-    model = task.loaded.model
-    weights = [model.get_submodule(layer.name).weight for layer in task.anatomy.layers if layer.block is not None]
     for weight in weights:
         weight.requires_grad_()
-    with clock.of("plain forward and backward pass"):
-        for sequence in token_ids:
-            model(sequence[None], labels=sequence[None], use_cache=False).loss.backward()
-            for weight in weights:
-                weight.grad = None
+    for sequence in token_ids:
+        model(sequence[None], labels=sequence[None], use_cache=False).loss.backward()
+        for weight in weights:
+            weight.grad = None
     for weight in weights:
         weight.requires_grad_(requires_grad=False)
+
+
+def weights_of_blocks(model: PreTrainedModel, anatomy: Anatomy) -> list[Tensor]:
+    """Give the weights of the layers inside the blocks."""
+    return [model.get_submodule(layer.name).weight for layer in anatomy.layers if layer.block is not None]
 
 
 def rounded(profile: Profile, task: RoundingTask, formats: Sequence[Mapping[str, str]]) -> list[dict[str, Rounded]]:
@@ -251,7 +254,9 @@ def main() -> None:
     if not kept.exists():
         draws = LabelDraws(profile.record.seed, profile.record.num_label_draws)
         priced = price_all(profile, task, draws, clock)
-        plain_pass(task, torch.from_numpy(profile.pricing_token_ids), clock)
+        model, pricing_ids = task.loaded.model, torch.from_numpy(profile.pricing_token_ids)
+        with clock.of("plain forward and backward pass"):
+            plain_pass(model, weights_of_blocks(model, task.anatomy), pricing_ids)
         (arguments.folder / "seconds.json").write_text(json.dumps(clock.seconds), encoding="utf-8")
         np.savez(kept, **{name: of.samples for name, of in priced.items()})
     with np.load(kept) as stored:

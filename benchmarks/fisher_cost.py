@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from estimators import Clock
+from estimators import Clock, plain_pass, weights_of_blocks
 from torch import Tensor
 
 from scantling.backends.formats import Format, IntegerFormat
@@ -96,24 +96,6 @@ def fisher_pass(loaded: LoadedModel, anatomy: Anatomy, on: Measurement, clock: C
             pricer.price_block(visit, changes)
 
 
-def plain_pass(loaded: LoadedModel, weights: Sequence[Tensor], token_ids: Tensor) -> None:
-    """Run the model forward and backward.
-
-    Args:
-        loaded: the model.
-        weights: whose gradients are wanted.
-        token_ids: int64 [sequences, tokens].
-    """
-    for weight in weights:
-        weight.requires_grad_()
-    for sequence in token_ids:
-        loaded.model(sequence[None], labels=sequence[None], use_cache=False).loss.backward()
-        for weight in weights:
-            weight.grad = None
-    for weight in weights:
-        weight.requires_grad_(requires_grad=False)
-
-
 def multiplications(anatomy: Anatomy, num_draws: int) -> dict[str, int]:
     """Count multiplications by weights, and of weight gradients, for one token.
 
@@ -145,10 +127,7 @@ def main() -> None:
     loaded = load_model(str(demo_model_path()))
     anatomy = take_apart(loaded.model)
     inside = [layer for layer in anatomy.layers if layer.block is not None]
-    weights = {
-        ALL: list(loaded.model.parameters()),
-        BLOCKS: [loaded.model.get_submodule(layer.name).weight for layer in inside],
-    }
+    weights = {ALL: list(loaded.model.parameters()), BLOCKS: weights_of_blocks(loaded.model, anatomy)}
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, loaded.model.config.vocab_size, (arguments.sequences, LENGTH), generator=generator)
     draws = LabelDraws(0, arguments.label_draws)
@@ -157,7 +136,7 @@ def main() -> None:
         clock = Clock()
         for name, of in weights.items():
             with clock.of(name):
-                plain_pass(loaded, of, ids)
+                plain_pass(loaded.model, of, ids)
         fisher_pass(loaded, anatomy, Measurement(loaded, anatomy, ids, inside, draws, silent, Parts(Path())), clock)
         turns.append(clock.seconds)
         print(turn, {stage: round(seconds, 1) for stage, seconds in clock.seconds.items()}, flush=True)

@@ -11,17 +11,18 @@ A second table lets tools round as they do themselves. The results go to results
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from allocation import AVERAGE_BITS, PEERS, allocate, allocation_path
-from contenders import contenders
+from contenders import Contender, contenders
 from cost_of_ours import cost_rows, measure_cost
 from further import Further, further_plans, further_table, measure_further
 from material import prepare
 from measure import documents_of, measure
 from own_rounding import measure_own, owners
 from report import (
+    OwnRow,
     cost_table,
     main_table,
     measured_of,
@@ -45,29 +46,32 @@ ELSEWHERE = (
     "llama.cpp's own mixes beside plans of their exact size, in llama.cpp itself: [gguf.md](gguf.md). Rounding: "
     "[rounding.md](rounding.md)."
 )
-STEPS = ("prepare", "allocate", "cost", "measure", "own", "further", "report")
+STEPS_OF_CONTENDERS = ("measure", "own", "further", "report")
+STEPS = ("prepare", "allocate", "cost", *STEPS_OF_CONTENDERS)
 
 
 def report(
-    profile: Profile, folder: Path, further: Sequence[Further], reference: Path | None, steps: Sequence[int]
+    profile: Profile,
+    folder: Path,
+    everyone: Sequence[Contender],
+    further: Sequence[Further],
+    own: Mapping[float, Sequence[OwnRow]],
 ) -> list[str]:
     """Put the tables together.
 
     Args:
         profile: of the demo model.
         folder: of the benchmark.
+        everyone: the contenders.
         further: plans of further profiles.
-        reference: folder of ``gptqmodel_reference.py``; None where it was not run.
-        steps: of auto-round's descent.
+        own: tools with their own rounding, by target.
 
     Returns:
         Lines of Markdown.
     """
-    everyone = contenders(profile, folder)
     measured = measured_of(folder, everyone)
     documents = documents_of(folder)
     resampling = Resampling(documents)
-    own = own_rows(folder, owners(everyone, steps), profile, reference)
     sections = {
         "In short: KL on 8 × 512 tokens, in brackets on 24 × 512": short_table(measured),
         "Allocations, all rounded by our GPTQ": main_table(profile, everyone, measured, resampling),
@@ -118,16 +122,29 @@ def main() -> None:
         allocate_all(folder, arguments.peers)
     if "cost" in arguments.steps:
         measure_cost(folder / "ours")
-    profile = read_profile(arguments.profile)
+    if set(arguments.steps) & set(STEPS_OF_CONTENDERS):
+        of_contenders(arguments)
+
+
+def of_contenders(arguments: argparse.Namespace) -> None:
+    """Solve our plans, once for all steps that need them, and do those.
+
+    Args:
+        arguments: of the command.
+    """
+    folder, profile = arguments.folder, read_profile(arguments.profile)
+    everyone = contenders(profile, folder)
+    own = owners(everyone, arguments.steps_of_descent)
+    further = further_plans(profile, everyone, arguments.further)
     if "measure" in arguments.steps:
-        measure(profile, folder, contenders(profile, folder), arguments.minutes)
+        measure(profile, folder, everyone, arguments.minutes)
     if "own" in arguments.steps:
-        measure_own(profile, folder, owners(contenders(profile, folder), arguments.steps_of_descent))
-    further = further_plans(profile, contenders(profile, folder), arguments.further)
+        measure_own(profile, folder, own)
     if "further" in arguments.steps:
         measure_further(profile, folder, further)
     if "report" in arguments.steps:
-        lines = report(profile, folder, further, arguments.gptqmodel, arguments.steps_of_descent)
+        rows = own_rows(folder, own, profile, arguments.gptqmodel)
+        lines = report(profile, folder, everyone, further, rows)
         with whole_file(RESULTS) as partial:
             partial.write_text("\n".join(lines), encoding="utf-8")
         print("\n".join(lines))

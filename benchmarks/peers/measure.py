@@ -41,7 +41,11 @@ def quality_of(folder: Path, key: str) -> Quality | None:
     Returns:
         What was measured; None where nothing was.
     """
-    path = folder / "measured" / f"{key}.json"
+    return read_quality(folder / "measured" / f"{key}.json")
+
+
+def read_quality(path: Path) -> Quality | None:
+    """Read a quality that was kept; None where there is no such file."""
     if not path.is_file():
         return None
     found = json.loads(path.read_text())

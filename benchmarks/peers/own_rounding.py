@@ -10,14 +10,14 @@ cannot write widths below 4.
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from allocation import HERE, Peer, run
 from allocation import PEERS as ALL_PEERS
 from contenders import OURS_ALL, Contender
 from environments import interpreter
-from measure import evaluation_text, keep_quality, quality_of
+from measure import evaluation_text, keep_quality, quality_of, read_quality
 from safetensors.torch import load_file
 
 from scantling.backends.grid import CastMatrix, Rounded
@@ -143,8 +143,4 @@ def gptqmodel(folder: Path | None, bits: int) -> Quality | None:
     Returns:
         The quality; None where this width was not run.
     """
-    path = None if folder is None else folder / f"theirs-int{bits}-g64.json"
-    if path is None or not path.is_file():
-        return None
-    found = json.loads(path.read_text())
-    return Quality(*(tuple(found[field.name]) for field in fields(Quality)))
+    return None if folder is None else read_quality(folder / f"theirs-int{bits}-g64.json")
