@@ -1,6 +1,7 @@
 """The passes over data against plain autograd through the whole model, on four architectures."""
 
 import functools
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -229,6 +230,23 @@ def test_activations_that_are_not_numbers_name_the_block():
     name = r"leave block 1 .*layers\.1\.mlp\.down_proj"
     with pytest.raises(ScantlingError, match=name):
         capture(model, take_apart(model), TOKENS, DRAWS, silent, "")
+
+
+@pytest.mark.parametrize(
+    ("value", "refused"), [([3e38, 3e38], False), ([torch.inf, -torch.inf], True), ([torch.nan, 0.0], True)]
+)
+def test_logits_are_refused_for_what_they_are_and_not_for_their_sum(value, refused):
+    model = make_model("llama-tied")
+
+    def replace(_module, _arguments, output):
+        return output * 0 + torch.tensor(value).repeat(output.shape[-1] // 2)
+
+    handle = model.get_output_embeddings().register_forward_hook(replace)
+    try:
+        with pytest.raises(ScantlingError, match="NaN or infinite") if refused else nullcontext():
+            capture(model, take_apart(model), TOKENS, None, silent, "")
+    finally:
+        handle.remove()
 
 
 def test_a_layer_that_no_token_reaches_is_named():
