@@ -241,7 +241,9 @@ def test_logits_are_refused_for_what_they_are_and_not_for_their_sum(value, refus
     def replace(_module, _arguments, output):
         return output * 0 + torch.tensor(value).repeat(output.shape[-1] // 2)
 
-    handle = model.get_output_embeddings().register_forward_hook(replace)
+    head = output_head(model)
+    assert head is not None
+    handle = head.register_forward_hook(replace)
     try:
         with pytest.raises(ScantlingError, match="NaN or infinite") if refused else nullcontext():
             capture(model, take_apart(model), TOKENS, None, silent, "")
