@@ -60,7 +60,7 @@ types: $(VENV)/ready  ## types, of the package and of the tests
 	$(BIN)/pyright
 
 doctest: $(VENV)/ready  ## the examples in the docstrings
-	@# the worker's libraries and OR-Tools cannot be loaded into one process (solver/highs.py)
+	@# the worker's libraries and OR-Tools cannot be loaded into one process (solver/milp/highs.py)
 	$(BIN)/python -m pytest --doctest-modules --ignore-glob='*/highs_worker.py' --pyargs scantling.solver scantling.backends scantling.sensitivity scantling.evaluation scantling.commands
 
 check: lint types doctest test test-slow  ## everything that CI runs

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .sensitivity.program import Program
+    from .planning.program import Program
 
 __version__ = "0.1.0"
 __all__ = ["Program", "__version__"]
@@ -12,7 +12,7 @@ __all__ = ["Program", "__version__"]
 def __getattr__(name: str) -> object:
     """Import what users import from here when they ask for it, so that the version alone costs nothing."""
     if name == "Program":
-        from .sensitivity.program import Program  # noqa: PLC0415
+        from .planning.program import Program  # noqa: PLC0415
 
         return Program
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,1 @@
-"""Formats: their arithmetic, exact sizes and rounding methods, the model's layers, and checkpoints.
-
-Knows nothing about losses.
-"""
+"""Writing checkpoints that engines load, and checking what the engines make of them."""

@@ -10,7 +10,7 @@ Knows nothing about formats or checkpoints.
 import torch
 from torch import Tensor
 
-from .bit_stream import WORD_BITS, num_words, pack_rows, unpack_rows
+from .bit_packing import WORD_BITS, num_words, pack_rows, unpack_rows
 
 _PLANE_WIDTHS = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
 

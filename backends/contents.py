@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from ..solver.errors import ScantlingError
-from .backend import WEIGHT, Backend, FormattedLayer, TensorSpec, float_specs, pack_float
-from .experts import Expert
-from .formats import FloatFormat, Format
-from .grid import CastMatrix, Rounded
-from .layers import Anatomy
-from .model import LoadedModel
+from ..common.errors import ScantlingError
+from ..models.experts import Expert
+from ..models.layers import Anatomy
+from ..models.loading import LoadedModel
+from ..quantization.formats import FloatFormat, Format
+from ..quantization.grid import CastMatrix, Rounded
+from .base import WEIGHT, Backend, FormattedLayer, TensorSpec, float_specs, pack_float
 
 OTHERS = -1
 

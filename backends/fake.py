@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .backend import WEIGHT, FormattedLayer, TensorSpec, UsualAnswers, float_specs, pack_float
-from .formats import Format
-from .grid import CastMatrix, Rounded
+from ..quantization.formats import Format
+from ..quantization.grid import CastMatrix, Rounded
+from .base import WEIGHT, FormattedLayer, TensorSpec, UsualAnswers, float_specs, pack_float
 
 
 @dataclass(frozen=True)

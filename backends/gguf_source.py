@@ -20,12 +20,12 @@ import torch
 from gguf import GGMLQuantizationType, GGUFReader, ReaderTensor
 from torch import Tensor
 
-from ..solver.atomic import refuse_unwritable
-from ..solver.errors import ScantlingError
-from .ggml import dequantize_blocks, llama_cpp_folder
-from .gguf_names import tensor_names
-from .gguf_types import GGUF_FORMATS
-from .layers import Anatomy, Layer
+from ..common.errors import ScantlingError
+from ..common.files import refuse_unwritable
+from ..models.gguf_names import tensor_names
+from ..models.layers import Anatomy, Layer
+from ..quantization.ggml import dequantize_blocks, llama_cpp_folder
+from ..quantization.gguf_types import GGUF_FORMATS
 
 CONVERTER = "converter/convert_hf_to_gguf.py"
 _HEAD = "output.weight"

@@ -1,268 +1,263 @@
-"""GPTQ (Frantar et al. 2022, arXiv 2210.17323): round column by column, the rest of the row making up for each error.
+"""The backend ``gptq``: a GPTQ checkpoint whose layers may differ in bits, group size and symmetry.
 
-Let H = mean of x xᵀ over calibration tokens (the factor 2 of the paper changes nothing), damped by a share of its
-mean diagonal, and U the upper Cholesky factor of H⁻¹, so that H⁻¹ = Uᵀ U. Going through the columns j,
+``quantization_config`` states the most common format and, under ``dynamic``, one rule for every layer that differs:
+``+:^exact name$`` with its own values, ``-:^exact name$`` for a layer that stays in 16 bits. vLLM asks for fused layers
+(qkv_proj, gate_up_proj) by name, so these get a rule too where their members agree. All-symmetric plans are written in
+version 1 of the format, which every engine reads; version 1 cannot hold a zero point of 0, so others are written in
+version 2; 5 and 6 bits exist only in GPTQModel's planar layout.
 
-    e = (w_j − round(w_j)) / U_jj          w_k ← w_k − e U_jk   for k > j.
-
-Rows never interact, and the pass depends on the inputs only through U: all matrices that share an input, in all
-formats, are rows of one pass. Weights are kept transposed, so that a column is contiguous.
-
-Knows nothing about models.
+Knows nothing about files.
 """
 
-from collections.abc import Callable, Sequence
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-import torch
 from torch import Tensor
 
-from ..solver.errors import ScantlingError
-from .formats import IntegerFormat
-from .grid import Grid, RoundedMatrix, fit_grid, quantize
-from .round_to_nearest import pack_record
+from .. import __version__
+from ..common.errors import ScantlingError
+from ..quantization.formats import Format, IntegerFormat
+from ..quantization.grid import Rounded, RoundedMatrix
+from .base import FormattedLayer, TensorSpec, UsualAnswers, refuse_ends
+from .gptq_layout import GptqLayout
 
-_BLOCK_COLUMNS = 32
-_ROWS_PER_PASS = 16384
+PLANAR_BITS = frozenset({5, 6})
+FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+_WORD_CODES = 32
+
+
+def integer_layers(layers: Sequence[FormattedLayer]) -> list[tuple[FormattedLayer, IntegerFormat]]:
+    """Pick the layers that are stored as integers.
+
+    Args:
+        layers: all layers.
+
+    Returns:
+        Those, with their formats.
+    """
+    return [(formatted, formatted.format) for formatted in layers if isinstance(formatted.format, IntegerFormat)]
+
+
+def refuse_no_integers(layers: Sequence[FormattedLayer]) -> None:
+    """Refuse a plan that quantizes nothing.
+
+    Args:
+        layers: all layers.
+
+    Raises:
+        ScantlingError: none of them is stored as integers.
+    """
+    if not integer_layers(layers):
+        raise ScantlingError("this plan has no integer layers, so there is nothing to quantize. Use --backend fake.")
+
+
+def exact_name(name: str) -> str:
+    r"""Write the regular expression that matches one module.
+
+    Args:
+        name: the module's path.
+
+    Returns:
+        The expression.
+
+    >>> print(exact_name("model.layers.0.mlp"))
+    ^model\.layers\.0\.mlp$
+    """
+    return f"^{re.escape(name)}$"
+
+
+def scheme(target: IntegerFormat) -> dict[str, object]:
+    """Write a format in the words of GPTQ configurations.
+
+    Args:
+        target: the format.
+
+    Returns:
+        ``bits``, ``group_size`` (−1 for whole rows) and ``sym``.
+
+    >>> scheme(IntegerFormat(4, None, symmetric=True))
+    {'bits': 4, 'group_size': -1, 'sym': True}
+    """
+    return {
+        "bits": target.bits,
+        "group_size": -1 if target.group_size is None else target.group_size,
+        "sym": target.symmetric,
+    }
 
 
 @dataclass(frozen=True)
-class GptqSettings:
-    """How GPTQ is run.
+class GptqBackend(UsualAnswers):
+    """See the module."""
 
-    Attributes:
-        damping: the share of H's mean diagonal that is added to its diagonal.
-        activation_order: whether columns are visited by falling diagonal of H, on grids fitted to the
-            original weights.
-    """
+    name: str = "gptq"
+    engines: tuple[str, ...] = ("gptqmodel", "vllm", "transformers")
+    keeps_model_names: bool = True
 
-    damping: float = 0.05
-    activation_order: bool = True
+    def layout(self, formats: Collection[Format]) -> GptqLayout:
+        """Choose the variant of the layout that a plan needs.
+
+        Args:
+            formats: all formats of the plan.
+
+        Returns:
+            The variant.
+        """
+        targets = [target for target in formats if isinstance(target, IntegerFormat)]
+        planar = any(target.bits in PLANAR_BITS for target in targets)
+        version_1 = not planar and all(target.symmetric for target in targets)
+        return GptqLayout(planar, zero_offset=int(version_1))
+
+    def refuse(self, layers: Sequence[FormattedLayer]) -> None:
+        """Refuse what the format cannot express.
+
+        Args:
+            layers: all layers.
+
+        Raises:
+            ScantlingError: integers in embedding or head, no integers at all, or a shape that cannot be packed.
+        """
+        refuse_ends(layers, self.name)
+        refuse_no_integers(layers)
+        planar = self.layout({formatted.format for formatted in layers}).planar
+        for formatted, target in integer_layers(layers):
+            layer = formatted.layer
+            ragged = layer.in_features % _WORD_CODES or layer.out_features % _WORD_CODES
+            if ragged and (planar or target.bits == 3):
+                why = "5 and 6 bits in the plan" if planar else "3 bits"
+                raise ScantlingError(
+                    f"{layer.name} is {layer.out_features} × {layer.in_features}: with {why}, GPTQ packs 32 inputs and "
+                    "32 outputs at a time. Give it 2, 4 or 8 bits (and no layer 5 or 6), or use --backend fake."
+                )
+
+    def specs(self, formatted: FormattedLayer, formats: Collection[Format]) -> dict[str, TensorSpec]:
+        """Give the tensors of an integer layer.
+
+        Args:
+            formatted: the layer.
+            formats: all formats of the plan.
+
+        Returns:
+            Shapes by name.
+        """
+        assert isinstance(formatted.format, IntegerFormat)
+        layer = formatted.layer
+        return self.layout(formats).specs(formatted.format, layer.out_features, layer.in_features)
+
+    def pack(self, formatted: FormattedLayer, record: Rounded, formats: Collection[Format]) -> dict[str, Tensor]:
+        """Pack an integer layer.
+
+        Args:
+            formatted: the layer.
+            record: its codes, scales and zero points.
+            formats: all formats of the plan.
+
+        Returns:
+            The tensors by name.
+        """
+        del formatted
+        assert isinstance(record, RoundedMatrix)
+        return self.layout(formats).pack(record)
+
+    def unpack(self, formatted: FormattedLayer, tensors: Mapping[str, Tensor], formats: Collection[Format]) -> Rounded:
+        """Read an integer layer back.
+
+        Args:
+            formatted: the layer.
+            tensors: as ``pack`` gives them.
+            formats: all formats of the plan.
+
+        Returns:
+            The record.
+        """
+        assert isinstance(formatted.format, IntegerFormat)
+        layer = formatted.layer
+        return self.layout(formats).unpack(tensors, formatted.format, layer.out_features, layer.in_features)
+
+    def configuration(self, layers: Sequence[FormattedLayer]) -> dict[str, object] | None:
+        """Give the entry ``quantization_config`` of config.json.
+
+        Args:
+            layers: all layers.
+
+        Returns:
+            Plain values.
+        """
+        common = Counter(target for _, target in integer_layers(layers)).most_common(1)[0][0]
+        layout = self.layout({formatted.format for formatted in layers})
+        version = "gptq_p" if layout.planar else ("gptq" if layout.zero_offset else "gptq_v2")
+        return {
+            "quant_method": "gptq",
+            "checkpoint_format": version,
+            **scheme(common),
+            "desc_act": False,
+            "static_groups": True,
+            "lm_head": False,
+            "pack_dtype": "int32",
+            "dynamic": dict(_rules(layers, common)),
+            "meta": {"quantizer": [f"scantling:{__version__}"]},
+        }
+
+    def further_files(self, configuration: Mapping[str, object] | None) -> dict[str, str]:
+        """Give ``quantize_config.json``, which AutoGPTQ and older programs read.
+
+        Args:
+            configuration: the entry of config.json.
+
+        Returns:
+            The file.
+        """
+        return {"quantize_config.json": json.dumps(configuration, indent=2) + "\n"}
 
 
-@dataclass
-class _Segment:
-    """The rows of one format in a pass, and their grids as they are fitted."""
+def _rules(layers: Sequence[FormattedLayer], common: IntegerFormat) -> Iterator[tuple[str, dict[str, object]]]:
+    """State every decoder layer that differs from the common format, and the fused layers whose members agree."""
+    by_name = {formatted.layer.name: formatted.format for formatted in layers if formatted.layer.block is not None}
+    for name, members in _fused(by_name):
+        targets = {by_name[member] for member in members}
+        if len(targets) == 1:
+            by_name[name] = targets.pop()
+    for name, target in by_name.items():
+        if not isinstance(target, IntegerFormat):
+            yield f"-:{exact_name(name)}", {}
+        elif target != common:
+            yield f"+:{exact_name(name)}", scheme(target)
 
-    target: IntegerFormat
-    rows: slice
-    width: int
-    grids: list[Grid]
+
+def _fused(names: Mapping[str, object]) -> list[tuple[str, list[str]]]:
+    """List the fused layers whose members are all there."""
+    found = []
+    for fused, members in FUSED.items():
+        for name in names:
+            parent, _, last = name.rpartition(".")
+            paths = [f"{parent}.{member}" for member in members]
+            if last == members[0] and all(path in names for path in paths):
+                found.append((f"{parent}.{fused}", paths))
+    return found
 
 
-def without_dead_inputs(hessian: Tensor) -> Tensor:
-    """Let inputs that are always zero count as average ones, so that their weights are rounded plainly.
+def split_fusions(layers: Sequence[FormattedLayer]) -> list[str]:
+    """List the fused layers that vLLM and SGLang would refuse, since their members differ in format.
+
+    All experts of a block are fused too.
 
     Args:
-        hessian: [in, in], symmetric positive semi-definite.
+        layers: all layers.
 
     Returns:
-        float64 [in, in], with a positive diagonal.
-
-    Raises:
-        ScantlingError: not a finite matrix.
+        Their paths.
     """
-    if not bool(torch.isfinite(hessian).all()):
-        raise ScantlingError("the inputs of a layer are not finite numbers (NaN or infinity in its activations).")
-    matrix = hessian.double().clone()
-    diagonal = matrix.diagonal()
-    dead = diagonal <= 0
-    diagonal[dead] = 1.0 if bool(dead.all()) else diagonal[~dead].mean()
-    return matrix
+    by_name = {formatted.layer.name: formatted.format for formatted in layers}
+    split = [name for name, members in _fused(by_name) if len({by_name[member] for member in members}) > 1]
+    return split + [name for name, targets in _experts(layers).items() if len(targets) > 1]
 
 
-def inverse_factor(matrix: Tensor, damping: float) -> Tensor:
-    """Compute U, the upper Cholesky factor of the damped inverse.
-
-    Args:
-        matrix: H, [in, in], with a positive diagonal.
-        damping: the share of H's mean diagonal that is added to its diagonal.
-
-    Returns:
-        U [in, in], float64, with (H + damping · mean · I)⁻¹ = Uᵀ U.
-
-    Raises:
-        ScantlingError: not positive definite even when damped.
-    """
-    matrix = matrix + damping * matrix.diagonal().mean() * torch.eye(len(matrix), dtype=matrix.dtype)
-    lower, failed = torch.linalg.cholesky_ex(matrix)
-    if int(failed):
-        raise ScantlingError(
-            "the mean of x xᵀ over a layer's inputs is not positive definite even when damped. Use more text, or "
-            "a larger damping."
-        )
-    factor: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
-    return factor
-
-
-def gptq(
-    matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[IntegerFormat], settings: GptqSettings
-) -> list[list[RoundedMatrix]]:
-    """Round matrices that share their input, each in every format.
-
-    Args:
-        matrices: [out_m, in] each, float32, or float64 to compute in that.
-        hessian: [in, in], mean of x xᵀ over tokens.
-        formats: the formats.
-        settings: damping and order.
-
-    Returns:
-        For each matrix, one record per format.
-    """
-    order = visiting_order(hessian, settings)
-    matrix = without_dead_inputs(hessian)
-    stacked = torch.cat(list(matrices)).t().contiguous()
-    factor = inverse_factor(matrix[order][:, order], settings.damping).to(stacked.dtype)
-    importance = matrix.diagonal().to(stacked.dtype).unsqueeze(1)
-    rows_at_once = max(1, _ROWS_PER_PASS // len(formats))
-    parts = [
-        _one_pass(stacked[:, start : start + rows_at_once], factor, order, importance, formats, settings)
-        for start in range(0, stacked.shape[1], rows_at_once)
-    ]
-    rounded = [_concatenate([part[f] for part in parts]) for f in range(len(formats))]
-    edges = [0, *torch.tensor([matrix.shape[0] for matrix in matrices]).cumsum(0).tolist()]
-    return [[_rows(whole, start, stop) for whole in rounded] for start, stop in pairwise(edges)]
-
-
-def visiting_order(hessian: Tensor, settings: GptqSettings) -> Tensor:
-    """Say in which order columns are visited.
-
-    Args:
-        hessian: [in, in].
-        settings: whether by activation.
-
-    Returns:
-        int64 [in].
-    """
-    if settings.activation_order:
-        return torch.argsort(hessian.diagonal(), descending=True, stable=True)
-    return torch.arange(len(hessian))
-
-
-def _one_pass(
-    columns: Tensor,
-    factor: Tensor,
-    order: Tensor,
-    importance: Tensor,
-    formats: Sequence[IntegerFormat],
-    settings: GptqSettings,
-) -> list[RoundedMatrix]:
-    """Round one stack of rows [in, rows] in every format."""
-    in_features, num_rows = columns.shape
-    segments = [
-        _Segment(target, slice(f * num_rows, (f + 1) * num_rows), target.group_width(in_features), [])
-        for f, target in enumerate(formats)
-    ]
-    work = columns.repeat(1, len(formats))
-    if settings.activation_order:
-        for segment in segments:
-            for start in range(0, in_features, segment.width):
-                segment.grids.append(_fit(columns[start : start + segment.width], segment, importance, start))
-        work = work[order]
-    largest_code = torch.cat([torch.full((num_rows,), 2.0**segment.target.bits - 1) for segment in segments])
-    codes = _sweep(work, factor, order, importance, segments, largest_code)
-    natural = torch.empty_like(codes)
-    natural[order] = codes
-    return [pack_record(segment.target, natural[:, segment.rows].t(), _by_row(segment.grids)) for segment in segments]
-
-
-def _sweep(
-    work: Tensor,
-    factor: Tensor,
-    order: Tensor,
-    importance: Tensor,
-    segments: Sequence[_Segment],
-    largest_code: Tensor,
-) -> Tensor:
-    """Visit the columns of work [in, rows] in order and return the codes [in, rows]; overwrites work."""
-    codes = torch.empty_like(work, dtype=torch.uint8)
-    natural_order = order.tolist()
-    grids_are_static = all(segment.grids for segment in segments)
-    scale, zero = torch.empty_like(work[0]), torch.empty_like(work[0])
-
-    def rounded(j: int, column: Tensor) -> Tensor:
-        for segment in segments:
-            group, offset = divmod(natural_order[j], segment.width)
-            if not grids_are_static and offset == 0:
-                segment.grids.append(_fit(work[j : j + segment.width, segment.rows], segment, importance, j))
-            if grids_are_static or offset == 0:
-                scale[segment.rows] = segment.grids[group].scale
-                zero[segment.rows] = segment.grids[group].zero
-        code = quantize(column, Grid(scale, zero), largest_code)
-        codes[j] = code
-        return code.sub_(zero).mul_(scale)
-
-    visit_columns(work, factor, _block_edges(work.shape[0], segments), rounded)
-    return codes
-
-
-def visit_columns(work: Tensor, factor: Tensor, edges: Sequence[int], rounded: Callable[[int, Tensor], Tensor]) -> None:
-    """Round the columns one after the other, the later ones making up for each error.
-
-    Args:
-        work: [in, rows], a matrix's columns in the order of the visit; overwritten.
-        factor: U [in, in], in the same order.
-        edges: where blocks of columns begin and end, from 0 to in; errors reach later blocks when a block ends.
-        rounded: gives the rounded values [rows] of the column at a position of the order.
-    """
-    for start, stop in pairwise(edges):
-        errors = torch.empty_like(work[start:stop])
-        for j in range(start, stop):
-            column = work[j]
-            error = column.sub_(rounded(j, column)).div_(factor[j, j])
-            errors[j - start] = error
-            if j + 1 < stop:
-                work[j + 1 : stop].addr_(factor[j, j + 1 : stop], error, alpha=-1.0)
-        if stop < len(work):
-            work[stop:].addmm_(factor[start:stop, stop:].t(), errors, alpha=-1.0)
-
-
-def _fit(group: Tensor, segment: _Segment, importance: Tensor, start: int) -> Grid:
-    return fit_grid(
-        group,
-        segment.target.bits,
-        symmetric=segment.target.symmetric,
-        importance=importance[start : start + segment.width],
-    )
-
-
-def _block_edges(in_features: int, segments: Sequence[_Segment]) -> list[int]:
-    """Cut the columns into blocks that end at every group's end, so that a group is fitted to up-to-date weights."""
-    edges = set(usual_edges(in_features))
-    for segment in segments:
-        edges |= set(range(0, in_features, segment.width))
-    return sorted(edges)
-
-
-def usual_edges(in_features: int) -> list[int]:
-    """Cut columns into blocks of a size that the caches like.
-
-    Args:
-        in_features: how many columns there are.
-
-    Returns:
-        Positions from 0 to ``in_features``.
-    """
-    return [*range(0, in_features, _BLOCK_COLUMNS), in_features]
-
-
-def _by_row(grids: Sequence[Grid]) -> Grid:
-    """Turn one grid [rows] a group into [rows · groups], the groups of a row side by side."""
-    return Grid(
-        torch.stack([grid.scale for grid in grids], dim=1).reshape(-1),
-        torch.stack([grid.zero for grid in grids], dim=1).reshape(-1),
-    )
-
-
-def _rows(whole: RoundedMatrix, start: int, stop: int) -> RoundedMatrix:
-    return RoundedMatrix(whole.format, whole.codes[start:stop], whole.scales[start:stop], whole.zeros[start:stop])
-
-
-def _concatenate(parts: Sequence[RoundedMatrix]) -> RoundedMatrix:
-    return RoundedMatrix(
-        parts[0].format,
-        torch.cat([part.codes for part in parts]),
-        torch.cat([part.scales for part in parts]),
-        torch.cat([part.zeros for part in parts]),
-    )
+def _experts(layers: Sequence[FormattedLayer]) -> dict[str, set[Format]]:
+    """Give the formats of all experts that transformers keeps together, by the path of their module."""
+    found: dict[str, set[Format]] = {}
+    for formatted in layers:
+        if formatted.stacked:
+            found.setdefault(formatted.layer.name.rsplit(".", 2)[0], set()).add(formatted.format)
+    return found

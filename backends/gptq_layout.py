@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .backend import TensorSpec
+from ..quantization.formats import IntegerFormat
+from ..quantization.grid import RoundedMatrix
+from .base import TensorSpec
+from .bit_packing import num_words, pack_rows, unpack_rows
 from .bit_planes import pack_planes, unpack_planes
-from .bit_stream import num_words, pack_rows, unpack_rows
-from .formats import IntegerFormat
-from .grid import RoundedMatrix
 
 
 @dataclass(frozen=True)

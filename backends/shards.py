@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .backend import TensorSpec
+from .base import TensorSpec
 
 _TYPE_NAMES = {
     torch.float32: "F32",

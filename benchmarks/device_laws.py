@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from scantling.evaluation.device_fit import LawFit, fit_speed
-from scantling.evaluation.device_points import MeasuredPoint
-from scantling.solver.device import load_device
-from scantling.solver.quantities import BYTES_PER_SECOND
+from scantling.common.units import BYTES_PER_SECOND
+from scantling.hardware.device import load_device
+from scantling.hardware.fit import LawFit, fit_speed
+from scantling.hardware.points import MeasuredPoint
 
 RESULTS = Path(__file__).parent / "results" / "device_laws.md"
 GIB = 2**30

@@ -18,9 +18,9 @@ from made_programs import (
     share_of_range,
 )
 
-from scantling.solver.engine import SearchSettings
-from scantling.solver.engines import engine_named
 from scantling.solver.instance import LOSS, Instance, Row
+from scantling.solver.milp.base import SearchSettings
+from scantling.solver.milp.registry import engine_named
 from scantling.solver.rules import Limit, LossLimit
 from scantling.solver.solve import solve
 

@@ -8,7 +8,7 @@ import itertools
 import json
 import subprocess
 
-from scantling.solver.engine_profile import Shape, load_engine_profile, objections
+from scantling.planning.constraints.inference_engines import Shape, load_engine_profile, objections
 
 OUT, IN, GROUPS = (64, 96, 100, 576), (32, 64, 96, 100, 128, 256, 576, 1536), (32, 64, 128, -1)
 CASES = [

@@ -23,22 +23,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scantling.backends.formats import parse_format
-from scantling.backends.gptq_backend import FUSED
-from scantling.backends.model import load_model
-from scantling.backends.progress import silent
-from scantling.evaluation.apply import ApplySettings, apply_plan
-from scantling.evaluation.check import CheckSettings, check
+from scantling.backends.check import CheckSettings, check
+from scantling.backends.gptq import FUSED
+from scantling.backends.manifest import read_manifest
+from scantling.backends.write import ApplySettings, apply_plan
+from scantling.common.files import file_sha256
+from scantling.common.progress import silent
 from scantling.evaluation.compare import EvaluationSettings, evaluation_sequences
-from scantling.evaluation.demo import demo_model_path
-from scantling.evaluation.manifest import read_manifest
 from scantling.evaluation.quality import measure_candidates
-from scantling.sensitivity.planning import Origin, solve
+from scantling.models.demo_model import demo_model_path
+from scantling.models.loading import load_model
+from scantling.planning.allocate import Origin, solve
+from scantling.planning.plan import Plan
+from scantling.planning.program import Program
+from scantling.quantization.formats import parse_format
 from scantling.sensitivity.profile import Profile, read_profile, write_profile
-from scantling.sensitivity.program import Program
-from scantling.solver.cpsat import CpSat
-from scantling.solver.engine import SearchSettings
-from scantling.solver.plan import Plan, file_sha256
+from scantling.solver.milp.base import SearchSettings
+from scantling.solver.milp.cpsat import CpSat
 
 RESULTS = Path(__file__).parent / "results"
 

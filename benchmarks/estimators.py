@@ -31,24 +31,24 @@ from transformers import PreTrainedModel
 from whole_path import AVERAGE_BITS, RESULTS
 
 from scantling import Program
-from scantling.backends.formats import parse_format
-from scantling.backends.grid import Rounded
-from scantling.backends.layers import Anatomy, take_apart
-from scantling.backends.model import LoadedModel, load_model
-from scantling.backends.progress import silent
-from scantling.backends.rounding import rounding_method
+from scantling.common.progress import silent
 from scantling.evaluation.compare import EvaluationSettings, evaluation_sequences
 from scantling.evaluation.quality import measure_candidates
-from scantling.sensitivity.capture import LabelDraws, capture
-from scantling.sensitivity.fisher import first_order_changes, sequence_form, token_form, window_form
+from scantling.models.layers import Anatomy, take_apart
+from scantling.models.loading import LoadedModel, load_model
+from scantling.planning.allocate import choose_formats
+from scantling.quantization.formats import parse_format
+from scantling.quantization.grid import Rounded
+from scantling.quantization.methods import rounding_method
+from scantling.sensitivity.calibration.backward_pass import Tape, walk_blocks
+from scantling.sensitivity.calibration.capture import LabelDraws, capture
+from scantling.sensitivity.estimators.fisher import first_order_changes, sequence_form, token_form, window_form
+from scantling.sensitivity.estimators.gradient_baselines import element_wise, fisher_diagonal, output_error
 from scantling.sensitivity.joint import joint_samples
-from scantling.sensitivity.planning import choose_formats, decided_layers, uniform_formats
-from scantling.sensitivity.profile import Profile, read_profile
-from scantling.sensitivity.rounding_pass import RoundingTask, round_group
-from scantling.sensitivity.tape_forms import element_wise, fisher_diagonal, output_error
-from scantling.sensitivity.walk import Tape, walk_blocks
-from scantling.solver.cpsat import CpSat
-from scantling.solver.engine import SearchSettings
+from scantling.sensitivity.profile import Profile, decided_layers, read_profile, uniform_formats
+from scantling.sensitivity.round_model import RoundingTask, round_group
+from scantling.solver.milp.base import SearchSettings
+from scantling.solver.milp.cpsat import CpSat
 
 UNIFORMS = (2, 3, 4, 5, 6, 8)
 TapePrice = Callable[[Tensor, Tape, Tensor], Tensor]

@@ -23,19 +23,19 @@ import torch
 from estimators import Clock, plain_pass, weights_of_blocks
 from torch import Tensor
 
-from scantling.backends.formats import Format, IntegerFormat
-from scantling.backends.grid import RoundedMatrix
-from scantling.backends.layers import Anatomy, Layer, matrix_of, take_apart
-from scantling.backends.model import LoadedModel, load_model
-from scantling.backends.progress import silent
-from scantling.backends.round_to_nearest import round_to_nearest
-from scantling.evaluation.demo import demo_model_path
-from scantling.sensitivity.capture import LabelDraws, capture
-from scantling.sensitivity.fisher import window_form
-from scantling.sensitivity.fisher_pricer import FisherPricer
-from scantling.sensitivity.parts import Parts
-from scantling.sensitivity.pricing import Measurement
-from scantling.sensitivity.walk import walk_blocks
+from scantling.common.progress import silent
+from scantling.models.demo_model import demo_model_path
+from scantling.models.layers import Anatomy, Layer, matrix_of, take_apart
+from scantling.models.loading import LoadedModel, load_model
+from scantling.quantization.formats import Format, IntegerFormat
+from scantling.quantization.grid import RoundedMatrix
+from scantling.quantization.round_to_nearest import round_to_nearest
+from scantling.sensitivity.calibration.backward_pass import walk_blocks
+from scantling.sensitivity.calibration.capture import LabelDraws, capture
+from scantling.sensitivity.calibration.resume_cache import Parts
+from scantling.sensitivity.estimators.base import Measurement
+from scantling.sensitivity.estimators.fisher import window_form
+from scantling.sensitivity.estimators.fisher_estimator import FisherPricer
 
 RESULTS = Path(__file__).parent / "results" / "fisher_cost.md"
 FORMATS = tuple(IntegerFormat(bits, 64) for bits in (2, 3, 4, 5, 6, 8))

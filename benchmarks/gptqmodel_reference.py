@@ -15,17 +15,16 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from scantling.backends.formats import IntegerFormat
 from scantling.backends.gptq_layout import GptqLayout
-from scantling.backends.layers import take_apart
-from scantling.backends.model import load_model
-from scantling.backends.progress import silent
+from scantling.common.progress import silent
 from scantling.evaluation.compare import EvaluationSettings, evaluation_sequences
-from scantling.evaluation.demo import demo_model_path
 from scantling.evaluation.quality import measure_candidates
-from scantling.sensitivity.final_rounding import round_as_shipped
-from scantling.sensitivity.planning import uniform_formats
-from scantling.sensitivity.profile import read_profile
+from scantling.models.demo_model import demo_model_path
+from scantling.models.layers import take_apart
+from scantling.models.loading import load_model
+from scantling.quantization.formats import IntegerFormat
+from scantling.sensitivity.profile import read_profile, uniform_formats
+from scantling.sensitivity.sequential_rounding import round_as_shipped
 
 GROUP_SIZE = 64
 

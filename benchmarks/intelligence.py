@@ -16,7 +16,7 @@ from pathlib import Path
 
 from our_command import command
 
-from scantling.sensitivity.text import load_text
+from scantling.sensitivity.calibration.text import load_text
 
 RESULTS = Path(__file__).parent / "results" / "intelligence.md"
 NUM_QUESTIONS = 100

@@ -25,22 +25,23 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType
 
-from scantling.backends.gguf_file import fill_header, fill_tensor, lay_out_gguf
+from scantling.backends.check import CheckSettings
+from scantling.backends.check_gguf import check_gguf
+from scantling.backends.engine_worker import LlamaCppEngine
+from scantling.backends.gguf_layout import fill_header, fill_tensor, lay_out_gguf
 from scantling.backends.gguf_source import open_gguf, values_of
-from scantling.backends.model import load_model
-from scantling.backends.progress import silent
-from scantling.evaluation.apply_gguf import apply_gguf
-from scantling.evaluation.check import CheckSettings
-from scantling.evaluation.check_gguf import check_gguf
+from scantling.backends.write_gguf import apply_gguf
+from scantling.common.files import file_sha256
+from scantling.common.progress import silent
 from scantling.evaluation.compare import EvaluationSettings, evaluation_sequences
-from scantling.evaluation.demo import demo_model_path
-from scantling.evaluation.engine_worker import LlamaCppEngine
-from scantling.sensitivity.planning import Origin, solve, uniform_formats
-from scantling.sensitivity.profile import read_profile
-from scantling.sensitivity.program import Program
-from scantling.solver.cpsat import CpSat
-from scantling.solver.engine import SearchSettings
-from scantling.solver.plan import file_sha256, write_plan
+from scantling.models.demo_model import demo_model_path
+from scantling.models.loading import load_model
+from scantling.planning.allocate import Origin, solve
+from scantling.planning.plan import write_plan
+from scantling.planning.program import Program
+from scantling.sensitivity.profile import read_profile, uniform_formats
+from scantling.solver.milp.base import SearchSettings
+from scantling.solver.milp.cpsat import CpSat
 
 RESULTS = Path(__file__).parent / "results"
 WORKER = Path(__file__).parents[1] / "tests" / "llama_quantize_worker.py"

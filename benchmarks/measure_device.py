@@ -16,8 +16,8 @@ from pathlib import Path
 from gguf import GGUFReader, GGUFValueType, GGUFWriter
 from our_command import command
 
-from scantling.evaluation.demo import demo_model_path
-from scantling.evaluation.llama_cpp_engine import gguf_contents, llama_cpp_is_here
+from scantling.hardware.llama_cpp_runtime import gguf_contents, llama_cpp_is_here
+from scantling.models.demo_model import demo_model_path
 
 RESULTS = Path(__file__).parent / "results" / "measure_device.md"
 TYPES = ("F16", "Q8_0", "Q5_1", "Q4_0")

@@ -18,10 +18,10 @@ from made_programs import QWEN_32B, SMOLLM_135M, made_program, share_of_range
 from peer_solvers import PEERS
 
 from scantling.solver.compilation import compile_instance
-from scantling.solver.engine import SearchSettings
-from scantling.solver.engines import engine_named
 from scantling.solver.frontier import frontier
 from scantling.solver.instance import Instance
+from scantling.solver.milp.base import SearchSettings
+from scantling.solver.milp.registry import engine_named
 from scantling.solver.rules import Limit
 from scantling.solver.solve import solve
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from scantling.evaluation.reference_case import reference_case
-from scantling.evaluation.reference_page import reference_page
+from reference_case_model import reference_case
+from reference_case_page import reference_page
 
 RESULTS = Path(__file__).parent / "results" / "reference_case.md"
 

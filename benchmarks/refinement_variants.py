@@ -20,8 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scantling.backends.model import LoadedModel, load_model
-from scantling.backends.progress import silent
+from scantling.common.progress import silent
 from scantling.evaluation.compare import EvaluationSettings, evaluation_sequences
 from scantling.evaluation.linearisation import Records
 from scantling.evaluation.quality import measure_candidates, standard_error
@@ -34,13 +33,14 @@ from scantling.evaluation.refinement import (
     unseen_sequences,
     within,
 )
-from scantling.sensitivity.capture import LabelDraws
-from scantling.sensitivity.planning import choose_formats
+from scantling.models.loading import LoadedModel, load_model
+from scantling.planning.allocate import choose_formats
+from scantling.planning.program import Program
+from scantling.sensitivity.calibration.capture import LabelDraws
 from scantling.sensitivity.profile import Profile, read_profile
-from scantling.sensitivity.program import Program
-from scantling.solver.cpsat import CpSat
-from scantling.solver.engine import SearchSettings
 from scantling.solver.instance import Instance, LoadCase
+from scantling.solver.milp.base import SearchSettings
+from scantling.solver.milp.cpsat import CpSat
 
 RESULTS = Path(__file__).parent / "results"
 AVERAGE_BITS = (2.5, 3.0, 3.5)

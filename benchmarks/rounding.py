@@ -17,19 +17,19 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from scantling.backends.model import load_model
-from scantling.backends.progress import silent
-from scantling.backends.rounding import rounding_method
+from scantling.common.files import file_sha256
+from scantling.common.progress import silent
 from scantling.evaluation.compare import EvaluationSettings, evaluation_sequences
-from scantling.evaluation.demo import demo_model_path
 from scantling.evaluation.quality import Quality, measure_candidates
-from scantling.sensitivity.final_rounding import round_as_shipped
-from scantling.sensitivity.planning import Origin, solve, uniform_formats
-from scantling.sensitivity.profile import Profile, read_profile
-from scantling.sensitivity.program import Program
-from scantling.solver.cpsat import CpSat
-from scantling.solver.engine import SearchSettings
-from scantling.solver.plan import file_sha256
+from scantling.models.demo_model import demo_model_path
+from scantling.models.loading import load_model
+from scantling.planning.allocate import Origin, solve
+from scantling.planning.program import Program
+from scantling.quantization.methods import rounding_method
+from scantling.sensitivity.profile import Profile, read_profile, uniform_formats
+from scantling.sensitivity.sequential_rounding import round_as_shipped
+from scantling.solver.milp.base import SearchSettings
+from scantling.solver.milp.cpsat import CpSat
 
 RESULTS = Path(__file__).parent / "results"
 ROWS = (

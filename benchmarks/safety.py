@@ -16,24 +16,24 @@ import torch
 from matplotlib import pyplot
 from scipy import stats
 
-from scantling.backends.model import load_model
-from scantling.backends.progress import silent
-from scantling.evaluation.demo import demo_model_path
-from scantling.evaluation.evaluation_text import EvaluationCase
-from scantling.evaluation.load_deflection import Curve
-from scantling.evaluation.measured import QualityOf
-from scantling.evaluation.measured_ladder import MeasuredLadder, Thresholds, measured_ladder
+from scantling.common.files import file_sha256
+from scantling.common.progress import silent
+from scantling.evaluation.cache import QualityOf
 from scantling.evaluation.quality import Quality
-from scantling.evaluation.safety import judge_measured, judge_predicted
-from scantling.evaluation.safety_file import PlanSafety, SafetyFile, write_safety
-from scantling.evaluation.safety_ladder import ladder
-from scantling.evaluation.safety_run import SafetyRun, SafetySettings, safety_run
-from scantling.sensitivity.planning import Origin, choose_formats, uniform_formats
-from scantling.sensitivity.profile import Profile, read_profile
-from scantling.sensitivity.program import Program
-from scantling.solver.cpsat import CpSat
-from scantling.solver.engine import SearchSettings
-from scantling.solver.plan import file_sha256
+from scantling.evaluation.safety.degradation_curve import Curve
+from scantling.evaluation.safety.factor import judge_measured, judge_predicted
+from scantling.evaluation.safety.ladder import ladder
+from scantling.evaluation.safety.measured_ladder import MeasuredLadder, Thresholds, measured_ladder
+from scantling.evaluation.safety.record import PlanSafety, SafetyFile, write_safety
+from scantling.evaluation.safety.run import SafetyRun, SafetySettings, safety_run
+from scantling.evaluation.text import EvaluationCase
+from scantling.models.demo_model import demo_model_path
+from scantling.models.loading import load_model
+from scantling.planning.allocate import Origin, choose_formats
+from scantling.planning.program import Program
+from scantling.sensitivity.profile import Profile, read_profile, uniform_formats
+from scantling.solver.milp.base import SearchSettings
+from scantling.solver.milp.cpsat import CpSat
 
 SETTINGS = SafetySettings(num_sequences=24, sequence_length=384, num_rungs=9)
 HALVES = ("one half", "other half")

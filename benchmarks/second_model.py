@@ -26,7 +26,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from scantling.sensitivity.text import load_text
+from scantling.sensitivity.calibration.text import load_text
 
 VOCABULARY, LENGTH, BATCH, LEARNING_RATE = 1024, 256, 4, 2e-3
 

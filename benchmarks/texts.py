@@ -18,15 +18,14 @@ from statistics import fmean, stdev
 
 from our_command import command
 
-from scantling.backends.model import load_model
-from scantling.backends.progress import silent
-from scantling.evaluation.demo import demo_model_path
+from scantling.common.progress import silent
 from scantling.evaluation.quality import measure_candidates
-from scantling.sensitivity.final_rounding import ORIGINAL_INPUTS, round_as_shipped
-from scantling.sensitivity.planning import uniform_formats
-from scantling.sensitivity.profile import read_profile
-from scantling.sensitivity.text import cut_sequences, load_text
-from scantling.solver.plan import read_plan
+from scantling.models.demo_model import demo_model_path
+from scantling.models.loading import load_model
+from scantling.planning.plan import read_plan
+from scantling.sensitivity.calibration.text import cut_sequences, load_text
+from scantling.sensitivity.profile import read_profile, uniform_formats
+from scantling.sensitivity.sequential_rounding import ORIGINAL_INPUTS, round_as_shipped
 
 RESULTS = Path(__file__).parent / "results"
 READ_ON = {"wikipedia": "wikipedia", "pydoc": "pydoc", "code": str(Path(asyncio.__file__).parent)}

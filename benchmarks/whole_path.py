@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from scantling.evaluation.demo import demo_model_path
+from scantling.models.demo_model import demo_model_path
 
 RESULTS = Path(__file__).parent / "results"
 FORMATS = ",".join(f"int{bits}-g64" for bits in (2, 3, 4, 5, 6, 8))

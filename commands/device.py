@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from ..solver.errors import ScantlingError
+from ..common.errors import ScantlingError
 from .files import plan_and_profile
 from .flags import JsonOption, PlanArgument, ProfileOption
 
 if TYPE_CHECKING:
-    from ..evaluation.decode_engines import DecodeEngine
-    from ..solver.device import Device
+    from ..hardware.device import Device
+    from ..hardware.runtimes import DecodeEngine
 
 app = typer.Typer()
 device = typer.Typer(
@@ -62,9 +62,9 @@ def predict(
     """Predict bytes, speed, power and energy of a plan on a device, beside uniform alternatives and the original."""
     from ..evaluation.prediction import Use, contenders_of
     from ..evaluation.prediction import predict as predict_needs
-    from ..evaluation.prediction_table import print_prediction
-    from ..sensitivity.program import Program
-    from ..solver.plan import read_plan
+    from ..planning.plan import read_plan
+    from ..planning.program import Program
+    from ..reporting.terminal.prediction_table import print_prediction
 
     plan, profile = plan_and_profile(plan_path, profile_path)
     plans = {"plan": plan} | {str(path): read_plan(path) for path in other or []}
@@ -98,12 +98,13 @@ def fit(
     """Fit efficiency, overhead and power of a device to measured points, and write a device file."""
     import json
 
-    from ..evaluation.device_file import device_of, draw_fits, law_record, print_fits
-    from ..evaluation.device_fit import fit_power, fit_speed
-    from ..evaluation.device_points import read_points
-    from ..solver.atomic import refuse_unwritable
-    from ..solver.device import write_device
-    from ..solver.quantities import BYTES_PER_SECOND
+    from ..common.files import refuse_unwritable
+    from ..common.units import BYTES_PER_SECOND
+    from ..hardware.device import write_device
+    from ..hardware.file import device_of, law_record
+    from ..hardware.fit import fit_power, fit_speed
+    from ..hardware.points import read_points
+    from ..reporting.terminal.device_table import draw_fits, print_fits
 
     refuse_unwritable(output, 1 << 16)
     start = _base_device(base, bandwidth, name or output.stem)
@@ -125,8 +126,8 @@ def fit(
 
 
 def _base_device(base: str | None, bandwidth: str | None, name: str) -> "Device":
-    from ..solver.device import Device, Figure, load_device
-    from ..solver.quantities import BYTES_PER_SECOND, parse_quantity
+    from ..common.units import BYTES_PER_SECOND, parse_quantity
+    from ..hardware.device import Device, Figure, load_device
 
     if (base is None) == (bandwidth is None):
         raise ScantlingError("efficiencies are shares of a bandwidth. Give --device or --bandwidth, one of the two.")
@@ -152,13 +153,13 @@ def measure(
     """Measure this machine: bandwidth, decode in several formats, energy where it has a counter."""
     import torch
 
-    from ..evaluation.device_points import read_points
-    from ..evaluation.energy_meters import SECONDS_OF_A_WINDOW, find_meters
-    from ..evaluation.measure_device import measure_runs, stream_bandwidth, write_points
-    from ..evaluation.measured_table import measured_device, print_measured
-    from ..evaluation.terminal import TerminalProgress
-    from ..solver.atomic import refuse_unwritable
-    from ..solver.quantities import parse_bytes
+    from ..common.files import refuse_unwritable
+    from ..common.units import parse_bytes
+    from ..hardware.energy_meters import SECONDS_OF_A_WINDOW, find_meters
+    from ..hardware.measure import measure_runs, stream_bandwidth, write_points
+    from ..hardware.points import read_points
+    from ..reporting.terminal.device_table import measured_device, print_measured
+    from ..reporting.terminal.plan_view import TerminalProgress
 
     refuse_unwritable(output, 1 << 16)
     if threads is not None:
@@ -185,11 +186,11 @@ def measure(
 def _decode_engine(
     model: str | None, gguf: list[Path], kernels: str | None, *, trust_remote_code: bool
 ) -> "DecodeEngine":
-    from ..backends.model import load_model
-    from ..evaluation.decode_engines import TorchEngine
-    from ..evaluation.demo import demo_model_path
-    from ..evaluation.kernel_engine import KernelEngine, kernel_formats
-    from ..evaluation.llama_cpp_engine import LlamaCppEngine
+    from ..hardware.kernel_runtime import KernelEngine, kernel_formats
+    from ..hardware.llama_cpp_runtime import LlamaCppEngine
+    from ..hardware.runtimes import TorchEngine
+    from ..models.demo_model import demo_model_path
+    from ..models.loading import load_model
 
     if (model is not None) + bool(gguf) + (kernels is not None) > 1:
         raise ScantlingError(
@@ -200,21 +201,3 @@ def _decode_engine(
     if gguf:
         return LlamaCppEngine(gguf)
     return TorchEngine(load_model(model or str(demo_model_path()), trust_remote_code=trust_remote_code))
-
-
-@device.command("reference-case")
-def reference_case(as_json: JsonOption = False) -> None:
-    """The numbers this project was started from, from the shapes of Qwen2.5-32B, and what they can show."""
-    import dataclasses
-    import json
-
-    from ..evaluation.reference_case import reference_case as work_out
-    from ..evaluation.reference_page import reference_page
-
-    case = work_out()
-    if as_json:
-        told = {key: getattr(case, key) for key in ("stored_bytes", "read_bytes")}
-        told |= {key: getattr(case, key).model_dump() for key in ("prediction", "published")}
-        typer.echo(json.dumps(told | {"fitted": dataclasses.asdict(case.fitted)}))
-    else:
-        typer.echo(reference_page(case))

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..solver.errors import ScantlingError
+from ..common.errors import ScantlingError
 
 if TYPE_CHECKING:
+    from ..planning.plan import Plan
     from ..sensitivity.profile import Profile
-    from ..solver.plan import Plan
 
 
 def profile_beside(plan_path: Path, recorded: str) -> Path | None:
@@ -64,8 +64,9 @@ def plan_and_profile(plan_path: Path, given: Path | None) -> tuple["Plan", "Prof
     Raises:
         ScantlingError: one of them is not there, or they do not belong together.
     """
+    from ..common.files import file_sha256
+    from ..planning.plan import read_plan
     from ..sensitivity.profile import read_profile
-    from ..solver.plan import file_sha256, read_plan
 
     plan = read_plan(plan_path)
     path = profile_path_of(plan, plan_path, given)
@@ -91,7 +92,7 @@ def plans_of_one_profile(plan: "Plan", plan_path: Path, others: Sequence[Path]) 
     Raises:
         ScantlingError: one of them was solved from another profile.
     """
-    from ..solver.plan import read_plan
+    from ..planning.plan import read_plan
 
     found = {str(path): read_plan(path) for path in others}
     for name, other in found.items():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from ..solver.engine import Engine, SearchSettings
+    from ..solver.milp.base import Engine, SearchSettings
 
 ProfileArgument = Annotated[Path, typer.Argument(metavar="PROFILE", help="Written by: scantling profile")]
 PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="Written by: scantling solve")]
@@ -116,7 +116,7 @@ def with_program_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _search(solver: str, time_limit: float, threads: int, seed: int, gap: float) -> "tuple[Engine, SearchSettings]":
-    from ..solver.engine import SearchSettings
-    from ..solver.engines import engine_named
+    from ..solver.milp.base import SearchSettings
+    from ..solver.milp.registry import engine_named
 
     return engine_named(solver), SearchSettings(time_limit, seed, threads, gap)

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from ..solver.errors import ScantlingError
+from ..common.errors import ScantlingError
 from .files import plan_and_profile
 from .flags import JsonOption, ModelOption, PlanArgument, ProfileOption, TrustOption
 from .loading import load, progress
 
 if TYPE_CHECKING:
-    from ..evaluation.accuracy_file import Accuracy, AccuracyFile
-    from ..evaluation.intelligence import Power
     from ..evaluation.prediction import Contenders
+    from ..evaluation.tasks.accuracies import Accuracy, AccuracyFile
+    from ..evaluation.tasks.efficiency import Power
+    from ..planning.program import Program
     from ..sensitivity.profile import Profile
-    from ..sensitivity.program import Program
 
 app = typer.Typer()
 OtherOption = Annotated[list[Path] | None, typer.Option("--plan", help="Another plan of the same profile; repeatable.")]
@@ -46,13 +46,13 @@ def tasks(
     Task files work offline. They are lm-eval's, and may name Python code that is run: use only those that you trust.
     """  # noqa: DOC501
     from .. import __version__
-    from ..evaluation.accuracy_file import AccuracyFile, PlanAccuracy, write_accuracies
+    from ..common.files import refuse_unwritable
     from ..evaluation.bootstrap import Certainty
-    from ..evaluation.intelligence_table import print_accuracies
-    from ..evaluation.measured import ORIGINAL, formats_sha256
-    from ..evaluation.tasks import TaskSettings, lm_eval_version, run_tasks
-    from ..sensitivity.final_rounding import round_as_shipped
-    from ..solver.atomic import refuse_unwritable
+    from ..evaluation.cache import ORIGINAL, formats_sha256
+    from ..evaluation.tasks.accuracies import AccuracyFile, PlanAccuracy, write_accuracies
+    from ..evaluation.tasks.tasks import TaskSettings, lm_eval_version, run_tasks
+    from ..reporting.terminal.efficiency_table import print_accuracies
+    from ..sensitivity.sequential_rounding import round_as_shipped
 
     version = lm_eval_version()
     refuse_unwritable(output, 1 << 20)
@@ -95,8 +95,8 @@ def _formats(
     plan_path: Path, profile: "Profile", profile_sha256: str, others: list[Path], uniforms: list[str]
 ) -> dict[str, dict[str, str]]:
     """Give the formats of plans by their files' names, and of uniforms."""
-    from ..sensitivity.planning import decided_layers, uniform_formats
-    from ..solver.plan import read_plan
+    from ..planning.plan import read_plan
+    from ..sensitivity.profile import decided_layers, uniform_formats
 
     found: dict[str, dict[str, str]] = {}
     for path in [plan_path, *others]:
@@ -138,12 +138,12 @@ def intelligence(
     """Accuracy per watt and per joule of plans on devices, beside all that they are made of."""
     import json
 
-    from ..evaluation.accuracy_file import read_accuracies
-    from ..evaluation.intelligence import intelligence as put_together
-    from ..evaluation.intelligence import measured_powers
-    from ..evaluation.intelligence_table import print_intelligence
-    from ..evaluation.measured import ORIGINAL, formats_sha256
-    from ..sensitivity.program import Program
+    from ..evaluation.cache import ORIGINAL, formats_sha256
+    from ..evaluation.tasks.accuracies import read_accuracies
+    from ..evaluation.tasks.efficiency import intelligence as put_together
+    from ..evaluation.tasks.efficiency import measured_powers
+    from ..planning.program import Program
+    from ..reporting.terminal.efficiency_table import print_intelligence
 
     plan, profile = plan_and_profile(plan_path, profile_path)
     contenders: Contenders = {
@@ -180,8 +180,8 @@ def intelligence(
 def _add_modelled(
     powers: "dict[str, list[Power]]", profile: "Profile", contenders: "Contenders", program: "Program"
 ) -> None:
-    from ..evaluation.intelligence import modelled_powers
     from ..evaluation.prediction import Use, predict
+    from ..evaluation.tasks.efficiency import modelled_powers
 
     assert program.on_device is not None
     prediction = predict(profile, contenders, Use(program.on_device, program.work))
@@ -191,7 +191,7 @@ def _add_modelled(
 
 def _accuracies_of(accuracies: "AccuracyFile", name: str, sha256: str | None, path: Path) -> "tuple[Accuracy, ...]":
     """Find a contender by its formats; the original by its name."""
-    from ..evaluation.measured import ORIGINAL
+    from ..evaluation.cache import ORIGINAL
 
     for plan in accuracies.plans:
         if plan.formats_sha256 == sha256 and (sha256 is not None or plan.name == ORIGINAL):

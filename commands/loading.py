@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from ..backends.model import LoadedModel
-    from ..evaluation.terminal import TerminalProgress
+    from ..models.loading import LoadedModel
+    from ..reporting.terminal.plan_view import TerminalProgress
 
 
 def progress() -> "TerminalProgress":
@@ -19,7 +19,7 @@ def progress() -> "TerminalProgress":
     Returns:
         The bar.
     """
-    from ..evaluation.terminal import TerminalProgress
+    from ..reporting.terminal.plan_view import TerminalProgress
 
     return TerminalProgress(Console(stderr=True))
 
@@ -35,8 +35,8 @@ def load(source: str, *, trust_remote_code: bool, scratch: Path | None = None) -
     Returns:
         The model.
     """
-    from ..backends.model import load_model
-    from ..evaluation.terminal import waiting
+    from ..models.loading import load_model
+    from ..reporting.terminal.plan_view import waiting
 
     with waiting(progress(), f"loading {source}"):
         return load_model(source, trust_remote_code=trust_remote_code, scratch=scratch)

@@ -10,7 +10,7 @@ from rich.console import Console
 from .flags import JsonOption, ProfileArgument
 
 if TYPE_CHECKING:
-    from ..solver.device import Figure
+    from ..hardware.device import Figure
 
 app = typer.Typer()
 
@@ -22,9 +22,9 @@ def rules(
     as_json: JsonOption = False,
 ) -> None:
     """Show what every limit and rule of a constraint file matches."""
-    from ..evaluation.rules_table import print_rules, statement_records
+    from ..planning.program import Program
+    from ..reporting.terminal.rules_table import print_rules, statement_records
     from ..sensitivity.profile import read_profile
-    from ..sensitivity.program import Program
 
     program = Program(read_profile(profile_path)).read(path)
     if as_json:
@@ -36,7 +36,7 @@ def rules(
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of the constraint file."""
-    from ..solver.constraint_file import schema_text
+    from ..planning.constraints.file import schema_text
 
     typer.echo(schema_text(), nl=False)
 
@@ -44,7 +44,7 @@ def schema() -> None:
 @app.command()
 def engines(as_json: JsonOption = False) -> None:
     """List the inference engines whose rules are known, with the versions that they were checked against."""
-    from ..solver.engine_profile import engine_names, load_engine_profile
+    from ..planning.constraints.inference_engines import engine_names, load_engine_profile
 
     profiles = [load_engine_profile(name) for name in engine_names()]
     if as_json:
@@ -65,8 +65,8 @@ def devices(
     as_json: JsonOption = False,
 ) -> None:
     """List the known devices, or show some with the origin of every number."""
-    from ..evaluation.device_file import print_devices
-    from ..solver.device import FIGURES, device_names, load_device
+    from ..hardware.device import FIGURES, device_names, load_device
+    from ..reporting.terminal.device_table import print_devices
 
     known = [load_device(name) for name in names or device_names()]
     if as_json:

@@ -27,14 +27,13 @@ def report(
     profile_path: ProfileOption = None,
 ) -> None:
     """Write a plan as one page that opens offline in a browser."""
-    from ..evaluation.report.files import refuse_without_renderer, write_files
-    from ..evaluation.report.frontier_section import frontiers_of
-    from ..evaluation.report.material import Material, Source, read_measurements
-    from ..evaluation.report.report import sections_of, write_page
-    from ..solver.atomic import refuse_unwritable
-    from ..solver.engine import SearchSettings
-    from ..solver.engines import engine_named
-    from ..solver.plan import file_sha256
+    from ..common.files import file_sha256, refuse_unwritable
+    from ..reporting.page.files import refuse_without_renderer, write_files
+    from ..reporting.page.frontier_section import frontiers_of
+    from ..reporting.page.material import Material, Source, read_measurements
+    from ..reporting.page.report import sections_of, write_page
+    from ..solver.milp.base import SearchSettings
+    from ..solver.milp.registry import engine_named
 
     refuse_unwritable(output, 1 << 20)
     if figures is not None:

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from ..solver.errors import ScantlingError
+from ..common.errors import ScantlingError
 from .files import plan_and_profile, profile_path_of
 from .flags import JsonOption, ModelOption, PlanArgument, ProfileOption, TrustOption
 from .loading import load, progress
 
 if TYPE_CHECKING:
-    from ..evaluation.safe_solve import PlanOf
-    from ..sensitivity.planning import Origin
-    from ..sensitivity.program import Program
-    from ..solver.plan import Plan
+    from ..evaluation.safety.solve_with_factor import PlanOf
+    from ..planning.allocate import Origin
+    from ..planning.plan import Plan
+    from ..planning.program import Program
 
 app = typer.Typer()
 FAILS_STATUS = 3
@@ -62,16 +62,17 @@ def safety(
     Exit status 3 when the plan does not reach the required factor. The ladder is kept: the same command goes on where
     it was stopped, and another plan of the same profile only measures itself.
     """  # noqa: DOC501
+    from ..common.files import refuse_unwritable
     from ..evaluation.bootstrap import Certainty
-    from ..evaluation.measured_ladder import Thresholds
-    from ..evaluation.safety_file import write_safety
-    from ..evaluation.safety_run import SafetySettings, kept_beside, safety_run
-    from ..evaluation.safety_table import print_safety
+    from ..evaluation.safety.measured_ladder import Thresholds
+    from ..evaluation.safety.record import write_safety
+    from ..evaluation.safety.run import SafetySettings, kept_beside, safety_run
+    from ..planning.allocate import Origin
+    from ..planning.plan import read_plan
+    from ..reporting.terminal.safety_table import print_safety
+    from ..sensitivity.domains import named_sources
     from ..sensitivity.extending import parse_share
-    from ..sensitivity.load_cases import named_sources
-    from ..sensitivity.planning import Origin, uniform_formats
-    from ..solver.atomic import refuse_unwritable
-    from ..solver.plan import read_plan
+    from ..sensitivity.profile import uniform_formats
 
     settings = SafetySettings(
         tuple(named_sources(text)) if text else (),
@@ -143,9 +144,9 @@ def safe_plan(program: "Program", origin: "Origin", plan_of: "PlanOf", options: 
     Raises:
         ScantlingError: a prediction is wanted without a safety file.
     """
-    from ..evaluation.safe_solve import solve_predicted, solve_safely
-    from ..evaluation.safety_file import read_safety
-    from ..evaluation.safety_run import SafetySettings, kept_beside, safety_run, settings_of
+    from ..evaluation.safety.record import read_safety
+    from ..evaluation.safety.run import SafetySettings, kept_beside, safety_run, settings_of
+    from ..evaluation.safety.solve_with_factor import solve_predicted, solve_safely
 
     safety = None if options.file is None else read_safety(options.file)
     settings = SafetySettings() if safety is None else settings_of(safety, program.profile, origin)

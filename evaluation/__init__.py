@@ -1,4 +1,1 @@
-"""Measured loss, the plan against uniform quantization, and how both are shown.
-
-Knows nothing about how plans are found.
-"""
+"""Measured quality: a plan against uniform quantization and the original."""

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from ..solver.errors import ScantlingError
-from ..solver.record_file import Finite, Record
+from ..common.errors import ScantlingError
+from ..common.records import Finite, Record
 
 
 class Interval(Record):

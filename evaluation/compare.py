@@ -4,27 +4,27 @@ Knows nothing about terminals.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from .. import __version__
-from ..backends.model import LoadedModel
-from ..backends.progress import Progress
-from ..sensitivity.final_rounding import ORIGINAL_INPUTS, round_as_shipped
-from ..sensitivity.load_cases import DEFAULT_NAME
-from ..sensitivity.profile import Profile
-from ..sensitivity.text import Text
-from ..solver.errors import ScantlingError
-from ..solver.plan import Plan
+from ..common.errors import ScantlingError
+from ..common.progress import Progress
+from ..models.loading import LoadedModel
+from ..planning.plan import Plan, average_bits
+from ..quantization.formats import parse_format
+from ..sensitivity.calibration.text import Text
+from ..sensitivity.domains import DEFAULT_NAME
+from ..sensitivity.profile import Profile, decided_layers
+from ..sensitivity.sequential_rounding import ORIGINAL_INPUTS, round_as_shipped
+from .baselines import SIZED, Rival, rivals
 from .bootstrap import Certainty, Resampling, needed_documents
-from .comparison import ORIGINAL, Comparison, Contender, PairedDifference
-from .contenders import SIZED, Rival, rivals
-from .evaluation_text import EvaluationCase, evaluation_case, profiled_cases
-from .moves import moves
+from .comparison import ORIGINAL, Comparison, Contender, PairedDifference, moves
 from .quality import Quality, measure_candidates, standard_error
-from .widths import widths
+from .text import EvaluationCase, evaluation_case, profiled_cases
 
 
 @dataclass(frozen=True)
@@ -230,4 +230,43 @@ def _original(profile: Profile, measured: Quality) -> Contender:
         measured_perplexity=measured.perplexity,
         measured_top1_agreement=1.0,
         measured_kl_nats_by_sequence=measured.kl_nats,
+    )
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Σ bits · weights / Σ weights over the layers that the program decides; scales and zero points not counted.
+
+    Attributes:
+        average: over all of them.
+        by_kind: over those of a kind, in the order of the model.
+        by_block: over those of a block, by its index.
+    """
+
+    average: float
+    by_kind: dict[str, float]
+    by_block: dict[int, float]
+
+
+def widths(profile: Profile, formats: Mapping[str, str]) -> Widths:
+    """Average the widths of a set of formats.
+
+    Args:
+        profile: says the layers.
+        formats: of every layer.
+
+    Returns:
+        The averages.
+    """
+    pairs = [(layer, (parse_format(formats[layer.name]).bits, layer.num_weights)) for layer in decided_layers(profile)]
+    kinds: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    blocks: dict[int, list[tuple[float, int]]] = defaultdict(list)
+    for layer, pair in pairs:
+        kinds[layer.kind].append(pair)
+        if layer.block is not None:
+            blocks[layer.block].append(pair)
+    return Widths(
+        average_bits([pair for _, pair in pairs]),
+        {kind: average_bits(found) for kind, found in kinds.items()},
+        {block: average_bits(found) for block, found in sorted(blocks.items())},
     )

@@ -6,8 +6,8 @@ layer's output and x the layer's input, both in the quantized model, and V = W(l
     D(plan with f in layer l) − D(plan) ≈ Σₜ hₜᵀ V xₜ / T + ½ vec(V)ᵀ F vec(V).
 
 The first term is exact to first order and holds every interaction with what the plan did to the other layers. The
-second is the Fisher loss increase of V in its window form (see sensitivity/fisher.py), with labels sampled from the
-quantized model. It needs every layer in the formats of interest, rounded as the profile did.
+second is the Fisher loss increase of V in its window form (sensitivity/estimators/fisher.py), with labels sampled
+from the quantized model. It needs every layer in the formats of interest, rounded as the profile did.
 
 Knows nothing about programs or how steps are chosen.
 """
@@ -22,14 +22,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..backends.grid import CastMatrix, Rounded
-from ..backends.layers import Anatomy, blocks_of, take_apart
-from ..backends.model import LoadedModel
-from ..backends.progress import Progress
-from ..sensitivity.capture import Capture, LabelDraws, capture, first_tensor, gradients_of_draws, removing
-from ..sensitivity.fisher import first_order_changes, window_form
-from ..sensitivity.walk import Tape, walk_blocks
-from .quality import Candidate, installed
+from ..common.progress import Progress
+from ..models.install import Candidate, installed, removing
+from ..models.layers import Anatomy, blocks_of, take_apart
+from ..models.loading import LoadedModel
+from ..quantization.grid import CastMatrix, Rounded
+from ..sensitivity.calibration.backward_pass import Tape, walk_blocks
+from ..sensitivity.calibration.capture import Capture, LabelDraws, capture, first_tensor, gradients_of_draws
+from ..sensitivity.estimators.fisher import first_order_changes, window_form
 
 Records = Mapping[str, Mapping[str, Rounded]]  # by layer and format
 Samples = NDArray[np.float64]  # one value a sequence

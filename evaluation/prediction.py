@@ -1,8 +1,8 @@
 """What plans would need on a device: bytes, speed, power, energy, each number with its word.
 
 Bytes of weights are exact. Everything that follows from a device's numbers is predicted, by the laws of decode
-(solver/decode_laws.py), and as good as those numbers: each is listed with its origin. Power is given at one throughput
-that is the same for all, and at each contender's own full speed; the two are never mixed.
+(hardware/decode_laws.py), and as good as those numbers: each is listed with its origin. Power is given at one
+throughput that is the same for all, and at each contender's own full speed; the two are never mixed.
 
 Knows nothing about terminals.
 """
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, Literal, TypeVar
 
-from ..sensitivity.planning import decided_layers, uniform_formats
-from ..sensitivity.profile import Profile
-from ..sensitivity.rows import RESIDENT_BYTES, Rows
-from ..solver.decode_laws import (
+from ..common.errors import ScantlingError
+from ..common.records import Finite, Record
+from ..common.units import BYTES, show_bytes
+from ..hardware.decode_laws import (
     OperatingPoint,
     above_power_limit,
     figures_behind,
@@ -24,12 +24,11 @@ from ..solver.decode_laws import (
     query_cost,
     seconds_per_step,
 )
-from ..solver.device import Device
-from ..solver.errors import ScantlingError
-from ..solver.limits import Workload
-from ..solver.plan import Plan
-from ..solver.quantities import BYTES, show_bytes
-from ..solver.record_file import Finite, Record
+from ..hardware.device import Device
+from ..hardware.resources import RESIDENT_BYTES, Rows
+from ..hardware.workload import Workload
+from ..planning.plan import Plan
+from ..sensitivity.profile import Profile, decided_layers, uniform_formats
 
 
 class PointRecord(Record):

@@ -4,23 +4,14 @@ Knows nothing about plans or formats: a candidate is a set of matrices to instal
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from ..backends.formats import Format
-from ..backends.ggml import PackedMatrix
-from ..backends.gguf_inputs import input_block, rounded_inputs
-from ..backends.grid import Rounded
-from ..backends.layers import install_matrix, is_linear
-from ..backends.progress import Progress
-from ..sensitivity.capture import removing
-
-Candidate = Mapping[str, Rounded]
+from ..common.progress import Progress
+from ..models.install import Candidate, installed
 
 
 @dataclass(frozen=True)
@@ -91,57 +82,6 @@ def standard_error(values: Sequence[float]) -> float | None:
         return None
     mean = math.fsum(values) / len(values)
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
-
-
-@contextmanager
-def installed(model: nn.Module, candidate: Candidate) -> Iterator[None]:
-    """Put a candidate's matrices into a model for a while; what is tied stays tied.
-
-    Inputs of products with types of GGUF are rounded as llama.cpp does; gradients pass as if they were not.
-
-    Args:
-        model: the original model.
-        candidate: matrices by layer name.
-
-    Yields:
-        Nothing; the original matrices are back afterwards.
-    """
-    modules = {name: model.get_submodule(name) for name in candidate}
-    originals = {name: module.weight.data for name, module in modules.items()}
-    formats = {name: rounded.format for name, rounded in candidate.items() if isinstance(rounded, PackedMatrix)}
-    try:
-        for name, rounded in candidate.items():
-            install_matrix(modules[name], rounded.dequantize())
-        with inputs_rounded(model, formats):
-            yield
-    finally:
-        for name, original in originals.items():
-            modules[name].weight.data = original
-
-
-@contextmanager
-def inputs_rounded(model: nn.Module, formats: Mapping[str, Format]) -> Iterator[None]:
-    """Round the inputs of products with matrices in types of GGUF for a while, as llama.cpp does.
-
-    Args:
-        model: the model.
-        formats: of its layers; the product with a tied matrix is that of the head.
-
-    Yields:
-        Nothing.
-    """
-    blocks = {model.get_submodule(name).weight: input_block(target) for name, target in formats.items()}
-    with ExitStack() as hooks:
-        for module in model.modules() if blocks else ():
-            block = blocks.get(module.weight) if is_linear(module) else None
-            if block is not None:
-                hooks.enter_context(removing(module.register_forward_pre_hook(partial(_round_inputs, block))))
-        yield
-
-
-def _round_inputs(block: int, _module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    inputs = arguments[0]
-    return (inputs + (rounded_inputs(inputs.detach(), block) - inputs.detach()), *arguments[1:])
 
 
 @dataclass(frozen=True)

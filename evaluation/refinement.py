@@ -26,15 +26,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..backends.formats import parse_format
-from ..backends.model import LoadedModel
-from ..backends.progress import Progress
-from ..sensitivity.capture import LabelDraws
+from ..common.errors import ScantlingError
+from ..common.progress import Progress
+from ..models.loading import LoadedModel
+from ..planning.plan import RefinementStep
+from ..quantization.formats import parse_format
+from ..sensitivity.calibration.capture import LabelDraws
 from ..sensitivity.profile import Profile
-from ..sensitivity.rounding_pass import round_as_profiled
-from ..solver.errors import ScantlingError
+from ..sensitivity.round_model import round_as_profiled
 from ..solver.instance import LOSS, Instance, LoadCase, LossMeasure, Row
-from ..solver.plan import RefinementStep
 from ..solver.rules import Allow, Limit, LossLimit
 from .linearisation import Records, linearise
 from .quality import measure_candidates

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..solver.errors import ScantlingError
+from ..common.errors import ScantlingError
 from .profile import Profile
 
 Solve = Callable[[Profile], Mapping[str, str]]

@@ -16,20 +16,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..backends.formats import Format, parse_format
-from ..backends.layers import Layer, take_apart
-from ..backends.model import LoadedModel
-from ..backends.progress import Progress
-from ..backends.rounding import rounding_method
-from ..solver.errors import ScantlingError
-from .capture import LabelDraws
-from .load_cases import LoadCase, further_sequences, load_case_records
-from .measuring import Measured, Request, measure
-from .parts import parts_folder
-from .pricing import Samples
+from ..common.errors import ScantlingError
+from ..common.progress import Progress
+from ..models.layers import Layer, take_apart
+from ..models.loading import LoadedModel
+from ..quantization.formats import Format, parse_format
+from ..quantization.methods import rounding_method
+from .calibration.capture import LabelDraws
+from .calibration.resume_cache import parts_folder
+from .domains import LoadCase, further_sequences, load_case_records
+from .estimators.base import Samples
+from .measure import Measured, Request, measure
 from .profile import LayerRecord, LoadCaseRecord, Profile, ProfileRecord
 from .profiling import ProfileSettings, layer_record, with_reach
-from .rounding_pass import refuse_illegal_groups
+from .round_model import refuse_illegal_groups
 
 _MOST_ROUNDS = 4
 _MARGIN = 1.05

@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backends.awq import AwqSettings, awq_scales
-from ..backends.formats import Format, IntegerFormat
-from ..backends.layers import Anatomy, Layer, blocks_of, install_matrix, is_linear, matrix_of
-from ..backends.model import LoadedModel
-from ..backends.progress import Progress
-from ..solver.errors import ScantlingError
-from .block_inputs import collect_moments, inputs_of, stages
-from .capture import BlockCall, removing, run_block
-from .entering import enter_blocks
-from .reach import expert_of
+from ..common.errors import ScantlingError
+from ..common.progress import Progress
+from ..models.install import removing
+from ..models.layers import Anatomy, Layer, blocks_of, install_matrix, is_linear, matrix_of
+from ..models.loading import LoadedModel
+from ..quantization.awq import AwqSettings, awq_scales
+from ..quantization.formats import Format, IntegerFormat
+from .calibration.block_inputs import collect_moments, inputs_of, stages
+from .calibration.capture import BlockCall, enter_blocks, run_block
+from .calibration.expert_coverage import expert_of
 
 _TOLERANCE = 1e-3  # of the block's output: float32 arithmetic moves it by 1e-6, a wrong fold by 0.1 and more
 

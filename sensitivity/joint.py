@@ -25,17 +25,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..backends.formats import Format, parse_format
-from ..backends.layers import Layer
-from ..backends.model import LoadedModel
-from ..backends.progress import Progress
-from .capture import LabelDraws, capture
-from .engine_inputs import EngineInputs
-from .fisher import token_form, window_form
-from .measuring import RoundedLayers, rounded_block
+from ..common.progress import Progress
+from ..models.layers import Layer
+from ..models.loading import LoadedModel
+from ..quantization.formats import Format, parse_format
+from .calibration.backward_pass import Tape, walk_blocks
+from .calibration.capture import LabelDraws, capture
+from .estimators.activation_rounding import EngineInputs
+from .estimators.fisher import token_form, window_form
+from .measure import RoundedLayers, rounded_block
 from .profile import Profile
-from .rounding_pass import profiled_task
-from .walk import Tape, walk_blocks
+from .round_model import profiled_task
 
 Assignments = Mapping[str, Mapping[str, str]]
 Samples = NDArray[np.float64]  # one value a sequence

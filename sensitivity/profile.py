@@ -23,11 +23,12 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..solver.atomic import whole_file
-from ..solver.errors import ScantlingError
-from ..solver.record_file import Finite, Record
-from .borrowing import with_borrowed_prices
-from .reach import Reach
+from ..common.errors import ScantlingError
+from ..common.files import whole_file
+from ..common.records import Finite, Record
+from ..quantization.formats import parse_format
+from .calibration.expert_coverage import Reach
+from .expert_prior import with_borrowed_prices
 
 PROFILE_VERSION: Final = 2
 _TENSORS = ("samples", "rounding_token_ids", "pricing_token_ids")
@@ -361,3 +362,48 @@ def _refuse_inconsistent(profile: Profile, path: Path) -> None:
         offered[index, list(layer.formats)] = True
     if not bool(np.isfinite(samples[offered]).all()):
         raise ScantlingError(f"{path} is damaged: it has prices that are not numbers. Profile the model again.")
+
+
+def decided_layers(profile: Profile) -> list[LayerRecord]:
+    """List the layers with more than one format.
+
+    Args:
+        profile: the profile.
+
+    Returns:
+        The layers that the program decides.
+    """
+    return [layer for layer in profile.record.layers if len(layer.formats) > 1]
+
+
+def uniform_formats(profile: Profile, target: str) -> dict[str, str]:
+    """Give one format to all layers that the program decides; the others keep theirs.
+
+    Args:
+        profile: the profile.
+        target: a format's name, or a width such as ``3``, which means the first format of that width in the profile.
+
+    Returns:
+        The format of every layer.
+
+    Raises:
+        ScantlingError: the profile has no such format, or not for every layer.
+    """
+    available = profile.record.formats
+    if target.isdigit():
+        matching = [name for name in available if parse_format(name).bits == int(target)]
+    else:
+        matching = [name for name in available if name == target or name == target.upper()]
+    if not matching:
+        raise ScantlingError(f"the profile has no uniform {target!r}. It has the formats: {', '.join(available)}.")
+    position = available.index(matching[0])
+    for layer in profile.record.layers:
+        if len(layer.formats) > 1 and position not in layer.formats:
+            raise ScantlingError(
+                f"no plan is uniform in {matching[0]}: it does not fit {layer.name}, which is {layer.in_features} "
+                f"wide. Formats that do: {', '.join(available[index] for index in layer.formats)}."
+            )
+    return {
+        layer.name: matching[0] if len(layer.formats) > 1 else available[layer.formats[0]]
+        for layer in profile.record.layers
+    }

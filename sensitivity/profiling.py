@@ -11,24 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
-from ..backends.formats import FLOAT_FORMATS, Format, parse_format
-from ..backends.gguf_types import GgufFormat, legal_types
-from ..backends.kv_cache import config_numbers
-from ..backends.layers import Anatomy, Layer, take_apart
-from ..backends.model import LoadedModel
-from ..backends.progress import Progress
-from ..backends.rounding import Gptq, RoundingMethod, refuse_other_families
-from ..solver.errors import ScantlingError
-from .capture import LabelDraws
-from .estimators import ESTIMATORS
-from .load_cases import LoadCase, calibration_sequences, load_case_records
-from .measuring import Measured, Request, measure
-from .parts import parts_folder
-from .pricing import Samples
+from ..common.errors import ScantlingError
+from ..common.progress import Progress
+from ..models.kv_cache import config_numbers
+from ..models.layers import Anatomy, Layer, take_apart
+from ..models.loading import LoadedModel
+from ..quantization.formats import FLOAT_FORMATS, Format, parse_format
+from ..quantization.gguf_types import GgufFormat, legal_types
+from ..quantization.methods import Gptq, RoundingMethod, refuse_other_families
+from .calibration.capture import LabelDraws
+from .calibration.expert_coverage import Reach, has_siblings
+from .calibration.resume_cache import parts_folder
+from .calibration.text import refuse_too_long
+from .domains import LoadCase, calibration_sequences, load_case_records
+from .estimators.base import Samples
+from .estimators.registry import ESTIMATORS
+from .measure import Measured, Request, measure
 from .profile import LayerRecord, Profile, ProfileRecord
-from .reach import Reach, has_siblings
-from .rounding_pass import refuse_illegal_groups, scale_inputs_for
-from .text import refuse_too_long
+from .round_model import refuse_illegal_groups, scale_inputs_for
 
 DEFAULT_INTEGERS = ("int2-g64", "int3-g64", "int4-g64", "int5-g64", "int6-g64", "int8-g64")
 

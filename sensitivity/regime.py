@@ -12,9 +12,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..backends.model import LoadedModel
+from ..models.loading import LoadedModel
+from .calibration.text import opening_tokens
 from .profile import RegimeRecord
-from .text import opening_tokens
 
 _NUM_SEQUENCES = 4
 

@@ -9,10 +9,10 @@ from itertools import accumulate, chain
 
 import numpy as np
 
-from .errors import ScantlingError
+from ..common.errors import ScantlingError
 from .instance import LOSS, Instance
+from .milp.standard_form import Floats, Integers, Statement
 from .rules import Allow, Distinct, Limit, LossLimit, Order, Tie
-from .statement import Floats, Integers, Statement
 
 Direction = tuple[float, ...]
 LARGEST_SUM = 2**62

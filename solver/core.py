@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .dynamic import is_tabulable, tabulate
-from .engine import Engine, SearchSettings, Status
-from .errors import ScantlingError
+from ..common.errors import ScantlingError
+from .dynamic_programming import is_tabulable, tabulate
+from .heuristic import best_start
 from .lagrangian import Relaxation, largest_objective, relax
+from .milp.base import Engine, SearchSettings, Status
+from .milp.standard_form import Floats, Integers, Mask, Statement
 from .presolve import presolve, tighten_rows
-from .start import best_start
-from .statement import Floats, Integers, Mask, Statement
 
 _FIRST_CORE_OPTIONS = 60
 _GROWTH = 4

@@ -7,8 +7,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from .engine import Engine, SearchSettings
 from .instance import Instance
+from .milp.base import Engine, SearchSettings
 from .rules import Allow, Limit
 from .solve import Solution, solve
 

@@ -21,10 +21,10 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from .atomic import whole_file
-from .errors import ScantlingError
+from ..common.errors import ScantlingError
+from ..common.files import whole_file
+from .instance_checks import LOSS, refuse_malformed
 from .rules import Limit, LossLimit, Rule
-from .wellformed import LOSS, refuse_malformed
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from .statement import Floats, Integers, Statement
+from .milp.standard_form import Floats, Integers, Statement
 
 _MAX_EVALUATIONS = 400
 _RELATIVE_TOLERANCE = 1e-10

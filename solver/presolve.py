@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .statement import Integers, Mask, Statement
+from .milp.standard_form import Integers, Mask, Statement
 
 _LARGEST_CLUSTER = 256
 

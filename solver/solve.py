@@ -8,12 +8,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .cases import solve_by_cases
+from ..common.errors import ScantlingError
 from .compilation import Direction, compile_instance
 from .core import CoreAnswer
-from .engine import Engine, SearchSettings, Status
-from .errors import ScantlingError
+from .format_cases import solve_by_cases
 from .instance import LOSS, Instance
+from .milp.base import Engine, SearchSettings, Status
 from .rules import Limit, LossLimit, Rule
 from .verify import violations
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from scantling.backends.model import load_model
-from scantling.evaluation.arithmetic_noise import arithmetic_noise, relative_difference
+from scantling.backends.arithmetic_noise import arithmetic_noise, relative_difference
+from scantling.models.loading import load_model
 from tiny import save_model
 
 SEQUENCE = torch.arange(2, 66) % 90

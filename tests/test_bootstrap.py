@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from scantling.common.errors import ScantlingError
 from scantling.evaluation.bootstrap import Certainty, Resampling, needed_documents
-from scantling.solver.errors import ScantlingError
 
 
 def test_an_interval_of_a_mean_is_students():

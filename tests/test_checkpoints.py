@@ -16,15 +16,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from engines import python_with
-from scantling.backends.backend import FormattedLayer, TensorSpec
-from scantling.backends.formats import IntegerFormat, parse_format
-from scantling.backends.gptq_backend import GptqBackend, split_fusions
-from scantling.backends.layers import Layer
+from scantling.backends.base import FormattedLayer, TensorSpec
+from scantling.backends.check import CheckSettings, _complaint, check, tolerance
+from scantling.backends.gptq import GptqBackend, split_fusions
+from scantling.backends.manifest import MANIFEST_FILE, read_manifest, wrong_sizes
+from scantling.backends.resumable_writer import unfinished_checkpoint, work_folder
 from scantling.backends.shards import Shard, ShardFiles, index_file, lay_out
-from scantling.backends.unfinished import unfinished_checkpoint, work_folder
-from scantling.evaluation.check import CheckSettings, _complaint, check, tolerance
-from scantling.evaluation.manifest import MANIFEST_FILE, read_manifest, wrong_sizes
-from scantling.solver.errors import ScantlingError
+from scantling.common.errors import ScantlingError
+from scantling.models.layers import Layer
+from scantling.quantization.formats import IntegerFormat, parse_format
 from test_command_line import SMALL, refused, run
 from tiny import save_model
 
@@ -238,7 +238,7 @@ def test_transposed_layers_are_refused_by_compressed_tensors(tmp_path, text_file
 
 
 def test_a_missing_library_names_the_extra(tmp_path, monkeypatch, symmetric):
-    monkeypatch.setattr("scantling.backends.pack_quantized_backend.util.find_spec", lambda name: None)
+    monkeypatch.setattr("scantling.backends.compressed_tensors.util.find_spec", lambda name: None)
     refused(
         r"scantling\[compressed-tensors\]", "apply", symmetric, "--backend", "compressed-tensors", "-o", tmp_path / "x"
     )

@@ -14,14 +14,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from scantling.__main__ import app, main
-from scantling.backends.model import load_model
-from scantling.backends.progress import silent
-from scantling.evaluation.quality import installed, measure_candidates
-from scantling.sensitivity.estimators import ESTIMATORS
+from scantling.common.errors import ScantlingError
+from scantling.common.progress import silent
+from scantling.evaluation.quality import measure_candidates
+from scantling.models.install import installed
+from scantling.models.loading import load_model
+from scantling.planning.plan import read_plan
+from scantling.sensitivity.estimators.registry import ESTIMATORS
 from scantling.sensitivity.profile import read_profile, write_or_rescue_profile, write_profile
-from scantling.sensitivity.rounding_pass import round_assignments
-from scantling.solver.errors import ScantlingError
-from scantling.solver.plan import read_plan
+from scantling.sensitivity.round_model import round_assignments
 from tiny import prose, save_model
 
 SMALL = ["--sequences", "3", "--pricing-sequences", "3", "--length", "32"]

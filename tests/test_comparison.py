@@ -8,12 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 from scantling.__main__ import app
+from scantling.common.errors import ScantlingError
 from scantling.evaluation.bootstrap import Certainty, Interval, Resampling
 from scantling.evaluation.comparison import PairedDifference, read_comparison, write_comparison
-from scantling.evaluation.verdicts import comparison_verdict, show_difference
+from scantling.planning.plan import read_plan
+from scantling.reporting.terminal.verdicts import comparison_verdict, show_difference
 from scantling.sensitivity.profile import read_profile
-from scantling.solver.errors import ScantlingError
-from scantling.solver.plan import read_plan
 
 
 def run(*words, columns="120"):

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from scantling import Program
 from scantling.__main__ import app
+from scantling.common.errors import ScantlingError
+from scantling.common.yaml_source import MAX_BYTES, parse_yaml, read_yaml
+from scantling.planning.constraints.file import json_schema, published_schema, read_constraints, schema_text
 from scantling.sensitivity.profile import write_profile
-from scantling.solver.constraint_file import json_schema, published_schema, read_constraints, schema_text
-from scantling.solver.errors import ScantlingError
-from scantling.solver.positioned_yaml import MAX_BYTES, parse_yaml, read_yaml
 from tiny_profiles import CONFIG, make_profile
 
 DOCS = Path(__file__).parents[1] / "docs" / "constraints.md"
@@ -42,7 +42,7 @@ def refused(path, match):
 
 
 def test_the_published_schema_is_that_of_the_records():
-    assert published_schema() == schema_text(), "write it again: scantling schema > solver/constraints.schema.json"
+    assert published_schema() == schema_text(), "write it again: scantling schema > planning/constraints/constraints.schema.json"
     jsonschema.Draft202012Validator.check_schema(json_schema())
     assert CliRunner().invoke(app, ["schema"]).output == schema_text()
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from scantling.evaluation.contenders import NEAREST, SAME_BITS, SAME_BYTES, engines_that_load, rivals, uniform_names
-from scantling.evaluation.verdicts import predicted_difference
-from scantling.evaluation.widths import widths
-from scantling.sensitivity.planning import decided_layers, uniform_formats
-from scantling.solver.errors import ScantlingError
+from scantling.common.errors import ScantlingError
+from scantling.evaluation.baselines import NEAREST, SAME_BITS, SAME_BYTES, engines_that_load, rivals, uniform_names
+from scantling.evaluation.compare import widths
+from scantling.reporting.terminal.verdicts import predicted_difference
+from scantling.sensitivity.profile import decided_layers, uniform_formats
 from tiny_profiles import FORMATS, layer, make_profile, profile_of
 
 PROFILE = make_profile(num_blocks=8)

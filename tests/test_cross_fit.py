@@ -5,9 +5,9 @@ import pytest
 from typer.testing import CliRunner
 
 from scantling.__main__ import app
+from scantling.common.errors import ScantlingError
 from scantling.sensitivity.cross_fit import cross_fit, fold_numbers, totals
 from scantling.sensitivity.profile import LayerRecord, Profile, ProfileRecord
-from scantling.solver.errors import ScantlingError
 
 NUM_LAYERS, NUM_SEQUENCES = 60, 24
 

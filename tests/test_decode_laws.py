@@ -6,8 +6,8 @@ from fractions import Fraction
 import pytest
 
 from scantling import Program
-from scantling.sensitivity.rows import Rows
-from scantling.solver.decode_laws import (
+from scantling.common.errors import ScantlingError
+from scantling.hardware.decode_laws import (
     above_power_limit,
     figures_behind,
     operate,
@@ -15,8 +15,8 @@ from scantling.solver.decode_laws import (
     seconds_per_step,
     watts_at,
 )
-from scantling.solver.device import Device
-from scantling.solver.errors import ScantlingError
+from scantling.hardware.device import Device
+from scantling.hardware.resources import Rows
 from tiny_profiles import choices, formats_of, make_profile
 
 CARD = Device.model_validate({

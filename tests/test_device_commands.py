@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from scantling.evaluation.device_points import read_points
+from scantling.common.errors import ScantlingError
+from scantling.hardware.decode_laws import operate
+from scantling.hardware.device import load_device
+from scantling.hardware.points import read_points
+from scantling.hardware.resources import Rows
+from scantling.hardware.workload import Workload
+from scantling.planning.plan import read_plan
 from scantling.sensitivity.profile import read_profile, write_profile
-from scantling.sensitivity.rows import Rows
-from scantling.solver.decode_laws import operate
-from scantling.solver.device import load_device
-from scantling.solver.errors import ScantlingError
-from scantling.solver.limits import Workload
-from scantling.solver.plan import read_plan
 from test_program_commands import run
 from tiny_profiles import make_profile
 

@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from scantling.evaluation.device_file import device_of, draw_fits, law_record
-from scantling.evaluation.device_fit import fit_power, fit_speed
-from scantling.evaluation.device_points import MeasuredPoint, MeasuredPoints, read_points
-from scantling.solver.decode_laws import operate
-from scantling.solver.device import Device, load_device, write_device
-from scantling.solver.errors import ScantlingError
+from scantling.common.errors import ScantlingError
+from scantling.hardware.decode_laws import operate
+from scantling.hardware.device import Device, load_device, write_device
+from scantling.hardware.file import device_of, law_record
+from scantling.hardware.fit import fit_power, fit_speed
+from scantling.hardware.points import MeasuredPoint, MeasuredPoints, read_points
+from scantling.reporting.terminal.device_table import draw_fits
 from test_program_commands import run
 
 BANDWIDTH = 100e9

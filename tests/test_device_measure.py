@@ -5,16 +5,16 @@ import json
 import pytest
 import torch
 
-from scantling.backends.model import load_model
-from scantling.backends.progress import silent
-from scantling.evaluation import measure_device
-from scantling.evaluation.decode_engines import DecodeRun, TorchEngine, read_bytes_of
-from scantling.evaluation.device_points import read_points
-from scantling.evaluation.energy_meters import EnergyMeter, find_meters
-from scantling.evaluation.llama_cpp_engine import LlamaCppEngine, gguf_contents, llama_cpp_is_here
-from scantling.evaluation.measure_device import Stream, measure_runs, stream_bandwidth, write_points
-from scantling.evaluation.measured_table import measured_device
-from scantling.solver.errors import ScantlingError
+from scantling.common.errors import ScantlingError
+from scantling.common.progress import silent
+from scantling.hardware import measure as measure_device
+from scantling.hardware.energy_meters import EnergyMeter, find_meters
+from scantling.hardware.llama_cpp_runtime import LlamaCppEngine, gguf_contents, llama_cpp_is_here
+from scantling.hardware.measure import Stream, measure_runs, stream_bandwidth, write_points
+from scantling.hardware.points import read_points
+from scantling.hardware.runtimes import DecodeRun, TorchEngine, read_bytes_of
+from scantling.models.loading import load_model
+from scantling.reporting.terminal.device_table import measured_device
 from test_program_commands import run
 from tiny import make_model
 

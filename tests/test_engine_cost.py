@@ -8,11 +8,11 @@ from typer.testing import CliRunner
 
 from scantling import Program
 from scantling.__main__ import app
-from scantling.evaluation.honesty import engine_cost_sentence
-from scantling.sensitivity.engine_cost import EngineCost, Saved, engine_cost
+from scantling.planning.engine_cost import EngineCost, Saved, engine_cost
+from scantling.reporting.terminal.warnings import engine_cost_sentence
 from scantling.sensitivity.profile import write_profile
-from scantling.solver.cpsat import CpSat
-from scantling.solver.engine import SearchSettings
+from scantling.solver.milp.base import SearchSettings
+from scantling.solver.milp.cpsat import CpSat
 from scantling.solver.rules import Tie
 from tiny_profiles import feasible, formats_of, make_profile
 

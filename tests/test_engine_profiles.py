@@ -3,10 +3,10 @@
 import pytest
 
 from scantling import Program
-from scantling.backends.formats import GROUP_SIZES, INTEGER_BITS, IntegerFormat, parse_format
-from scantling.solver.engine_profile import Shape, engine_names, fits, load_engine_profile, objections
-from scantling.solver.errors import ScantlingError
-from scantling.solver.patterns import Pattern
+from scantling.common.errors import ScantlingError
+from scantling.common.patterns import Pattern
+from scantling.planning.constraints.inference_engines import Shape, engine_names, fits, load_engine_profile, objections
+from scantling.quantization.formats import GROUP_SIZES, INTEGER_BITS, IntegerFormat, parse_format
 from scantling.solver.rules import Allow, Tie
 from tiny_profiles import feasible, formats_of, layer, make_profile, profile_of
 

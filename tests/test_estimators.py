@@ -7,20 +7,20 @@ import pytest
 import torch
 from test_hessian import Dense, small_problem
 
-from scantling.backends.formats import parse_format
-from scantling.backends.layers import Layer, matrix_of, take_apart
-from scantling.backends.model import LoadedModel
-from scantling.backends.progress import silent
-from scantling.sensitivity.capture import LabelDraws
-from scantling.sensitivity.estimators import ESTIMATORS
-from scantling.sensitivity.linear_model import NOISE_RELATIVE_SQUARE, slopes
-from scantling.sensitivity.partial_run import partial_runs
-from scantling.sensitivity.parts import Parts
-from scantling.sensitivity.pricing import Measurement
-from scantling.sensitivity.tape_forms import element_wise, fisher_diagonal, output_error
-from scantling.sensitivity.walk import Tape
-from scantling.sensitivity.xtrace import xtrace
-from scantling.solver.errors import ScantlingError
+from scantling.common.errors import ScantlingError
+from scantling.common.progress import silent
+from scantling.models.layers import Layer, matrix_of, take_apart
+from scantling.models.loading import LoadedModel
+from scantling.quantization.formats import parse_format
+from scantling.sensitivity.calibration.backward_pass import Tape
+from scantling.sensitivity.calibration.capture import LabelDraws
+from scantling.sensitivity.calibration.partial_run import partial_runs
+from scantling.sensitivity.calibration.resume_cache import Parts
+from scantling.sensitivity.estimators.base import Measurement
+from scantling.sensitivity.estimators.gradient_baselines import element_wise, fisher_diagonal, output_error
+from scantling.sensitivity.estimators.higgs import NOISE_RELATIVE_SQUARE, slopes
+from scantling.sensitivity.estimators.registry import ESTIMATORS
+from scantling.sensitivity.estimators.xtrace import xtrace
 from tiny import log_likelihoods, make_model, make_tokenizer
 
 TOKENS = torch.randint(0, 92, (2, 20), generator=torch.Generator().manual_seed(5))

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scantling.sensitivity.editing import edit_plan
-from scantling.sensitivity.planning import Origin, solve, uniform_formats
-from scantling.sensitivity.profile import write_profile
-from scantling.sensitivity.program import Program
-from scantling.solver.cpsat import CpSat
-from scantling.solver.engine import SearchSettings
-from scantling.solver.errors import ScantlingError
-from scantling.solver.exchange import exchanges
-from scantling.solver.plan import file_sha256
+from scantling.common.errors import ScantlingError
+from scantling.common.files import file_sha256
+from scantling.planning.allocate import Origin, solve
+from scantling.planning.edit_plan import edit_plan
+from scantling.planning.program import Program
+from scantling.planning.reduced_costs import exchanges
+from scantling.sensitivity.profile import uniform_formats, write_profile
+from scantling.solver.milp.base import SearchSettings
+from scantling.solver.milp.cpsat import CpSat
 from scantling.solver.rules import Limit
 from tiny_profiles import make_profile
 

@@ -9,13 +9,13 @@ from rich.console import Console
 from test_passes import whole_model_tape
 from torch import nn
 
-from scantling.backends.experts import separate_experts
-from scantling.backends.layers import take_apart
-from scantling.backends.progress import silent
-from scantling.evaluation.together_report import print_still_together
-from scantling.sensitivity.capture import LabelDraws, capture
-from scantling.sensitivity.fisher import first_order_changes, sequence_form, token_form, window_form
-from scantling.sensitivity.walk import walk_blocks
+from scantling.common.progress import silent
+from scantling.models.experts import separate_experts
+from scantling.models.layers import take_apart
+from scantling.reporting.terminal.warnings import print_still_together
+from scantling.sensitivity.calibration.backward_pass import walk_blocks
+from scantling.sensitivity.calibration.capture import LabelDraws, capture
+from scantling.sensitivity.estimators.fisher import first_order_changes, sequence_form, token_form, window_form
 from tiny import log_likelihoods, make_model
 
 NUM_EXPERTS = {"mixtral": 4, "qwen3-moe": 8}

@@ -5,10 +5,10 @@ import pytest
 from typer.testing import CliRunner
 
 from scantling.__main__ import app
-from scantling.sensitivity import measuring
+from scantling.common.errors import ScantlingError
+from scantling.sensitivity import measure as measuring
 from scantling.sensitivity.extending import parse_share, relative_error
 from scantling.sensitivity.profile import read_profile
-from scantling.solver.errors import ScantlingError
 from tiny import prose
 
 SMALL = ["--sequences", "2", "--length", "32"]

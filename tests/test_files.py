@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from scantling.solver.atomic import refuse_unwritable, whole_file, whole_folder
-from scantling.solver.errors import ScantlingError
+from scantling.common.errors import ScantlingError
+from scantling.common.files import refuse_unwritable, whole_file, whole_folder
+from scantling.common.units import parse_bytes, show_bytes
+from scantling.planning.plan import Assignment, Certificate, LimitUse, Objective, Plan, read_plan, write_plan
 from scantling.solver.instance import Instance, LoadCase, Row, Unit
-from scantling.solver.plan import Assignment, Certificate, LimitUse, Objective, Plan, read_plan, write_plan
-from scantling.solver.quantities import parse_bytes, show_bytes
 from scantling.solver.rules import Limit
 
 

@@ -5,22 +5,22 @@ import json
 import pytest
 import torch
 
-from scantling.backends.awq import AwqSettings, awq_scales
-from scantling.backends.formats import IntegerFormat, parse_format
-from scantling.backends.gptq import GptqSettings, gptq
-from scantling.backends.grid import RoundedMatrix, plain_grid, quantize
-from scantling.backends.layers import install_matrix, matrix_of, take_apart
-from scantling.backends.model import LoadedModel, load_model
-from scantling.backends.progress import silent
-from scantling.backends.rounding import Gptq
-from scantling.sensitivity.block_inputs import stages
-from scantling.sensitivity.entering import enter_blocks
-from scantling.sensitivity.final_rounding import CORRECTION_DAMPING, round_as_shipped, round_in_order
+from scantling.common.errors import ScantlingError
+from scantling.common.progress import silent
+from scantling.models.layers import install_matrix, matrix_of, take_apart
+from scantling.models.loading import LoadedModel, load_model
+from scantling.planning.plan import read_plan
+from scantling.quantization.awq import AwqSettings, awq_scales
+from scantling.quantization.formats import IntegerFormat, parse_format
+from scantling.quantization.gptq import GptqSettings, gptq
+from scantling.quantization.grid import RoundedMatrix, plain_grid, quantize
+from scantling.quantization.methods import Gptq
+from scantling.sensitivity.calibration.block_inputs import stages
+from scantling.sensitivity.calibration.capture import enter_blocks
 from scantling.sensitivity.input_scaling import scale_inputs
 from scantling.sensitivity.profile import read_profile
-from scantling.sensitivity.rounding_pass import RoundingTask, round_group, round_layers
-from scantling.solver.errors import ScantlingError
-from scantling.solver.plan import read_plan
+from scantling.sensitivity.round_model import RoundingTask, round_group, round_layers
+from scantling.sensitivity.sequential_rounding import CORRECTION_DAMPING, round_as_shipped, round_in_order
 from test_command_line import SMALL, run
 from test_gptq import correlated_inputs
 from tiny import make_model, make_tokenizer
@@ -152,7 +152,7 @@ def test_a_stopped_run_that_goes_on_gives_the_same_and_rounds_nothing_twice(fami
         rounded.extend(layer.name for layer in group.layers)
         return round_group(task, group)
 
-    monkeypatch.setattr("scantling.sensitivity.final_rounding.round_group", counting)
+    monkeypatch.setattr("scantling.sensitivity.sequential_rounding.round_group", counting)
     resumed = dict(round_in_order(a_task(family), silent, inputs=inputs, finished=first.get))
     assert list(whole) == list(resumed)
     left = [name for part, records in whole.items() if part not in first for name in records]

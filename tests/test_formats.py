@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from scantling.backends.formats import FLOAT_FORMATS, GROUP_SIZES, INTEGER_BITS, IntegerFormat, parse_format
-from scantling.backends.grid import cast, clip_factors, fit_grid
-from scantling.backends.round_to_nearest import round_to_nearest
-from scantling.solver.errors import ScantlingError
+from scantling.common.errors import ScantlingError
+from scantling.quantization.formats import FLOAT_FORMATS, GROUP_SIZES, INTEGER_BITS, IntegerFormat, parse_format
+from scantling.quantization.grid import cast, clip_factors, fit_grid
+from scantling.quantization.round_to_nearest import round_to_nearest
 
 ALL = [
     IntegerFormat(bits, group, symmetric)

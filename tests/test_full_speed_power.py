@@ -3,13 +3,13 @@
 import pytest
 
 from scantling import Program
-from scantling.sensitivity.full_speed import stated
-from scantling.sensitivity.planning import formats_or_none
-from scantling.solver.cpsat import CpSat
-from scantling.solver.decode_laws import operate
-from scantling.solver.device import Device
-from scantling.solver.engine import SearchSettings
-from scantling.solver.errors import ScantlingError
+from scantling.common.errors import ScantlingError
+from scantling.hardware.decode_laws import operate
+from scantling.hardware.device import Device
+from scantling.planning.allocate import formats_or_none
+from scantling.planning.power_ratio import stated
+from scantling.solver.milp.base import SearchSettings
+from scantling.solver.milp.cpsat import CpSat
 from scantling.solver.solve import solve
 from tiny_profiles import choices, formats_of, holds, make_profile
 

@@ -23,30 +23,30 @@ from safetensors.torch import save_file
 from tiny_gguf import TEMPLATE, make, save_gguf
 from transformers import AutoTokenizer, LlamaForCausalLM, Qwen3ForCausalLM
 
-from scantling.backends import ggml
-from scantling.backends.formats import parse_format
-from scantling.backends.ggml import PackedMatrix, quantize_matrix
-from scantling.backends.ggml_speed import MatrixShape, Products
-from scantling.backends.gguf_inputs import input_block, rounded_inputs
+from scantling.backends.gguf_manifest import check_path
 from scantling.backends.gguf_source import open_gguf, row_order, values_of
-from scantling.backends.gguf_types import GGUF_FORMATS, GgufFormat, legal_types
-from scantling.backends.imatrix import read_imatrix, write_imatrix
-from scantling.backends.layers import Layer, matrix_of
-from scantling.backends.model import load_model
-from scantling.backends.progress import silent
-from scantling.backends.rounding import rounding_method, rounding_named
-from scantling.evaluation.demo import demo_model_path
-from scantling.evaluation.gguf_manifest import check_path
-from scantling.evaluation.kernel_engine import KernelEngine, kernel_formats
-from scantling.evaluation.llama_quantize import rules
-from scantling.evaluation.measure_device import measure_runs
-from scantling.evaluation.quality import installed
-from scantling.sensitivity.engine_inputs import EngineInputs
-from scantling.sensitivity.final_rounding import round_as_shipped
+from scantling.backends.llama_quantize import rules
+from scantling.common.errors import ScantlingError
+from scantling.common.progress import silent
+from scantling.hardware.device import load_device
+from scantling.hardware.ggml_kernels import MatrixShape, Products
+from scantling.hardware.kernel_runtime import KernelEngine, kernel_formats
+from scantling.hardware.measure import measure_runs
+from scantling.models.demo_model import demo_model_path
+from scantling.models.install import installed
+from scantling.models.layers import Layer, matrix_of
+from scantling.models.loading import load_model
+from scantling.planning.plan import read_plan
+from scantling.quantization import ggml
+from scantling.quantization.formats import parse_format
+from scantling.quantization.ggml import PackedMatrix, quantize_matrix
+from scantling.quantization.gguf_inputs import input_block, rounded_inputs
+from scantling.quantization.gguf_types import GGUF_FORMATS, GgufFormat, legal_types
+from scantling.quantization.imatrix import read_imatrix, write_imatrix
+from scantling.quantization.methods import rounding_method, rounding_named
+from scantling.sensitivity.estimators.activation_rounding import EngineInputs
 from scantling.sensitivity.profile import read_profile
-from scantling.solver.device import load_device
-from scantling.solver.errors import ScantlingError
-from scantling.solver.plan import read_plan
+from scantling.sensitivity.sequential_rounding import round_as_shipped
 from test_command_line import run
 from tiny import make_model, save_model
 

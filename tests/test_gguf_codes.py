@@ -5,17 +5,17 @@ import torch
 from test_gguf import SMALL, needs_library, refused
 from tiny_gguf import save_gguf
 
-from scantling.backends.ggml import quantize_matrix
-from scantling.backends.gguf_codes import codes_of
-from scantling.backends.gguf_gptq import gptq_blocks
-from scantling.backends.gguf_types import GGUF_FORMATS
-from scantling.backends.gptq import GptqSettings
-from scantling.backends.layers import matrix_of
-from scantling.backends.model import load_model
-from scantling.backends.progress import silent
-from scantling.sensitivity.final_rounding import round_as_shipped
+from scantling.common.progress import silent
+from scantling.models.layers import matrix_of
+from scantling.models.loading import load_model
+from scantling.planning.plan import read_plan
+from scantling.quantization.ggml import quantize_matrix
+from scantling.quantization.gguf_codes import codes_of
+from scantling.quantization.gguf_gptq import gptq_blocks
+from scantling.quantization.gguf_types import GGUF_FORMATS
+from scantling.quantization.gptq import GptqSettings
 from scantling.sensitivity.profile import read_profile
-from scantling.solver.plan import read_plan
+from scantling.sensitivity.sequential_rounding import round_as_shipped
 from test_command_line import run
 from test_gptq import correlated_inputs
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from scantling.backends.formats import IntegerFormat
-from scantling.backends.gptq import GptqSettings, gptq, inverse_factor
-from scantling.backends.grid import fit_grid
-from scantling.backends.round_to_nearest import round_to_nearest
-from scantling.solver.errors import ScantlingError
+from scantling.common.errors import ScantlingError
+from scantling.quantization.formats import IntegerFormat
+from scantling.quantization.gptq import GptqSettings, gptq, inverse_factor
+from scantling.quantization.grid import fit_grid
+from scantling.quantization.round_to_nearest import round_to_nearest
 
 
 def correlated_inputs(num_tokens, width, seed=0):

@@ -6,15 +6,15 @@ import math
 import pytest
 import torch
 
-from scantling.backends.layers import take_apart
-from scantling.backends.model import LoadedModel
-from scantling.backends.progress import silent
-from scantling.sensitivity.capture import LabelDraws
-from scantling.sensitivity.estimators import ESTIMATORS, Measurement
-from scantling.sensitivity.hessian import SequenceHessian
-from scantling.sensitivity.hutchinson import diagonal_samples
-from scantling.sensitivity.parts import Parts
-from scantling.sensitivity.pricing import WeightPricer
+from scantling.common.progress import silent
+from scantling.models.layers import take_apart
+from scantling.models.loading import LoadedModel
+from scantling.sensitivity.calibration.capture import LabelDraws
+from scantling.sensitivity.calibration.resume_cache import Parts
+from scantling.sensitivity.estimators.base import WeightPricer
+from scantling.sensitivity.estimators.hessian import SequenceHessian
+from scantling.sensitivity.estimators.hutchinson import diagonal_samples
+from scantling.sensitivity.estimators.registry import ESTIMATORS, Measurement
 from tiny import make_model, make_tokenizer
 
 TOKENS = torch.randint(0, 92, (16,), generator=torch.Generator().manual_seed(3))

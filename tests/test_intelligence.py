@@ -10,10 +10,10 @@ from sampled import save_sampled
 from typer.testing import CliRunner
 
 from scantling.__main__ import app
-from scantling.evaluation.accuracy_file import Accuracy
+from scantling.common.errors import ScantlingError
 from scantling.evaluation.bootstrap import Interval
-from scantling.evaluation.intelligence import Power, intelligence, measured_powers
-from scantling.solver.errors import ScantlingError
+from scantling.evaluation.tasks.accuracies import Accuracy
+from scantling.evaluation.tasks.efficiency import Power, intelligence, measured_powers
 from tiny import make_model, make_tokenizer, save_model
 
 DEVICE = """name: card

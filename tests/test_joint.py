@@ -7,15 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scantling.backends.model import load_model
-from scantling.backends.progress import silent
+from scantling.common.progress import silent
 from scantling.evaluation.quality import measure_candidates
+from scantling.models.loading import load_model
+from scantling.planning.plan import read_plan
 from scantling.sensitivity import joint
 from scantling.sensitivity.joint import JointSamples, joint_samples
-from scantling.sensitivity.planning import uniform_formats
-from scantling.sensitivity.profile import read_profile
-from scantling.sensitivity.rounding_pass import round_assignments
-from scantling.solver.plan import read_plan
+from scantling.sensitivity.profile import read_profile, uniform_formats
+from scantling.sensitivity.round_model import round_assignments
 from test_command_line import run
 from tiny import save_model
 

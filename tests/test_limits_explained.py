@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 
 from random_programs import all_choices, lawful_choices, random_program
-from scantling.solver.conflict import explain_infeasibility
-from scantling.solver.cpsat import CpSat
-from scantling.solver.engine import SearchSettings, Status
-from scantling.solver.errors import ScantlingError
+from scantling.common.errors import ScantlingError
 from scantling.solver.frontier import every_breakpoint, frontier, grid
+from scantling.solver.infeasibility import explain_infeasibility
 from scantling.solver.instance import LossMeasure
-from scantling.solver.prices import sensitivities
+from scantling.solver.milp.base import SearchSettings, Status
+from scantling.solver.milp.cpsat import CpSat
 from scantling.solver.rules import Allow, Limit, LossLimit
+from scantling.solver.shadow_prices import sensitivities
 from scantling.solver.solve import solve
 from scantling.solver.verify import violations
 from test_program import layers_of_a_real_size

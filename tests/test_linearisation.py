@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from scantling.backends.formats import parse_format
-from scantling.backends.grid import CastMatrix, Rounded
-from scantling.backends.layers import matrix_of, take_apart
-from scantling.backends.model import LoadedModel
-from scantling.backends.progress import silent
-from scantling.backends.rounding import round_matrices, rounding_method
+from scantling.common.progress import silent
 from scantling.evaluation.linearisation import linearise
 from scantling.evaluation.quality import measure_candidates
-from scantling.sensitivity.capture import LabelDraws
+from scantling.models.layers import matrix_of, take_apart
+from scantling.models.loading import LoadedModel
+from scantling.quantization.formats import parse_format
+from scantling.quantization.grid import CastMatrix, Rounded
+from scantling.quantization.methods import round_matrices, rounding_method
+from scantling.sensitivity.calibration.capture import LabelDraws
 from tiny import make_model, make_tokenizer
 
 TOKENS = torch.randint(0, 92, (3, 24), generator=torch.Generator().manual_seed(5))

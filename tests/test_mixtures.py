@@ -14,27 +14,26 @@ from typer.testing import CliRunner
 
 from engines import python_with
 from scantling.__main__ import app
-from scantling.backends.awq import AwqSettings
-from scantling.backends.experts import Expert
-from scantling.backends.formats import parse_format
-from scantling.backends.layers import matrix_of, take_apart
-from scantling.backends.model import load_model
-from scantling.backends.progress import silent
-from scantling.backends.unfinished import Unfinished
-from scantling.evaluation.check import CheckSettings, check
-from scantling.evaluation.reach_report import rare_experts
-from scantling.sensitivity import measuring
-from scantling.sensitivity.block_inputs import collect_moments, inputs_of
-from scantling.sensitivity.capture import capture
-from scantling.sensitivity.entering import enter_blocks
-from scantling.sensitivity.final_rounding import round_as_shipped
+from scantling.backends.check import CheckSettings, check
+from scantling.backends.resumable_writer import Unfinished
+from scantling.common.errors import ScantlingError
+from scantling.common.progress import silent
+from scantling.models.experts import Expert
+from scantling.models.layers import matrix_of, take_apart
+from scantling.models.loading import load_model
+from scantling.planning.plan import read_plan
+from scantling.planning.program import Program
+from scantling.quantization.awq import AwqSettings
+from scantling.quantization.formats import parse_format
+from scantling.reporting.terminal.warnings import rare_experts
+from scantling.sensitivity import measure as measuring
+from scantling.sensitivity.calibration.backward_pass import walk_blocks
+from scantling.sensitivity.calibration.block_inputs import collect_moments, inputs_of
+from scantling.sensitivity.calibration.capture import capture, enter_blocks
+from scantling.sensitivity.calibration.expert_coverage import FEWEST_TOKENS
 from scantling.sensitivity.input_scaling import scale_inputs
 from scantling.sensitivity.profile import read_profile
-from scantling.sensitivity.program import Program
-from scantling.sensitivity.reach import FEWEST_TOKENS
-from scantling.sensitivity.walk import walk_blocks
-from scantling.solver.errors import ScantlingError
-from scantling.solver.plan import read_plan
+from scantling.sensitivity.sequential_rounding import round_as_shipped
 from tiny import make_model, make_tokenizer, prose, save_model
 from tiny_profiles import feasible, layer, profile_of
 

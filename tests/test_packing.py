@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines import python_with
-from scantling.backends.backend import FormattedLayer
+from scantling.backends.base import FormattedLayer
+from scantling.backends.bit_packing import num_words, pack_rows, unpack_rows
 from scantling.backends.bit_planes import pack_planes, unpack_planes
-from scantling.backends.bit_stream import num_words, pack_rows, unpack_rows
-from scantling.backends.formats import INTEGER_BITS, IntegerFormat
+from scantling.backends.compressed_tensors import PackQuantizedBackend
 from scantling.backends.gptq_layout import GptqLayout
-from scantling.backends.grid import RoundedMatrix
-from scantling.backends.layers import Layer
-from scantling.backends.pack_quantized_backend import PackQuantizedBackend
-from scantling.backends.round_to_nearest import round_to_nearest
+from scantling.models.layers import Layer
+from scantling.quantization.formats import INTEGER_BITS, IntegerFormat
+from scantling.quantization.grid import RoundedMatrix
+from scantling.quantization.round_to_nearest import round_to_nearest
 
 PLANES = {2: [2], 3: [2, 1], 4: [4], 5: [4, 1], 6: [4, 2], 8: [8]}
 

@@ -12,10 +12,10 @@ import torch
 from typer.testing import CliRunner
 
 from scantling.__main__ import app
-from scantling.sensitivity import measuring
-from scantling.sensitivity.parts import Parts, discard_parts, open_parts, parts_folder
+from scantling.common.errors import ScantlingError
+from scantling.sensitivity import measure as measuring
+from scantling.sensitivity.calibration.resume_cache import Parts, discard_parts, open_parts, parts_folder
 from scantling.sensitivity.profile import read_profile
-from scantling.solver.errors import ScantlingError
 from tiny import save_model
 
 SMALL = ["--sequences", "2", "--pricing-sequences", "3", "--length", "32", "--formats", "int2-g32,int4-g32,int8-row"]

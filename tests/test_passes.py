@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from scantling.backends.formats import parse_format
-from scantling.backends.layers import matrix_of, output_head, take_apart
-from scantling.backends.progress import silent
-from scantling.sensitivity import walk as walk_module
-from scantling.sensitivity.capture import LabelDraws, capture
-from scantling.sensitivity.ends import embedding_changes, head_changes, head_hessian
-from scantling.sensitivity.fisher import first_order_changes, sequence_form, token_form, window_form
-from scantling.sensitivity.walk import walk_blocks
-from scantling.solver.errors import ScantlingError
+from scantling.common.errors import ScantlingError
+from scantling.common.progress import silent
+from scantling.models.layers import matrix_of, output_head, take_apart
+from scantling.quantization.formats import parse_format
+from scantling.sensitivity.calibration import backward_pass as walk_module
+from scantling.sensitivity.calibration.backward_pass import walk_blocks
+from scantling.sensitivity.calibration.capture import LabelDraws, capture
+from scantling.sensitivity.estimators.ends import embedding_changes, head_changes, head_hessian
+from scantling.sensitivity.estimators.fisher import first_order_changes, sequence_form, token_form, window_form
 from tiny import log_likelihoods, make_model
 
 ROUNDING = torch.randint(0, 92, (2, 24), generator=torch.Generator().manual_seed(6))

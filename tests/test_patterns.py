@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scantling.solver.errors import ScantlingError
-from scantling.solver.patterns import Pattern, matching, nearest, shorten
+from scantling.common.errors import ScantlingError
+from scantling.common.patterns import Pattern, matching, nearest, shorten
 
 NAMES = [f"model.layers.{b}.{k}" for b in range(12) for k in ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj")]
 

@@ -4,19 +4,18 @@ import json
 
 import pytest
 import torch
+from known_shapes import QWEN2_5_32B, Qwen2Shapes
+from reference_case_model import fitted_case, reference_case, shapes_profile
+from reference_case_page import reference_page
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from scantling.backends.known_shapes import QWEN2_5_32B, Qwen2Shapes
+from scantling.common.errors import ScantlingError
 from scantling.evaluation.prediction import Use, contenders_of, predict
-from scantling.evaluation.reference_case import fitted_case, reference_case, shapes_profile
-from scantling.evaluation.reference_page import reference_page
-from scantling.sensitivity.planning import uniform_formats
-from scantling.sensitivity.profile import write_profile
-from scantling.sensitivity.rows import Rows
-from scantling.solver.device import Device, Figure, load_device
-from scantling.solver.errors import ScantlingError
-from scantling.solver.limits import Workload
-from scantling.solver.plan import read_plan
+from scantling.hardware.device import Device, Figure, load_device
+from scantling.hardware.resources import Rows
+from scantling.hardware.workload import Workload
+from scantling.planning.plan import read_plan
+from scantling.sensitivity.profile import uniform_formats, write_profile
 from test_program_commands import run
 from tiny_profiles import make_profile
 

@@ -9,11 +9,8 @@ import numpy as np
 import pytest
 
 from random_programs import all_choices, lawful_choices, optima, random_program
+from scantling.common.errors import ScantlingError
 from scantling.solver.compilation import compile_instance
-from scantling.solver.cpsat import CpSat
-from scantling.solver.engine import SearchSettings, Status
-from scantling.solver.engines import ENGINES, engine_named
-from scantling.solver.errors import ScantlingError
 from scantling.solver.instance import (
     INSTANCE,
     Instance,
@@ -24,8 +21,11 @@ from scantling.solver.instance import (
     read_instance,
     write_instance,
 )
-from scantling.solver.integer_costs import integer_costs
 from scantling.solver.lagrangian import relax
+from scantling.solver.milp.base import SearchSettings, Status
+from scantling.solver.milp.cpsat import CpSat
+from scantling.solver.milp.integer_costs import integer_costs
+from scantling.solver.milp.registry import ENGINES, engine_named
 from scantling.solver.presolve import presolve
 from scantling.solver.rules import Allow, Distinct, Limit, LossLimit, Order, Tie
 from scantling.solver.solve import solve

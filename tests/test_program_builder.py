@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from scantling import Program
-from scantling.backends.formats import parse_format
-from scantling.sensitivity.asked import PinWish
-from scantling.sensitivity.constraints_py import run_constraints_py
-from scantling.sensitivity.program_options import ProgramOptions, program_from_options
-from scantling.solver.errors import ScantlingError
+from scantling.common.errors import ScantlingError
+from scantling.planning.constraint import PinWish
+from scantling.planning.flags import ProgramOptions, program_from_options
+from scantling.planning.python_constraints import run_constraints_py
+from scantling.quantization.formats import parse_format
 from scantling.solver.instance import LOSS
 from scantling.solver.rules import Limit
 from tiny_profiles import FORMATS, choices, feasible, formats_of, layer, make_profile, profile_of

@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from scantling.__main__ import app
+from scantling.common.errors import ScantlingError
+from scantling.planning.plan import read_plan
 from scantling.sensitivity.profile import write_profile
-from scantling.solver.errors import ScantlingError
-from scantling.solver.plan import read_plan
 from tiny_profiles import make_profile
 
 

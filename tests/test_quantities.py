@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scantling.solver.errors import ScantlingError
-from scantling.solver.quantities import (
+from scantling.common.errors import ScantlingError
+from scantling.common.units import (
     BYTES_PER_UNIT,
     UNITS,
     exact_number,

@@ -10,14 +10,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from scantling.backends.model import load_model
-from scantling.backends.progress import silent
-from scantling.evaluation.demo import demo_model_path
-from scantling.evaluation.quality import installed
-from scantling.sensitivity.planning import uniform_formats
-from scantling.sensitivity.profile import read_profile
-from scantling.sensitivity.rounding_pass import round_assignments
-from scantling.solver.plan import read_plan
+from scantling.common.progress import silent
+from scantling.models.demo_model import demo_model_path
+from scantling.models.install import installed
+from scantling.models.loading import load_model
+from scantling.planning.plan import read_plan
+from scantling.sensitivity.profile import read_profile, uniform_formats
+from scantling.sensitivity.round_model import round_assignments
 
 pytestmark = pytest.mark.slow
 

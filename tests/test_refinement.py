@@ -9,9 +9,8 @@ from typer.testing import CliRunner
 
 from scantling import Program
 from scantling.__main__ import app
-from scantling.backends.grid import CastMatrix
-from scantling.backends.model import load_model
-from scantling.backends.progress import silent
+from scantling.common.errors import ScantlingError
+from scantling.common.progress import silent
 from scantling.evaluation.quality import measure_candidates
 from scantling.evaluation.refinement import (
     Refinement,
@@ -23,13 +22,14 @@ from scantling.evaluation.refinement import (
     unseen_sequences,
     within,
 )
-from scantling.sensitivity.capture import LabelDraws
-from scantling.sensitivity.planning import choose_formats
+from scantling.models.loading import load_model
+from scantling.planning.allocate import choose_formats
+from scantling.planning.plan import read_plan
+from scantling.quantization.grid import CastMatrix
+from scantling.sensitivity.calibration.capture import LabelDraws
 from scantling.sensitivity.profile import read_profile
-from scantling.solver.cpsat import CpSat
-from scantling.solver.engine import SearchSettings
-from scantling.solver.errors import ScantlingError
-from scantling.solver.plan import read_plan
+from scantling.solver.milp.base import SearchSettings
+from scantling.solver.milp.cpsat import CpSat
 from scantling.solver.verify import violations
 from tiny_profiles import choices, make_profile
 

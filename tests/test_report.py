@@ -10,14 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from scantling.__main__ import app
-from scantling.backends.progress import silent
+from scantling.common.errors import ScantlingError
+from scantling.common.progress import silent
 from scantling.evaluation.bootstrap import Certainty, Interval
+from scantling.evaluation.cache import formats_sha256
 from scantling.evaluation.comparison import Comparison, Contender, PairedDifference, write_comparison
-from scantling.evaluation.measured import formats_sha256
-from scantling.evaluation.report.frontier_section import frontiers_of
-from scantling.evaluation.report.heat_map import heat_map
-from scantling.evaluation.report.svg import Scale, spanning, text
-from scantling.evaluation.safety_file import (
+from scantling.evaluation.safety.record import (
     CaseCurve,
     CaseFactor,
     CaseQuality,
@@ -28,13 +26,14 @@ from scantling.evaluation.safety_file import (
     SafetyFile,
     write_safety,
 )
-from scantling.sensitivity.planning import uniform_formats
-from scantling.sensitivity.profile import read_profile, write_profile
-from scantling.sensitivity.rows import STORED_BYTES
-from scantling.solver.cpsat import CpSat
-from scantling.solver.engine import SearchSettings
-from scantling.solver.errors import ScantlingError
-from scantling.solver.plan import read_plan
+from scantling.hardware.resources import STORED_BYTES
+from scantling.planning.plan import read_plan
+from scantling.reporting.page.frontier_section import frontiers_of
+from scantling.reporting.page.heat_map import heat_map
+from scantling.reporting.page.svg import Scale, spanning, text
+from scantling.sensitivity.profile import read_profile, uniform_formats, write_profile
+from scantling.solver.milp.base import SearchSettings
+from scantling.solver.milp.cpsat import CpSat
 from tiny_profiles import FORMATS, layer, make_profile, profile_of
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -21,20 +21,20 @@ from transformers import (
 )
 
 from scantling import Program
-from scantling.backends.formats import parse_format
-from scantling.backends.kv_cache import config_numbers, kv_cache_bytes
-from scantling.backends.model import load_model
-from scantling.backends.progress import silent
-from scantling.backends.rounding import rounding_method
-from scantling.sensitivity.load_cases import DEFAULT_NAME, LoadCase
+from scantling.common.errors import ScantlingError
+from scantling.common.progress import silent
+from scantling.common.units import exact_number
+from scantling.hardware.device import device_names, load_device
+from scantling.hardware.resources import READ_BYTES, ROW_NAMES, SECONDS_PER_TOKEN, Rows
+from scantling.hardware.workload import Workload
+from scantling.models.kv_cache import config_numbers, kv_cache_bytes
+from scantling.models.loading import load_model
+from scantling.quantization.formats import parse_format
+from scantling.quantization.methods import rounding_method
+from scantling.sensitivity.calibration.text import load_text
+from scantling.sensitivity.domains import DEFAULT_NAME, LoadCase
 from scantling.sensitivity.profile import ProfileRecord, read_profile, write_profile
 from scantling.sensitivity.profiling import ProfileSettings, build_profile
-from scantling.sensitivity.rows import READ_BYTES, ROW_NAMES, SECONDS_PER_TOKEN, Rows
-from scantling.sensitivity.text import load_text
-from scantling.solver.device import device_names, load_device
-from scantling.solver.errors import ScantlingError
-from scantling.solver.limits import Workload
-from scantling.solver.quantities import exact_number
 from tiny import make_model
 from tiny_profiles import CONFIG, FORMATS, choices, layer, limit_named, make_profile, profile_of, without_config
 

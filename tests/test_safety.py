@@ -14,19 +14,19 @@ from sampled import save_sampled
 from typer.testing import CliRunner
 
 from scantling.__main__ import app
-from scantling.backends.progress import silent
-from scantling.evaluation import measured as measured_module
-from scantling.evaluation import safe_solve
+from scantling.common.errors import ScantlingError
+from scantling.common.progress import silent
+from scantling.evaluation import cache as measured_module
 from scantling.evaluation.bootstrap import Certainty, Resampling
-from scantling.evaluation.gamma import gamma_of_measured, gamma_of_predicted
-from scantling.evaluation.load_deflection import curve_of
-from scantling.evaluation.measured import formats_sha256
+from scantling.evaluation.cache import formats_sha256
 from scantling.evaluation.quality import Quality
-from scantling.evaluation.safety_file import read_safety
-from scantling.evaluation.safety_ladder import ladder, rung_bits
+from scantling.evaluation.safety import solve_with_factor as safe_solve
+from scantling.evaluation.safety.degradation_curve import curve_of
+from scantling.evaluation.safety.factor import gamma_of_measured, gamma_of_predicted
+from scantling.evaluation.safety.ladder import ladder, rung_bits
+from scantling.evaluation.safety.record import read_safety
+from scantling.planning.plan import read_plan
 from scantling.sensitivity.profile import read_profile
-from scantling.solver.errors import ScantlingError
-from scantling.solver.plan import read_plan
 from tiny import save_model
 from tiny_profiles import make_profile
 

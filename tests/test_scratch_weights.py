@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_checkpoints import a_plan
 
-from scantling.backends import scratch_weights
-from scantling.backends.model import load_model
-from scantling.backends.progress import silent
-from scantling.evaluation.apply import ApplySettings, apply_plan
+from scantling.backends.write import ApplySettings, apply_plan
+from scantling.common.errors import ScantlingError
+from scantling.common.progress import silent
+from scantling.models import scratch_weights
+from scantling.models.loading import load_model
+from scantling.planning.plan import read_plan
 from scantling.sensitivity.profile import read_profile
-from scantling.solver.errors import ScantlingError
-from scantling.solver.plan import read_plan
 from test_command_line import refused, run
 from tiny import make_model, make_tokenizer, save_model
 

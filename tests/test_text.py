@@ -8,12 +8,11 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from scantling.backends.model import LoadedModel
-from scantling.evaluation.honesty import regime_warnings
-from scantling.sensitivity import text_sources
-from scantling.sensitivity.profile import RegimeRecord
-from scantling.sensitivity.regime import look_into_regime
-from scantling.sensitivity.text import (
+from scantling.common.errors import ScantlingError
+from scantling.models.loading import LoadedModel
+from scantling.reporting.terminal.warnings import regime_warnings
+from scantling.sensitivity.calibration import text_sources
+from scantling.sensitivity.calibration.text import (
     cut_sequences,
     load_text,
     opening_tokens,
@@ -21,7 +20,8 @@ from scantling.sensitivity.text import (
     refuse_too_long,
     token_sequences,
 )
-from scantling.solver.errors import ScantlingError
+from scantling.sensitivity.profile import RegimeRecord
+from scantling.sensitivity.regime import look_into_regime
 from tiny import make_model, make_tokenizer, prose
 
 

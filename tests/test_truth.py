@@ -6,14 +6,13 @@ import pytest
 from typer.testing import CliRunner
 
 from scantling.__main__ import app
-from scantling.backends.model import load_model
-from scantling.backends.progress import silent
+from scantling.common.progress import silent
 from scantling.evaluation.comparison import Contender
-from scantling.evaluation.honesty import silent_layer_warnings
-from scantling.evaluation.truth import judge, rung
+from scantling.evaluation.prediction_validity import judge, rung
+from scantling.models.loading import load_model
+from scantling.reporting.terminal.warnings import silent_layer_warnings
 from scantling.sensitivity.joint import joint_samples
-from scantling.sensitivity.planning import uniform_formats
-from scantling.sensitivity.profile import read_profile
+from scantling.sensitivity.profile import read_profile, uniform_formats
 
 
 def row(predicted: float, measured: float, error: float | None = 0.01) -> Contender:

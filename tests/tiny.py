@@ -23,7 +23,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from scantling.sensitivity.capture import sampled_labels
+from scantling.sensitivity.calibration.capture import sampled_labels
 
 WORDS = [f"w{i}" for i in range(90)]
 _SIDES_OF_EXPERTS = {

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from scantling.backends.formats import parse_format
+from scantling.quantization.formats import parse_format
 from scantling.sensitivity.profile import LayerRecord, Profile, ProfileRecord
 from scantling.solver.instance import Instance
 from scantling.solver.rules import Allow, Distinct, Limit, LossLimit, Order, Tie

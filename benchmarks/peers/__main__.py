@@ -37,9 +37,9 @@ from report import (
     versions,
 )
 
+from scantling.common.files import whole_file
 from scantling.evaluation.bootstrap import Resampling
 from scantling.sensitivity.profile import Profile, read_profile
-from scantling.solver.atomic import whole_file
 
 RESULTS = Path(__file__).parents[1] / "results" / "peers.md"
 ELSEWHERE = (

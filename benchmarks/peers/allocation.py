@@ -12,8 +12,8 @@ from pathlib import Path
 
 from environments import interpreter
 
-from scantling.solver.atomic import whole_file
-from scantling.solver.record_file import Record
+from scantling.common.files import whole_file
+from scantling.common.records import Record
 
 HERE = Path(__file__).parent
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from allocation import AVERAGE_BITS, PEERS, Allocation, allocation_path
 from cost_of_ours import quick_profile_path
 
-from scantling.backends.formats import IntegerFormat, parse_format
-from scantling.evaluation.contenders import SAME_BYTES, rivals
-from scantling.sensitivity.planning import choose_formats, decided_layers, uniform_formats
-from scantling.sensitivity.profile import Profile, read_profile
-from scantling.sensitivity.program import Program
-from scantling.solver.cpsat import CpSat
-from scantling.solver.engine import SearchSettings
+from scantling.evaluation.baselines import SAME_BYTES, rivals
+from scantling.planning.allocate import choose_formats
+from scantling.planning.program import Program
+from scantling.quantization.formats import IntegerFormat, parse_format
+from scantling.sensitivity.profile import Profile, decided_layers, read_profile, uniform_formats
+from scantling.solver.milp.base import SearchSettings
+from scantling.solver.milp.cpsat import CpSat
 
 GROUP_SIZE, FLOAT_BITS = 64, 16
 ATTENTION, MLP = ("*.q_proj", "*.k_proj", "*.v_proj"), ("*.gate_proj", "*.up_proj")

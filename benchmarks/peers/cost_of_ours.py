@@ -10,8 +10,8 @@ from pathlib import Path
 
 from allocation import Run, run
 
-from scantling.evaluation.demo import demo_model_path
-from scantling.solver.atomic import whole_file
+from scantling.common.files import whole_file
+from scantling.models.demo_model import demo_model_path
 
 FORMATS = "int2-g64,int3-g64,int4-g64,int8-g64"
 QUICK = ("--sequences", "8", "--pricing-sequences", "8", "--label-draws", "1")

@@ -21,17 +21,17 @@ from contenders import OURS_ALL, Contender
 from measure import evaluation_text, keep_quality, quality_of
 from report import EIGHT, Measured, mean, ratio
 
-from scantling.backends.model import load_model
-from scantling.backends.progress import silent
+from scantling.common.progress import silent
 from scantling.evaluation.bootstrap import Resampling
-from scantling.evaluation.demo import demo_model_path
 from scantling.evaluation.quality import measure_candidates
-from scantling.sensitivity.planning import choose_formats
+from scantling.models.demo_model import demo_model_path
+from scantling.models.loading import load_model
+from scantling.planning.allocate import choose_formats
+from scantling.planning.program import Program
 from scantling.sensitivity.profile import Profile, read_profile
-from scantling.sensitivity.program import Program
-from scantling.sensitivity.rounding_pass import round_assignments
-from scantling.solver.cpsat import CpSat
-from scantling.solver.engine import SearchSettings
+from scantling.sensitivity.round_model import round_assignments
+from scantling.solver.milp.base import SearchSettings
+from scantling.solver.milp.cpsat import CpSat
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from scantling.backends.model import load_model
-from scantling.evaluation.demo import demo_model_path
+from scantling.models.demo_model import demo_model_path
+from scantling.models.loading import load_model
+from scantling.sensitivity.calibration.text import load_text
 from scantling.sensitivity.profile import read_profile
-from scantling.sensitivity.text import load_text
 
 
 def prepare(profile_path: Path, folder: Path) -> None:

@@ -13,13 +13,13 @@ from pathlib import Path
 from contenders import Contender
 from rounded import rounded_layers
 
-from scantling.backends.model import LoadedModel, load_model
-from scantling.backends.progress import silent
-from scantling.evaluation.demo import demo_model_path
-from scantling.evaluation.evaluation_text import EvaluationCase, evaluation_case, profiled_cases
+from scantling.common.files import whole_file
+from scantling.common.progress import silent
 from scantling.evaluation.quality import Quality, measure_candidates
+from scantling.evaluation.text import EvaluationCase, evaluation_case, profiled_cases
+from scantling.models.demo_model import demo_model_path
+from scantling.models.loading import LoadedModel, load_model
 from scantling.sensitivity.profile import Profile
-from scantling.solver.atomic import whole_file
 
 NUM_SEQUENCES, LENGTH = 24, 512
 AT_ONCE = 4  # contenders whose matrices are in memory together

@@ -20,13 +20,13 @@ from environments import interpreter
 from measure import evaluation_text, keep_quality, quality_of, read_quality
 from safetensors.torch import load_file
 
-from scantling.backends.grid import CastMatrix, Rounded
-from scantling.backends.model import load_model
-from scantling.backends.progress import silent
-from scantling.evaluation.demo import demo_model_path
+from scantling.common.progress import silent
 from scantling.evaluation.quality import Quality, measure_candidates
-from scantling.sensitivity.final_rounding import QUANTIZED_INPUTS, round_as_shipped
+from scantling.models.demo_model import demo_model_path
+from scantling.models.loading import load_model
+from scantling.quantization.grid import CastMatrix, Rounded
 from scantling.sensitivity.profile import Profile
+from scantling.sensitivity.sequential_rounding import QUANTIZED_INPUTS, round_as_shipped
 
 AUTO_ROUND = next(peer for peer in ALL_PEERS if peer.script == "auto_round")
 MODELOPT = next(peer for peer in ALL_PEERS if peer.script == "modelopt")

@@ -16,9 +16,8 @@ from own_rounding import Own, gptqmodel
 
 from scantling.evaluation.bootstrap import Resampling
 from scantling.evaluation.quality import Quality, standard_error
-from scantling.sensitivity.planning import uniform_formats
-from scantling.sensitivity.profile import Profile
-from scantling.solver.plan import average_bits
+from scantling.planning.plan import average_bits
+from scantling.sensitivity.profile import Profile, uniform_formats
 
 EIGHT = slice(1, None, 3)
 OURS = (OURS_TIED, OURS_QUICK, OURS_UNTIED, OURS_ALL)

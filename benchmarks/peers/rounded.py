@@ -9,14 +9,14 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from scantling.backends.formats import IntegerFormat, parse_format
-from scantling.backends.grid import Rounded, RoundedMatrix, cast
-from scantling.backends.layers import matrix_of
-from scantling.backends.model import LoadedModel
-from scantling.backends.progress import silent
+from scantling.common.files import whole_file
+from scantling.common.progress import silent
+from scantling.models.layers import matrix_of
+from scantling.models.loading import LoadedModel
+from scantling.quantization.formats import IntegerFormat, parse_format
+from scantling.quantization.grid import Rounded, RoundedMatrix, cast
 from scantling.sensitivity.profile import Profile
-from scantling.sensitivity.rounding_pass import round_as_profiled
-from scantling.solver.atomic import whole_file
+from scantling.sensitivity.round_model import round_as_profiled
 
 PARTS = ("codes", "scales", "zeros")
 

@@ -1,0 +1,121 @@
+"""The model card of a checkpoint: the plan's table, how it was made, and what loads it.
+
+Knows nothing about tensors.
+"""
+
+from collections.abc import Sequence
+
+from ..common.units import show_bytes
+from ..planning.plan import Plan
+from .base import FormattedLayer
+from .gptq import PLANAR_BITS, integer_layers, split_fusions
+
+INPUTS_IN_WORDS = {
+    "original": "the inputs of the original model",
+    "quantized": "the inputs that the quantized layers before them give",
+    "corrected": "the inputs that the quantized layers before them give, towards the outputs of the original model",
+}
+_HOW_TO_LOAD = {
+    "fake": "`AutoModelForCausalLM.from_pretrained(folder)` of transformers; the weights are float32 that hold the "
+    "quantized values.",
+    "compressed-tensors": "`AutoModelForCausalLM.from_pretrained(folder)` of transformers, with compressed-tensors "
+    "installed.",
+    "gptq": "`GPTQModel.load(folder)` of GPTQModel.",
+    "auto-gptq": "`AutoGPTQForCausalLM.from_quantized(folder)` of auto-gptq, and many engines that read its format.",
+}
+
+
+def model_card(plan: Plan, layers: Sequence[FormattedLayer], backend: str, inputs: str) -> str:
+    """Write the card.
+
+    Args:
+        plan: the plan.
+        layers: all layers with their formats.
+        backend: the checkpoint's format.
+        inputs: what the layers were rounded against.
+
+    Returns:
+        Markdown.
+    """
+    error = plan.loss_increase_standard_error_nats
+    about = "" if error is None else f" ± {error:.2g}"
+    lines = [
+        "---",
+        "library_name: transformers",
+        "tags: [quantized, mixed-precision, scantling]",
+        "---",
+        "",
+        f"# {plan.model_source.rstrip('/').rpartition('/')[2]}, {plan.average_bits:.2f} bits",
+        "",
+        f"Quantized by scantling {plan.scantling_version}: each layer has the format that an integer program chose.",
+        "",
+        "| format | layers | weights | share of predicted loss |",
+        "|---|---|---|---|",
+        *_table(plan),
+        "",
+        f"- Predicted KL divergence from the original: {plan.loss_increase_nats:.4g}{about} nats per token, for "
+        "rounding against the inputs of the original model.",
+        *_as_a_whole(plan),
+        f"- These weights were rounded against {INPUTS_IN_WORDS[inputs]}.",
+        f"- Status of the plan: {plan.certificate.status}{_proven(plan)}.",
+        f"- Codes, scales, zero points and the 16-bit rest: {show_bytes(plan.stored_bytes)}.",
+        "",
+        "## Loading",
+        "",
+        f"- {_HOW_TO_LOAD[backend]}",
+        *[f"- {line}" for line in _cautions(layers, backend)],
+        "",
+        "The whole plan is in `scantling_plan.json`; `scantling check` compares what an engine computes from these "
+        "files with what they should give.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _as_a_whole(plan: Plan) -> list[str]:
+    if plan.joint is None:
+        return []
+    error = plan.joint.loss_increase_standard_error_nats
+    about = "" if error is None else f" ± {error:.2g}"
+    predicted = f"{plan.joint.loss_increase_nats:.4g}{about}"
+    return [f"- Predicted with what the errors of its layers have in common: {predicted} nats per token."]
+
+
+def _proven(plan: Plan) -> str:
+    """Say what no other plan within the limits can better."""
+    return "".join(
+        f", at least {objective.bound:.4g} {objective.measure} of {objective.name} for any other within the limits"
+        for objective in plan.certificate.objectives[:1]
+    )
+
+
+def _table(plan: Plan) -> list[str]:
+    rows = []
+    total_weights = sum(assignment.num_weights for assignment in plan.assignments)
+    total_loss = sum(assignment.loss_increase_nats for assignment in plan.assignments) or 1.0
+    for name in sorted({assignment.format for assignment in plan.assignments}):
+        members = [assignment for assignment in plan.assignments if assignment.format == name]
+        weights = sum(assignment.num_weights for assignment in members) / total_weights
+        loss = sum(assignment.loss_increase_nats for assignment in members) / total_loss
+        rows.append(f"| {name} | {len(members)} | {weights:.1%} | {loss:.1%} |")
+    return rows
+
+
+def _cautions(layers: Sequence[FormattedLayer], backend: str) -> list[str]:
+    """Say which engines will not take this plan, and why."""
+    if backend not in {"gptq", "compressed-tensors"}:
+        return []
+    cautions = []
+    split = split_fusions(layers)
+    if split:
+        cautions.append(
+            f"vLLM and SGLang fuse layers and refuse this plan: the members of {len(split)} fused layers differ in "
+            f"format (first: {split[0]})."
+        )
+    if backend == "gptq":
+        widths = {target.bits for _, target in integer_layers(layers)}
+        if widths & PLANAR_BITS:
+            cautions.append("5 and 6 bits exist only in GPTQModel's layout gptq_p: no other engine reads these files.")
+        if len({formatted.format for formatted in layers if formatted.layer.block is not None}) > 1:
+            cautions.append("transformers' own GPTQ loader ignores the rules per layer and cannot load this plan.")
+    return cautions

@@ -1,0 +1,1 @@
+"""What every room stands on: errors, units, patterns, files, records, YAML, progress."""

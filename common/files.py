@@ -1,0 +1,126 @@
+"""Files that are either whole or absent.
+
+Knows nothing about what is written.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import ScantlingError
+from .units import show_bytes
+
+
+def _temporary_sibling(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def refuse_unwritable(path: Path, num_bytes: int) -> None:
+    """Refuse an output that could not be written, before the work that fills it.
+
+    Args:
+        path: the file or folder that shall be written.
+        num_bytes: about how much it will take.
+
+    Raises:
+        ScantlingError: its parent does not exist or is closed to us, or the disk has no room.
+    """
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise ScantlingError(f"cannot write {path}: the folder {path.parent} does not exist. Create it first.")
+    if not os.access(parent, os.W_OK):
+        raise ScantlingError(f"cannot write {path}: the folder {path.parent} is not writable. Choose another.")
+    free = shutil.disk_usage(parent).free
+    if free < num_bytes:
+        raise ScantlingError(
+            f"cannot write {path}: it takes about {show_bytes(num_bytes)}, the disk has {show_bytes(free)} left. "
+            "Free some space or choose another disk."
+        )
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` to write to; rename it to ``path`` when the block ends well, else remove it.
+
+    Args:
+        path: where the file shall stand.
+
+    Yields:
+        The temporary path.
+
+    Raises:
+        ScantlingError: the parent folder does not exist, or the disk refused the write.
+    """
+    refuse_unwritable(path, 0)
+    if path.is_dir():
+        raise ScantlingError(f"cannot write the file {path}: a folder stands there. Give another name.")
+    partial = _temporary_sibling(path)
+    try:
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise ScantlingError(
+            f"cannot write {path}: {error.strerror or error}. No half-written file was left."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``path``; rename it to ``path`` when the block ends well, else remove it.
+
+    Args:
+        path: where the folder shall stand; it must not exist yet.
+
+    Yields:
+        The temporary folder, empty.
+
+    Raises:
+        ScantlingError: ``path`` exists, its parent does not, or the disk refused the write.
+    """
+    refuse_existing(path)
+    refuse_unwritable(path, 0)
+    partial = _temporary_sibling(path)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        yield partial
+        partial.rename(path)
+    except OSError as error:
+        raise ScantlingError(
+            f"cannot write {path}: {error.strerror or error}. No half-written folder was left."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuse an output folder that already exists.
+
+    Args:
+        path: the folder about to be written.
+
+    Raises:
+        ScantlingError: it exists.
+    """
+    if path.exists():
+        raise ScantlingError(f"the output folder {path} exists already. Remove it or give another name.")
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its SHA-256 in hexadecimal.
+    """
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""The factor of safety: how far a plan is from breaking."""

@@ -1,0 +1,84 @@
+"""The ladder that a model is pulled along: plans solved at falling budgets of average bits.
+
+The budgets fall by equal ratios from the widest to the narrowest that the profile's formats allow (at most 8 bits):
+the loss rises about fourfold with every bit less, so that rungs lie closer where the loss is larger.
+
+Knows nothing about measuring.
+"""
+
+from ...common.errors import ScantlingError
+from ...common.progress import Progress
+from ...planning.allocate import choose_formats
+from ...planning.plan import average_bits
+from ...planning.program import Program
+from ...quantization.formats import parse_format
+from ...sensitivity.estimators.registry import WITHOUT_UNIT
+from ...sensitivity.profile import Profile, decided_layers
+from ...solver.milp.base import SearchSettings
+from ...solver.milp.cpsat import CpSat
+
+LIGHTEST_BITS = 8.0
+_ROUNDING = 1 + 1e-9  # an average of binary fractions may come out too small for the plan that has it
+
+
+def rung_bits(narrowest: float, widest: float, num_rungs: int) -> tuple[float, ...]:
+    """Space budgets by equal ratios.
+
+    Args:
+        narrowest: average bits of the last rung.
+        widest: of the first.
+        num_rungs: how many, at least 2.
+
+    Returns:
+        Average bits, falling.
+
+    >>> rung_bits(2.0, 8.0, 3)
+    (8.0, 4.0, 2.0)
+    """
+    ratio = narrowest / widest
+    return (*(widest * ratio ** (step / (num_rungs - 1)) for step in range(num_rungs - 1)), narrowest)
+
+
+def ladder(profile: Profile, num_rungs: int, progress: Progress) -> dict[str, dict[str, str]]:
+    """Solve the plans of the ladder.
+
+    Args:
+        profile: what formats cost.
+        num_rungs: how many budgets.
+        progress: shows how far the work is.
+
+    Returns:
+        The format of every layer, by the rung's name, from light to heavy; equal plans are one rung.
+
+    Raises:
+        ScantlingError: the profile predicts no loss, or leaves nothing to choose.
+    """
+    if profile.record.estimator in WITHOUT_UNIT:
+        raise ScantlingError(
+            f"the estimator {profile.record.estimator} ranks formats and predicts no loss, so there is no ladder to "
+            "solve. Profile with the estimator fisher."
+        )
+    if num_rungs < 4:
+        raise ScantlingError(f"a ladder of {num_rungs} rungs has no curve. Ask for 4 or more with --rungs.")
+    narrowest, widest = _span(profile)
+    if not narrowest < widest:
+        raise ScantlingError(
+            "every plan of this profile has the same bits, so there is no ladder. Profile more formats."
+        )
+    rungs: dict[str, dict[str, str]] = {}
+    for bits in progress(rung_bits(narrowest, widest, num_rungs), "solving the ladder"):
+        program = Program(profile).limit("average_bits", at_most=bits * _ROUNDING, origin="the ladder")
+        formats = choose_formats(program.instance(), CpSat(), SearchSettings())
+        if formats not in rungs.values():
+            rungs[f"{bits:.2f} bits"] = formats
+    return rungs
+
+
+def _span(profile: Profile) -> tuple[float, float]:
+    names = profile.record.formats
+    offered = [
+        ([parse_format(names[target]).bits for target in layer.formats], layer.num_weights)
+        for layer in decided_layers(profile)
+    ]
+    narrowest = average_bits([(min(bits), weights) for bits, weights in offered])
+    return narrowest, min(LIGHTEST_BITS, average_bits([(max(bits), weights) for bits, weights in offered]))

@@ -1,0 +1,1 @@
+"""Task accuracy, and accuracy per watt and per joule."""

@@ -1,0 +1,228 @@
+"""What a device needs for a token: the laws of decode speed and power, from the bytes that a token reads.
+
+One step gives each of n sequences (the batch) one token. With b(f) bytes read in formats f for one step,
+
+    t    = Σ b(f) / (η(f) · B) + t0              seconds per step: the pace of every sequence
+    P(r) = P0 + c · Σ b(f) · r / B               watts at r steps per second, r ≤ 1 / t
+    E(r) = P(r) / (r · n)                        joules per token
+
+At full speed r = 1 / t. The laws were fitted to single sequences; for a batch they hold as long as reading, not
+computing, takes the time.
+
+A prompt of p tokens is read in one pass. Where the device says how fast it computes (C operations per second, k watts
+more at that), a pass over W multiplied weights with 2 · W · p operations takes max(t, 2 W p / C) seconds, and
+P0 · seconds + c · b / B + k · 2 W p / C joules.
+
+Knows nothing about models, nor about integer programs: their rows state the same laws (hardware/resources.py).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from ..common.errors import ScantlingError
+from ..common.units import BYTES_PER_SECOND, OPERATIONS_PER_SECOND, SECONDS, WATTS, show_quantity
+from .device import Device, Figure
+
+ReadBytes = Mapping[str, int | Fraction]
+"""Bytes read for one step, by the format that they are in."""
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A device at work at a steady rate.
+
+    Attributes:
+        tokens_per_second: of every sequence.
+        watts: P(r).
+        joules_per_token: E(r), of one token of one sequence.
+    """
+
+    tokens_per_second: float
+    watts: float
+    joules_per_token: float
+
+
+@dataclass(frozen=True)
+class QueryCost:
+    """What one query of one sequence takes: its prompt, then its answer token by token, at full speed.
+
+    Attributes:
+        prompt_seconds: until the first token; 0 without a prompt.
+        answer_seconds: from there to the last.
+        prompt_joules: for the prompt.
+        answer_joules: for the answer.
+    """
+
+    prompt_seconds: float
+    answer_seconds: float
+    prompt_joules: float
+    answer_joules: float
+
+    @property
+    def seconds(self) -> float:
+        """The whole query's."""
+        return self.prompt_seconds + self.answer_seconds
+
+    @property
+    def joules(self) -> float:
+        """The whole query's."""
+        return self.prompt_joules + self.answer_joules
+
+
+def seconds_per_step(read_bytes: ReadBytes, device: Device, what_for: str = "a speed") -> Fraction:
+    """Give t.
+
+    Args:
+        read_bytes: for one step, by format.
+        device: bandwidth, efficiency, overhead.
+        what_for: names the use in messages about missing numbers.
+
+    Returns:
+        Seconds per step.
+
+    >>> card = Device(name="card", bandwidth="100 GB/s", efficiency=0.5, overhead="2 ms")
+    >>> float(seconds_per_step({"float16": 10**9}, card))
+    0.022
+    """
+    bandwidth = device.number("bandwidth", BYTES_PER_SECOND, what_for)
+    overhead = device.number("overhead", SECONDS, what_for)
+    reading = [Fraction(size) / device.efficiency_of(name, what_for) for name, size in read_bytes.items() if size]
+    return sum(reading, start=Fraction(0)) / bandwidth + overhead
+
+
+def watts_at(read_bytes: ReadBytes, device: Device, steps_per_second: Fraction, what_for: str = "a power") -> Fraction:
+    """Give P(r), whether or not the device can reach the rate.
+
+    Args:
+        read_bytes: for one step, by format.
+        device: bandwidth and power law.
+        steps_per_second: r.
+        what_for: names the use in messages about missing numbers.
+
+    Returns:
+        Watts.
+    """
+    base = device.number("base_power", WATTS, what_for)
+    return base + _traffic_joules(read_bytes, device, what_for) * steps_per_second
+
+
+def operate(
+    read_bytes: ReadBytes, device: Device, rate: float | Fraction | None = None, batch: int = 1
+) -> OperatingPoint:
+    """Give speed, power and energy at a demanded rate, or at full speed.
+
+    Args:
+        read_bytes: for one step, by format.
+        device: its numbers.
+        rate: tokens per second demanded of every sequence; None for full speed.
+        batch: sequences at once.
+
+    Returns:
+        The operating point.
+
+    Raises:
+        ScantlingError: the rate is beyond full speed, or the device lacks a number.
+
+    >>> card = Device(name="card", bandwidth="100 GB/s", efficiency=1, overhead="0 s",
+    ...               base_power="20 W", traffic_power="80 W")
+    >>> operate({"float16": 10**9}, card)
+    OperatingPoint(tokens_per_second=100.0, watts=100.0, joules_per_token=1.0)
+    >>> operate({"float16": 10**9}, card, rate=50)
+    OperatingPoint(tokens_per_second=50.0, watts=60.0, joules_per_token=1.2)
+    """
+    fastest = 1 / seconds_per_step(read_bytes, device)
+    steps = fastest if rate is None else Fraction(rate)
+    if not 0 < steps <= fastest:
+        raise ScantlingError(
+            f"a rate of {float(steps):.4g} tok/s is not within reach: {device.name} is predicted to give "
+            f"{float(fastest):.4g} tok/s at most. State a lower rate, or a smaller plan."
+        )
+    watts = watts_at(read_bytes, device, steps)
+    return OperatingPoint(float(steps), float(watts), float(watts / (steps * batch)))
+
+
+def query_cost(
+    read_bytes: ReadBytes, device: Device, prompt_tokens: int, answer_tokens: int, multiplied_weights: int
+) -> QueryCost:
+    """Give what a query takes, of a single sequence at full speed.
+
+    The first token of the answer comes with the prompt's pass, so the answer takes one step less than it has tokens.
+
+    Args:
+        read_bytes: for one step, by format, with the KV cache at the mean length of the answer.
+        device: its numbers; a prompt of more than one token needs ``compute`` and ``compute_power``.
+        prompt_tokens: tokens of the prompt, at least 1: a text begins somewhere.
+        answer_tokens: tokens of the answer, at least 1.
+        multiplied_weights: W, weights that every token is multiplied by.
+
+    Returns:
+        Seconds and joules.
+
+    Raises:
+        ScantlingError: a length below 1, or the device lacks a number.
+    """
+    if prompt_tokens < 1 or answer_tokens < 1:
+        raise ScantlingError(f"a query of {prompt_tokens} and {answer_tokens} tokens. State 1 or more of each.")
+    step, what_for = seconds_per_step(read_bytes, device), "a query"
+    base = device.number("base_power", WATTS, what_for)
+    reading = _traffic_joules(read_bytes, device, what_for)
+    computing, computing_joules = Fraction(0), Fraction(0)
+    if prompt_tokens > 1:
+        operations = 2 * multiplied_weights * prompt_tokens
+        computing = operations / device.number("compute", OPERATIONS_PER_SECOND, what_for)
+        computing_joules = device.number("compute_power", WATTS, what_for) * computing
+    first = max(step, computing)
+    return QueryCost(
+        prompt_seconds=float(first),
+        answer_seconds=float(step * (answer_tokens - 1)),
+        prompt_joules=float(base * first + reading + computing_joules),
+        answer_joules=float((base * step + reading) * (answer_tokens - 1)),
+    )
+
+
+def _traffic_joules(read_bytes: ReadBytes, device: Device, what_for: str) -> Fraction:
+    """Give c · Σ b / B."""
+    bandwidth = device.number("bandwidth", BYTES_PER_SECOND, what_for)
+    total = sum((Fraction(size) for size in read_bytes.values()), start=Fraction(0))
+    return device.number("traffic_power", WATTS, what_for) * total / bandwidth
+
+
+def above_power_limit(watts: float, device: Device) -> str:
+    """Say where a predicted power is more than the device ever draws: then it would be slower, and the law not hold.
+
+    Args:
+        watts: predicted.
+        device: its power limit, where that is known.
+
+    Returns:
+        The words; empty where all is well or no limit is known.
+    """
+    if device.power_limit is None:
+        return ""
+    limit = device.number("power_limit", WATTS, "a power")
+    if watts <= limit:
+        return ""
+    return (
+        f"{show_quantity(watts, WATTS)} is above the power limit of {device.name}, {show_quantity(limit, WATTS)}: it "
+        "would run slower than predicted."
+    )
+
+
+def figures_behind(device: Device, format_names: list[str]) -> dict[str, Figure]:
+    """List the numbers of a device that predictions for some formats rest on.
+
+    Args:
+        device: the device.
+        format_names: that are read.
+
+    Returns:
+        Those that the device has, by what they are called.
+    """
+    keys = ("bandwidth", "overhead", "base_power", "traffic_power", "compute", "compute_power")
+    found = {key: figure for key in keys if (figure := getattr(device, key)) is not None}
+    for name in format_names:
+        entry = device.entry_for(name)
+        if entry is not None:
+            found[f"efficiency of {entry.formats}"] = entry.share
+    return found

@@ -1,0 +1,122 @@
+"""Fitted laws as a device file, as tables and as a picture.
+
+Knows nothing about how laws are fitted.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from ..common.records import Finite, Record
+from .device import Device, Efficiency, Figure
+from .fit import FittedNumber, LawFit
+from .points import MeasuredPoints
+
+_PREFIX: Final = "efficiency of "
+_FORMATS: Final = (".png", ".svg", ".pdf")
+_WRITTEN: Final = {"overhead": (1e3, "ms"), "base_power": (1.0, "W"), "traffic_power": (1.0, "W")}
+
+
+class NumberRecord(Record):
+    """A fitted parameter.
+
+    Attributes:
+        name: as device files call it.
+        value: in SI units.
+        interval_half_width: at 95 %; None where no point is left to tell.
+        held_at_zero: whether the points asked for less than zero.
+    """
+
+    name: str
+    value: Finite
+    interval_half_width: Finite | None
+    held_at_zero: bool
+
+
+class LawRecord(Record):
+    """A fitted law.
+
+    Attributes:
+        law: ``speed`` or ``power``.
+        numbers: its parameters.
+        num_points: that it was fitted to.
+        largest_error: the largest relative residual.
+        largest_left_out_error: the largest relative error at a point that a fit to the others predicts; None where no
+            point can be left out.
+        r_squared: share of the variance that is explained; None where nothing varies.
+    """
+
+    law: str
+    numbers: tuple[NumberRecord, ...]
+    num_points: int
+    largest_error: Finite
+    largest_left_out_error: Finite | None
+    r_squared: Finite | None
+
+
+def law_record(fit: LawFit) -> LawRecord:
+    """Write a fit down.
+
+    Args:
+        fit: the fit.
+
+    Returns:
+        The record.
+    """
+    left_out = [abs(r.left_out / r.measured - 1) for r in fit.residuals if r.left_out is not None]
+    return LawRecord(
+        law=fit.law,
+        numbers=tuple(
+            NumberRecord(name=n.name, value=n.value, interval_half_width=n.half_width, held_at_zero=n.held)
+            for n in fit.numbers
+        ),
+        num_points=len(fit.residuals),
+        largest_error=fit.largest_error,
+        largest_left_out_error=max(left_out, default=None),
+        r_squared=fit.r_squared,
+    )
+
+
+def device_of(base: Device, fits: Sequence[LawFit], points: MeasuredPoints) -> Device:
+    """Put fitted numbers in place of a device's own, and keep its efficiencies of formats that were not fitted.
+
+    Args:
+        base: the other numbers; its bandwidth is what efficiencies are shares of.
+        fits: of speed, and of power where it was measured.
+        points: where the numbers come from.
+
+    Returns:
+        The device.
+    """
+    numbers = [(fit, number) for fit in fits for number in fit.numbers]
+    shares = tuple(
+        Efficiency(formats=number.name.removeprefix(_PREFIX), share=_figure(number, f"{number.value:.5g}", fit, points))
+        for fit, number in numbers
+        if number.name.startswith(_PREFIX)
+    )
+    kept = () if any(share.formats == "*" for share in shares) else base.efficiency
+    first = {share.formats for share in shares}
+    found = {"efficiency": shares + tuple(share for share in kept if share.formats not in first)}
+    scalars = {
+        number.name: _figure(number, _with_unit(number), fit, points)
+        for fit, number in numbers
+        if not number.name.startswith(_PREFIX)
+    }
+    note = f"Fitted to {len(points.points)} measured points of {points.name}."
+    return base.model_copy(update={**found, **scalars, "note": note})
+
+
+def _with_unit(number: FittedNumber) -> str:
+    factor, unit = _WRITTEN[number.name]
+    return f"{number.value * factor:.5g} {unit}"
+
+
+def _figure(number: FittedNumber, value: str, fit: LawFit, points: MeasuredPoints) -> Figure:
+    tested = number.half_width is not None
+    if number.held:
+        words = "held at zero, since the points ask for less"
+    elif number.half_width is None:
+        words = "no point is left to test it"
+    else:
+        words = f"± {abs(number.half_width / number.value):.1%} (95 % interval)" if number.value else "95 % interval"
+    source = f"least squares fit to {len(fit.residuals)} points of {points.name}, SHA-256 {points.sha256[:16]}: {words}"
+    return Figure(value=value, origin="measured" if tested else "estimate", source=source)

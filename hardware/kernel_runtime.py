@@ -1,0 +1,89 @@
+"""llama.cpp's CPU kernels as an engine whose token is one product with each of many matrices of a type.
+
+Decode of a model in a type that nobody quantized yet can so be predicted: the efficiency of each type's kernel is
+measured without a model. What is not there is the time of everything else in a model; that overhead is fitted to the
+decode of a file.
+
+Knows nothing about clocks and watts.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from typing import Final
+
+import torch
+
+from ..common.errors import ScantlingError
+from ..quantization.formats import Format, parse_format
+from ..quantization.gguf_types import GGUF_FORMATS
+from .ggml_kernels import MatrixShape, Products
+from .runtimes import DEFAULT_SHARES, DecodeRun, Step
+
+ALL: Final = "all"
+DEFAULT_BYTES: Final = 256 << 20
+DEFAULT_SHAPE: Final = MatrixShape(4096, 4096)
+
+
+def kernel_formats(names: str) -> tuple[Format, ...]:
+    """Read what kernels are asked for.
+
+    Args:
+        names: formats with commas between, or ``all``.
+
+    Returns:
+        The formats.
+
+    Raises:
+        ScantlingError: a format that llama.cpp has no kernel for.
+    """
+    wanted = ("float16", *GGUF_FORMATS) if names == ALL else tuple(name.strip() for name in names.split(","))
+    formats = tuple(parse_format(name) for name in wanted)
+    for known in formats:
+        if known.name not in GGUF_FORMATS and known.name not in ("float16", "bfloat16"):
+            raise ScantlingError(
+                f"llama.cpp has no kernel for {known.name}. Name types of GGUF, such as Q4_K, or: all."
+            )
+    return formats
+
+
+@dataclass(frozen=True)
+class KernelEngine:
+    """The kernels of some formats.
+
+    Attributes:
+        formats: types of GGUF, or 16 bits.
+        total_bytes: of the matrices of the largest run; several times the last cache.
+        shape: of each matrix.
+        shares: of the matrices, all of them among them.
+        counted: what a run has many of.
+    """
+
+    formats: Sequence[Format]
+    total_bytes: int = DEFAULT_BYTES
+    shape: MatrixShape = DEFAULT_SHAPE
+    shares: Sequence[float] = DEFAULT_SHARES
+    counted: str = "matrices"
+
+    @property
+    def name(self) -> str:
+        """What it is, with its version."""
+        return f"kernels of llama-cpp-python {metadata.version('llama-cpp-python')}, {torch.get_num_threads()} threads"
+
+    def runs(self) -> Iterator[DecodeRun]:
+        """Fill the matrices of one run after the other.
+
+        Yields:
+            One for every format and share.
+        """
+        for target in self.formats:
+            for share in self.shares:
+                wanted = round(share * self.total_bytes)
+                with Products(target, wanted, self.shape, torch.get_num_threads()) as products:
+                    begin = partial(_product, products)
+                    yield DecodeRun(target.name, products.num_matrices, share == 1, products.read_bytes, begin)
+
+
+def _product(products: Products) -> Step:
+    return products.compute

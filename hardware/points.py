@@ -1,0 +1,131 @@
+"""Measured points of a device, as a CSV file holds them.
+
+The columns, in any order, each number with its unit:
+
+    format             a format's name; * or an empty cell where one efficiency serves all
+    read_bytes         read for one token: 14.38 GiB
+    tokens_per_second  at full speed: 84.3 tok/s
+    watts              drawn meanwhile, or at ``rate``; may be empty
+    rate               tokens per second at which ``watts`` was drawn; empty for full speed
+
+Lines that begin with # are comments.
+
+Knows nothing about what is fitted.
+"""
+
+import csv
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ..common.errors import ScantlingError
+from ..common.units import BYTES_PER_TOKEN, TOKENS_PER_SECOND, WATTS, parse_quantity
+
+COLUMNS: Final = ("format", "read_bytes", "tokens_per_second", "watts", "rate")
+_NEEDED: Final = ("read_bytes", "tokens_per_second")
+_MAX_BYTES: Final = 1 << 20
+_ANY: Final = "*"
+
+
+@dataclass(frozen=True)
+class MeasuredPoint:
+    """One run of one model.
+
+    Attributes:
+        format: that its weights are in; * for any.
+        read_bytes: for one token.
+        tokens_per_second: at full speed.
+        watts: drawn; None where that was not measured.
+        rate: tokens per second meanwhile.
+    """
+
+    format: str
+    read_bytes: float
+    tokens_per_second: float
+    watts: float | None
+    rate: float
+
+
+@dataclass(frozen=True)
+class MeasuredPoints:
+    """All points of a file.
+
+    Attributes:
+        name: of the file.
+        sha256: of it.
+        points: in its order.
+    """
+
+    name: str
+    sha256: str
+    points: tuple[MeasuredPoint, ...]
+
+
+def read_points(path: Path) -> MeasuredPoints:
+    """Read a CSV file of measurements.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The points.
+
+    Raises:
+        ScantlingError: no such file, a column that is missing or unknown, or a cell that is not what it should be; the
+            message says in which line.
+    """
+    try:
+        raw = path.read_bytes()
+        text = raw.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScantlingError(f"cannot read the measurements {path}: {error}") from error
+    if len(raw) > _MAX_BYTES:
+        raise ScantlingError(f"{path} has {len(raw):,} bytes; a file of measurements has 1 MiB at most.")
+    numbered = [(number, line) for number, line in enumerate(text.splitlines(), 1) if _says_something(line)]
+    if len(numbered) < 2:
+        raise ScantlingError(f"{path} has no measurements. Its first line names columns: {','.join(COLUMNS)}.")
+    header = [cell.strip() for cell in next(csv.reader([numbered[0][1]]))]
+    unknown = [name for name in header if name not in COLUMNS]
+    missing = [name for name in _NEEDED if name not in header]
+    if unknown or missing or len(set(header)) < len(header):
+        raise ScantlingError(
+            f"{path}:{numbered[0][0]}: the columns are {', '.join(header)}. Needed are {' and '.join(_NEEDED)}; known "
+            f"are {', '.join(COLUMNS)}; each once."
+        )
+    points = tuple(_point(f"{path}:{number}", header, line) for number, line in numbered[1:])
+    return MeasuredPoints(path.name, hashlib.sha256(raw).hexdigest(), points)
+
+
+def _says_something(line: str) -> bool:
+    return bool(line.strip()) and not line.lstrip().startswith("#")
+
+
+def _point(where: str, header: list[str], line: str) -> MeasuredPoint:
+    cells = [cell.strip() for cell in next(csv.reader([line]))]
+    if len(cells) != len(header):
+        raise ScantlingError(f"{where}: {len(cells)} cells where there are {len(header)} columns. Correct the line.")
+    row = dict(zip(header, cells, strict=True))
+    speed = _number(where, row, "tokens_per_second", TOKENS_PER_SECOND)
+    watts = _number(where, row, "watts", WATTS) if row.get("watts") else None
+    if watts is None and row.get("rate"):
+        raise ScantlingError(f"{where}: a rate without watts says nothing. State watts, or leave the rate empty.")
+    rate = _number(where, row, "rate", TOKENS_PER_SECOND) if row.get("rate") else speed
+    if rate > speed * 1.0001:
+        raise ScantlingError(
+            f"{where}: a rate of {row['rate']} is beyond the full speed of {row['tokens_per_second']}."
+        )
+    return MeasuredPoint(
+        row.get("format") or _ANY, _number(where, row, "read_bytes", BYTES_PER_TOKEN), speed, watts, rate
+    )
+
+
+def _number(where: str, row: Mapping[str, str], column: str, measure: str) -> float:
+    try:
+        value = float(parse_quantity(row[column], measure))
+    except ScantlingError as error:
+        raise ScantlingError(f"{where}: {column}: {error}") from error
+    if value <= 0:
+        raise ScantlingError(f"{where}: {column} is {row[column]}. Measurements are above 0.")
+    return value

@@ -1,0 +1,223 @@
+"""The layers of a model, found from its module tree: names, shapes, kinds and blocks.
+
+The decoder blocks are the elements of the module list that holds the most weights in linear layers; every linear inside
+is a layer, also those of experts, which the module experts takes apart where they share one tensor. The embedding and
+the output head are what the model itself names as such; a tied pair is one layer.
+
+Knows nothing about architectures by name.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from ..common.errors import ScantlingError
+
+EMBEDDING = "embedding"
+HEAD = "head"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One weight matrix.
+
+    Attributes:
+        name: its module's path.
+        kind: the path inside its block, or ``embedding``, ``head``.
+        block: the index of its block; None outside the blocks.
+        out_features: rows of the matrix.
+        in_features: columns.
+        tied_name: the head's path where one matrix is both embedding and head.
+    """
+
+    name: str
+    kind: str
+    block: int | None
+    out_features: int
+    in_features: int
+    tied_name: str | None = None
+
+    @property
+    def num_weights(self) -> int:
+        """Entries of the matrix."""
+        return self.out_features * self.in_features
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A model taken apart.
+
+    Attributes:
+        blocks_name: path of the module list that holds the decoder blocks.
+        num_blocks: its length.
+        layers: block by block, then embedding and head.
+        num_other_parameters: entries of the parameters that belong to no layer (norms, biases and the like).
+    """
+
+    blocks_name: str
+    num_blocks: int
+    layers: tuple[Layer, ...]
+    num_other_parameters: int
+
+    def layers_of(self, block: int) -> list[Layer]:
+        """List the layers of a block.
+
+        Args:
+            block: its index.
+
+        Returns:
+            The layers, in their order.
+        """
+        return [layer for layer in self.layers if layer.block == block]
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Tell whether a module is a linear layer, also one that stores its matrix transposed (GPT-2's Conv1D).
+
+    Args:
+        module: any module.
+
+    Returns:
+        Whether it is.
+    """
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def matrix_of(module: nn.Module) -> Tensor:
+    """Read a layer's matrix.
+
+    Args:
+        module: a linear layer, a Conv1D or an embedding.
+
+    Returns:
+        A view [out, in] of its weight; an embedding counts as [vocabulary, hidden].
+    """
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight.detach().t() if isinstance(module, Conv1D) else weight.detach()
+
+
+def install_matrix(module: nn.Module, matrix: Tensor) -> None:
+    """Give a layer another matrix without touching the tensor that it had.
+
+    Args:
+        module: a linear layer, a Conv1D or an embedding.
+        matrix: [out, in].
+    """
+    weight = module.weight
+    assert isinstance(weight, nn.Parameter)
+    weight.data = (matrix.t().contiguous() if isinstance(module, Conv1D) else matrix).to(weight.dtype)
+
+
+def blocks_of(model: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
+    """Give the decoder blocks.
+
+    Args:
+        model: the model.
+        anatomy: of this model.
+
+    Returns:
+        The modules, first block first.
+    """
+    found = model.get_submodule(anatomy.blocks_name)
+    assert isinstance(found, nn.ModuleList)
+    return list(found)
+
+
+def _linears(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return ((name, part) for name, part in module.named_modules() if is_linear(part))
+
+
+def output_head(model: PreTrainedModel) -> nn.Module | None:
+    """Give the output head that the model itself names.
+
+    Args:
+        model: a causal language model.
+
+    Returns:
+        The module; None where it names none.
+    """
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return head if isinstance(head, nn.Module) else None
+
+
+def _find_blocks(model: nn.Module) -> str:
+    sizes: dict[str, int] = {
+        name: sum(matrix_of(part).numel() for _, part in _linears(module))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+    }
+    if not sizes or max(sizes.values()) == 0:
+        raise ScantlingError(
+            f"no list of blocks with linear layers was found in {type(model).__name__}. "
+            "scantling handles decoder models whose blocks are an nn.ModuleList."
+        )
+    return max(sizes, key=lambda name: sizes[name])  # the outermost list comes first among equals
+
+
+def _layer(name: str, kind: str, block: int | None, module: nn.Module, tied_name: str | None = None) -> Layer:
+    out_features, in_features = matrix_of(module).shape
+    return Layer(name, kind, block, out_features, in_features, tied_name)
+
+
+def take_apart(model: PreTrainedModel) -> Anatomy:
+    """Find the blocks and layers of a model.
+
+    Args:
+        model: a causal language model.
+
+    Returns:
+        Its anatomy.
+
+    Raises:
+        ScantlingError: no blocks, embedding or head were found.
+    """
+    blocks_name = _find_blocks(model)
+    blocks = model.get_submodule(blocks_name)
+    assert isinstance(blocks, nn.ModuleList)
+    layers = [
+        _layer(f"{blocks_name}.{index}.{kind}", kind, index, module)
+        for index, block in enumerate(blocks)
+        for kind, module in _linears(block)
+    ]
+    embedding, head = model.get_input_embeddings(), output_head(model)
+    if embedding is None or head is None:
+        raise ScantlingError(
+            f"{type(model).__name__} names no embedding or no output head: it is no causal language model."
+        )
+    path_of = {module: name for name, module in model.named_modules()}
+    tied = matrix_of(head).data_ptr() == matrix_of(embedding).data_ptr()
+    layers.append(_layer(path_of[embedding], EMBEDDING, None, embedding, path_of[head] if tied else None))
+    if not tied:
+        layers.append(_layer(path_of[head], HEAD, None, head))
+    in_layers = sum(layer.num_weights for layer in layers)
+    everything = sum(parameter.numel() for parameter in model.parameters())  # a tied parameter counts once
+    return Anatomy(blocks_name, len(blocks), tuple(layers), everything - in_layers)
+
+
+def nothing_to_let_go() -> None:
+    """Do nothing: the weights stay in memory."""
+
+
+def refuse_broken_weights(model: nn.Module, let_go: Callable[[], None] = nothing_to_let_go) -> None:
+    """Refuse a model with parameters that are not numbers.
+
+    Args:
+        model: the model.
+        let_go: called when a parameter is not needed any more.
+
+    Raises:
+        ScantlingError: NaN or infinity; the message names the parameter.
+    """
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            num_bad = int((~torch.isfinite(parameter)).sum())
+            raise ScantlingError(
+                f"the parameter {name} holds {num_bad:,} values that are NaN or infinite. The checkpoint is damaged: "
+                "fetch or convert it again."
+            )
+        let_go()

@@ -1,0 +1,120 @@
+"""A model's weights in a file instead of in memory: mapped, so that the system holds the pages in use and no others.
+
+The file is a scratch file without a name: it vanishes when the process ends, however that ends. Its room on the disk is
+taken before the first weight is written. Weights are float32 and may be changed in place; every block lets go of its
+pages when it has run.
+
+Knows nothing about what the weights are for.
+"""
+
+import mmap
+import os
+import tempfile
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..common.errors import ScantlingError
+from ..common.units import show_bytes
+
+_FLOAT32_BYTES = 4
+
+
+class ScratchWeights:
+    """The weights of one model in a scratch file."""
+
+    def __init__(self, num_bytes: int, folder: Path) -> None:
+        """Take room on the disk.
+
+        Args:
+            num_bytes: for all weights.
+            folder: on the disk that has it.
+
+        Raises:
+            ScantlingError: the disk has no room.
+        """
+        with tempfile.TemporaryFile(dir=folder) as opened:
+            try:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(opened.fileno(), 0, num_bytes)
+                opened.truncate(num_bytes)
+            except OSError as error:
+                raise ScantlingError(
+                    f"cannot hold the model's weights in a scratch file in {folder}: {error.strerror or error}. It "
+                    f"takes {show_bytes(num_bytes)} while the checkpoint is made. Free some space, or hold the weights "
+                    "in memory with --in-memory."
+                ) from error
+            self._map = mmap.mmap(opened.fileno(), num_bytes)
+        self._filled = 0
+        self._places: list[tuple[nn.Parameter, Tensor]] = []
+
+    def take(self, tensor: Tensor) -> Tensor:
+        """Copy a tensor into the file.
+
+        Args:
+            tensor: of floating point.
+
+        Returns:
+            The same values in float32, backed by the file.
+        """
+        place = torch.frombuffer(self._map, dtype=torch.float32, count=tensor.numel(), offset=self._filled)
+        self._filled += room(tensor)
+        return place.view(tensor.shape).copy_(tensor)
+
+    def remember_places(self, model: nn.Module) -> None:
+        """Note where every parameter lies now.
+
+        Args:
+            model: all of whose parameters are backed by the file.
+        """
+        self._places = [(parameter, parameter.data) for parameter in model.parameters()]
+
+    def take_back(self) -> None:
+        """Put parameters that were given other tensors since into their places; what was there is lost."""
+        for parameter, place in self._places:
+            if parameter.data_ptr() != place.data_ptr():
+                place.copy_(parameter.data)
+                parameter.data = place
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Tell the system that no page is needed in memory now; their contents stay in the file."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def room(tensor: Tensor) -> int:
+    """Count the bytes that a tensor takes in the file.
+
+    Args:
+        tensor: the tensor.
+
+    Returns:
+        Whole pages, so that tensors share none.
+    """
+    num_bytes = prod(tensor.shape) * _FLOAT32_BYTES
+    return -(-num_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def put_weights_into_scratch(model: nn.Module, folder: Path) -> ScratchWeights:
+    """Move all parameters of a model into a scratch file, one at a time.
+
+    Args:
+        model: parameters of floating point, without gradients; changed to float32.
+        folder: where the file lies.
+
+    Returns:
+        The file; it lives as long as the parameters do.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.numel()]
+    scratch = ScratchWeights(sum(map(room, parameters)), folder)
+    for parameter in parameters:
+        parameter.data = scratch.take(parameter.data)
+        scratch.let_go()
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList):
+            for block in module:
+                block.register_forward_hook(lambda *_: scratch.let_go())
+    return scratch

@@ -1,0 +1,257 @@
+"""From the engine's choice to a plan.
+
+Knows nothing about tensors or engines.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import __version__
+from ..common.errors import ScantlingError
+from ..hardware.resources import BIT_WEIGHTS
+from ..quantization.formats import parse_format
+from ..sensitivity.profile import Profile
+from ..solver.infeasibility import explain_infeasibility
+from ..solver.instance import LOSS, Instance
+from ..solver.milp.base import Engine, SearchSettings, Status
+from ..solver.rules import Limit, LossLimit, Rule
+from ..solver.shadow_prices import LimitPrice, sensitivities
+from ..solver.solve import Proof
+from ..solver.solve import solve as solve_instance
+from .explanation import NATS_PER_TOKEN, Measure, NoPlanError, explained
+from .plan import Assignment, Certificate, LimitUse, Objective, Plan, average_bits
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a profile lies.
+
+    Attributes:
+        path: the file.
+        sha256: of the file.
+    """
+
+    path: Path
+    sha256: str
+
+
+def solve(profile: Profile, origin: Origin, instance: Instance, engine: Engine, settings: SearchSettings) -> Plan:
+    """Find the best plan of a program, with its certificate and what its limits are worth.
+
+    Args:
+        profile: the profile that the program was stated from.
+        origin: where it lies, for the record.
+        instance: the program.
+        engine: solves it.
+        settings: limits of the search.
+
+    Returns:
+        The plan, checked without the engine.
+
+    Raises:
+        NoPlanError: no plan meets all limits and rules.
+        ScantlingError: the only limit is beyond every plan, or no plan was found in time.
+    """
+    _refuse_idle_limit(profile, instance)
+    solution = solve_instance(instance, engine, settings)
+    if solution.status is Status.INFEASIBLE:
+        conflict = explain_infeasibility(instance, engine, settings)
+        raise NoPlanError(explained(conflict, instance, [measure(profile, instance, rule) for rule in instance.rules]))
+    if solution.choice is None:
+        raise ScantlingError(f"no plan: {solution.status.value}. Give more with --time-limit.")
+    found = sensitivities(instance, solution, engine, settings)
+    certificate = Certificate(
+        status="OPTIMAL" if solution.status is Status.OPTIMAL else "FEASIBLE",
+        objectives=tuple(_objective(instance, proof) for proof in solution.proofs),
+        solve_seconds=solution.seconds,
+        engine=solution.engine,
+        seed=settings.seed,
+        num_units=found.num_units,
+        num_options=sum(len(unit.formats) for unit in instance.units if len(unit.formats) > 1),
+        num_core_options=solution.core_options,
+        num_free_units=found.num_free_units,
+    )
+    return plan_of(profile, origin, instance, solution.choice, certificate, found.limits)
+
+
+def choose_formats(instance: Instance, engine: Engine, settings: SearchSettings) -> dict[str, str]:
+    """Find the best formats of a program, without writing a plan.
+
+    Args:
+        instance: the program.
+        engine: solves it.
+        settings: limits of the search.
+
+    Returns:
+        The format of every layer.
+
+    Raises:
+        ScantlingError: there is no plan, or none was found in time.
+    """
+    found = solve_instance(instance, engine, settings)
+    if found.choice is None:
+        raise ScantlingError(f"no plan: {found.status.value}.")
+    return {unit.name: unit.formats[index] for unit, index in zip(instance.units, found.choice, strict=True)}
+
+
+def formats_or_none(instance: Instance, engine: Engine, settings: SearchSettings) -> dict[str, str] | None:
+    """Find the best formats of a program, where it has a plan.
+
+    Args:
+        instance: the program.
+        engine: solves it.
+        settings: limits of the search.
+
+    Returns:
+        The format of every layer; None where it is proven that no plan meets all limits and rules.
+
+    Raises:
+        ScantlingError: no plan was found in time.
+    """
+    found = solve_instance(instance, engine, settings)
+    if found.choice is None and found.status is not Status.INFEASIBLE:
+        raise ScantlingError(f"no plan: {found.status.value}. Give more with --time-limit.")
+    if found.choice is None:
+        return None
+    return {unit.name: unit.formats[index] for unit, index in zip(instance.units, found.choice, strict=True)}
+
+
+def plan_of(
+    profile: Profile,
+    origin: Origin,
+    instance: Instance,
+    choice: tuple[int, ...],
+    certificate: Certificate,
+    prices: Sequence[LimitPrice] = (),
+) -> Plan:
+    """Write a choice down as a plan.
+
+    Args:
+        profile: the profile.
+        origin: where it lies.
+        instance: the program.
+        choice: the index of the format that each unit takes.
+        certificate: what is proven.
+        prices: what the limits are worth, where that is known.
+
+    Returns:
+        The plan.
+    """
+    formats = {unit.name: unit.formats[index] for unit, index in zip(instance.units, choice, strict=True)}
+    predicted, error = profile.predict(formats)
+    assignments = tuple(_assignment(profile, index, name) for index, name in enumerate(formats.values()))
+    price_of = {price.rule: price for price in prices}
+    return Plan(
+        scantling_version=__version__,
+        model_source=profile.record.model_source,
+        model_sha256=profile.record.model_sha256,
+        profile_path=str(origin.path),
+        profile_sha256=origin.sha256,
+        loss_increase_nats=predicted,
+        loss_increase_standard_error_nats=error,
+        stored_bytes=profile.stored_bytes(formats),
+        other_bytes=profile.record.other_bytes,
+        average_bits=average_bits([(a.bits, a.num_weights) for a in assignments if a.decided]),
+        limits=tuple(
+            _limit_use(profile, instance, choice, rule, price_of.get(index))
+            for index, rule in enumerate(instance.rules)
+            if isinstance(rule, Limit | LossLimit)
+        ),
+        certificate=certificate,
+        assignments=assignments,
+        program=instance,
+    )
+
+
+def _assignment(profile: Profile, index: int, format_name: str) -> Assignment:
+    layer, target = profile.record.layers[index], profile.format_index[format_name]
+    return Assignment(
+        layer=layer.name,
+        kind=layer.kind,
+        block=layer.block,
+        format=format_name,
+        bits=parse_format(format_name).bits,
+        num_weights=layer.num_weights,
+        stored_bytes=layer.stored_bytes[layer.formats.index(target)],
+        loss_increase_nats=profile.loss_increase_nats(index, target),
+        decided=len(layer.formats) > 1,
+    )
+
+
+def measure(profile: Profile, instance: Instance, rule: Rule) -> Measure:
+    """Say what a limit is counted in.
+
+    Args:
+        profile: the profile.
+        instance: the program.
+        rule: a limit; anything else has no measure.
+
+    Returns:
+        The measure; average bits are counted per weight of the layers that are averaged.
+    """
+    if not isinstance(rule, Limit):
+        return NATS_PER_TOKEN
+    row = instance.row(rule.row)
+    if rule.row != BIT_WEIGHTS:
+        return Measure(row.measure, row.step)
+    units = range(len(instance.units)) if rule.units is None else rule.units
+    num_weights = sum(
+        layer.num_weights
+        for index, layer in enumerate(profile.record.layers)
+        if index in units and any(row.amounts[index])
+    )
+    return Measure("bits per weight", 1.0 / max(num_weights, 1))
+
+
+def _limit_use(
+    profile: Profile, instance: Instance, choice: tuple[int, ...], rule: Limit | LossLimit, price: LimitPrice | None
+) -> LimitUse:
+    counted = measure(profile, instance, rule)
+    return LimitUse(
+        name=rule.name,
+        origin=rule.origin,
+        measure=counted.name,
+        step=counted.step,
+        at_most=rule.at_most_nats if isinstance(rule, LossLimit) else rule.at_most,
+        at_least=None if isinstance(rule, LossLimit) else rule.at_least,
+        used=instance.used(rule, choice),
+        price_per_step=None if price is None else price.price,
+        has_effect=None if price is None else price.has_effect,
+    )
+
+
+def _objective(instance: Instance, proof: Proof) -> Objective:
+    counted = (
+        NATS_PER_TOKEN
+        if proof.name == LOSS
+        else Measure(instance.row(proof.name).measure, instance.row(proof.name).step)
+    )
+    return Objective(
+        name=proof.name,
+        measure=counted.name,
+        step=counted.step,
+        value=proof.value,
+        bound=proof.bound,
+        resolution=proof.resolution,
+    )
+
+
+def _refuse_idle_limit(profile: Profile, instance: Instance) -> None:
+    """Refuse a program whose only bound is above every plan: its user expects something of it."""
+    limits = [rule for rule in instance.rules if isinstance(rule, Limit | LossLimit)]
+    if not limits and instance.minimise == (LOSS,):
+        raise ScantlingError("no budget was given. Give --memory, such as 60MiB, or --average-bits, such as 3.5.")
+    if len(limits) != 1 or instance.minimise != (LOSS,) or not isinstance(limits[0], Limit):
+        return
+    limit = limits[0]
+    if limit.at_most is None:
+        return
+    smallest, largest = instance.span(limit)
+    if limit.at_most > largest:
+        counted = measure(profile, instance, limit)
+        raise ScantlingError(
+            f"{limit.name} of {counted.show(limit.at_most)} is above the largest plan, and there is no other "
+            "limit. Plans of "
+            f"this profile have {counted.show(smallest)} to {counted.show(largest)}."
+        )

@@ -1,0 +1,99 @@
+"""The constraint file: a user's wishes in YAML, and its JSON Schema.
+
+Knows nothing about profiles: which layers a pattern matches is found later.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from ...common.errors import ScantlingError
+from ...common.validation import in_words, validated
+from ...common.yaml_source import Place, Positioned, read_yaml
+from .rules import Constraints
+
+SCHEMA_FILE: Final = "constraints.schema.json"
+
+
+@dataclass(frozen=True)
+class ConstraintFile:
+    """A constraint file that was read.
+
+    Attributes:
+        constraints: what it asks for.
+        read: its values with their positions.
+    """
+
+    constraints: Constraints
+    read: Positioned
+
+    def where(self, *place: str | int) -> str:
+        """Say where something stands.
+
+        Args:
+            place: keys and positions that lead to it.
+
+        Returns:
+            ``FILE:line:column``.
+        """
+        where: Place = place
+        return self.read.where(where)
+
+
+def read_constraints(path: Path) -> ConstraintFile:
+    """Read a constraint file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What it asks for.
+
+    Raises:
+        ScantlingError: it cannot be read, or asks for something that does not exist; one line for each fault, with
+            file, line and column.
+    """
+    read = read_yaml(path)
+    if not isinstance(read.value, dict):
+        raise ScantlingError(
+            f"{read.where(())}: a constraint file is a mapping of keys such as limits and rules, this is "
+            f"{'a list' if isinstance(read.value, list) else repr(read.value)[:60]}. Begin with a key and a colon."
+        )
+    empty = [key for key, value in read.value.items() if value is None]
+    if empty:
+        raise ScantlingError(f"{read.where((empty[0],))}: {empty[0]!r} has no value. Give it one or remove the key.")
+    try:
+        return ConstraintFile(validated(Constraints, read.value), read)
+    except ValidationError as error:
+        raise ScantlingError(in_words(error, read, Constraints)) from error
+
+
+def json_schema() -> dict[str, Any]:
+    """Make the JSON Schema of the constraint file from its records.
+
+    Returns:
+        The schema, draft 2020-12.
+    """
+    schema = Constraints.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "scantling constraint file"}
+
+
+def schema_text() -> str:
+    """Write the JSON Schema as it is published.
+
+    Returns:
+        JSON with an end of line.
+    """
+    return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+def published_schema() -> str:
+    """Read the JSON Schema that comes with the package.
+
+    Returns:
+        The text of the file.
+    """
+    return (Path(__file__).with_name(SCHEMA_FILE)).read_text(encoding="utf-8")

@@ -1,0 +1,281 @@
+"""Limits, prices and conflicts in words.
+
+Knows nothing about layers, files or engines.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..common.errors import ScantlingError
+from ..common.records import Finite, Record
+from ..common.units import BYTES, SECONDS, show_quantity
+from ..solver.infeasibility import Conflict
+from ..solver.instance import Instance
+from ..solver.rules import Limit, LossLimit, Rule
+from .plan import LimitUse, Objective, Plan
+
+_MIB = 2**20
+_RATE_OF_TIME = "seconds"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What integer steps stand for.
+
+    Attributes:
+        name: for instance ``bytes``.
+        step: one step in it.
+    """
+
+    name: str
+    step: float = 1.0
+
+    def show(self, steps: float) -> str:
+        """Write an amount.
+
+        Args:
+            steps: how many.
+
+        Returns:
+            The amount with its unit.
+
+        >>> Measure("bits per weight", 0.001).show(3500)
+        '3.5 bits per weight'
+        >>> Measure("seconds", 0.001).show(20)  # per token, the only seconds of a program
+        '20 ms (50 tok/s)'
+        """
+        amount = steps if self.step == 1 else steps * self.step
+        shown = show_quantity(amount, self.name)
+        return f"{shown} ({1 / amount:.4g} tok/s)" if self.name == SECONDS and amount > 0 else shown
+
+
+NATS_PER_TOKEN = Measure("nats per token")
+
+
+class ConflictingRule(Record):
+    """A limit or rule of a conflict.
+
+    Attributes:
+        name: as its user calls it.
+        origin: where it was stated.
+        says: its bound in words; empty for a rule without a bound.
+        needed: the bound that alone would give a plan, in words; None where no bound of it does.
+        needed_steps: the same in steps of its row, or nats.
+        needed_is_proven: whether it is the least change.
+        span: the least and the most that any plan takes, in words; empty for a rule without a bound.
+    """
+
+    name: str
+    origin: str
+    says: str = ""
+    needed: str | None = None
+    needed_steps: Finite | None = None
+    needed_is_proven: bool | None = None
+    span: str = ""
+
+
+class Explanation(Record):
+    """Why there is no plan, and what would mend it.
+
+    Attributes:
+        conflict: limits and rules that cannot hold together.
+        is_smallest: whether it is proven that no fewer conflict.
+        together: changes of several bounds that give a plan, where no single change does.
+    """
+
+    status: str = "INFEASIBLE"
+    conflict: tuple[ConflictingRule, ...]
+    is_smallest: bool
+    together: tuple[ConflictingRule, ...]
+
+    def text(self) -> str:
+        """Write the explanation for a person.
+
+        Returns:
+            Several lines.
+        """
+        if not self.conflict:
+            return "no plan: a layer has no format left."
+        count = "This one alone cannot be met" if len(self.conflict) == 1 else "These cannot hold together"
+        proof = ", and no fewer conflict (proven)" if self.is_smallest and len(self.conflict) > 1 else ""
+        lines = [f"no plan meets all limits and rules. {count}{proof}:"]
+        lines += [f"  {_described(rule)}" for rule in self.conflict]
+        lines.append("What would mend it, everything else as it is:")
+        mends = len(lines)
+        for rule in self.conflict:
+            if rule.needed is not None:
+                proven = "the least change, proven" if rule.needed_is_proven else "enough; less may do"
+                span = f"; {rule.span}" if rule.span else ""
+                lines.append(f"  {rule.name}: {rule.needed} ({proven}){span}")
+            elif rule.says:
+                lines.append(f"  {rule.name}: no other bound helps alone")
+        if self.together:
+            lines.append("  or together: " + "; ".join(f"{rule.name}: {rule.needed}" for rule in self.together))
+        if any(not rule.says for rule in self.conflict):
+            lines.append(f"  {'or ' if len(lines) > mends else ''}without one of the rules above")
+        return "\n".join(lines)
+
+
+class NoPlanError(ScantlingError):
+    """No plan meets all limits and rules.
+
+    Attributes:
+        explanation: why.
+    """
+
+    def __init__(self, explanation: Explanation) -> None:
+        super().__init__(explanation.text())
+        self.explanation = explanation
+
+
+def explained(conflict: Conflict, instance: Instance, measures: Sequence[Measure]) -> Explanation:
+    """Put a conflict into words.
+
+    Args:
+        conflict: found by explain_infeasibility.
+        instance: the program.
+        measures: what each of its rules is counted in.
+
+    Returns:
+        The explanation.
+    """
+    needed = {relaxation.rule: relaxation for relaxation in conflict.relaxations}
+    found = []
+    for index in conflict.rules:
+        rule, relaxation = instance.rules[index], needed.get(index)
+        steps = None if relaxation is None else relaxation.needed
+        found.append(
+            ConflictingRule(
+                name=rule.name,
+                origin=rule.origin,
+                says=_bound_in_words(rule, measures[index]),
+                needed=None if steps is None else _needed_in_words(rule, steps, measures[index]),
+                needed_steps=steps,
+                needed_is_proven=None if relaxation is None else relaxation.proven,
+                span=_span_in_words(rule, instance, measures[index]),
+            )
+        )
+    together = tuple(
+        ConflictingRule(
+            name=instance.rules[index].name,
+            origin=instance.rules[index].origin,
+            needed=_needed_in_words(instance.rules[index], steps, measures[index]),
+            needed_steps=steps,
+        )
+        for index, steps in conflict.together
+    )
+    return Explanation(conflict=tuple(found), is_smallest=conflict.smallest, together=together)
+
+
+def _described(rule: ConflictingRule) -> str:
+    says = f" {rule.says}" if rule.says and rule.says not in rule.name else ""
+    return f"{rule.name}{says}{f'  ({rule.origin})' if rule.origin else ''}"
+
+
+def _bound_in_words(rule: Rule, counted: Measure) -> str:
+    if isinstance(rule, LossLimit):
+        return f"at most {counted.show(rule.at_most_nats)}"
+    if isinstance(rule, Limit):
+        return (
+            f"at most {counted.show(rule.at_most)}" if rule.at_most is not None else f"at least {_least(rule, counted)}"
+        )
+    return ""
+
+
+def _span_in_words(rule: Rule, instance: Instance, counted: Measure) -> str:
+    if not isinstance(rule, Limit):
+        return ""
+    low, high = instance.span(rule)
+    return f"plans have {counted.show(low)} to {counted.show(high)}, other rules apart"
+
+
+def _least(rule: Limit, counted: Measure) -> str:
+    assert rule.at_least is not None
+    return counted.show(rule.at_least)
+
+
+def _needed_in_words(rule: Rule, steps: float, counted: Measure) -> str:
+    side = "at least" if isinstance(rule, Limit) and rule.at_least is not None else "at most"
+    return f"{side} {counted.show(steps)}"
+
+
+def amount_in_words(use: LimitUse) -> str:
+    """Say how much of a limit a plan uses.
+
+    Args:
+        use: the limit.
+
+    Returns:
+        Used and bound, in the limit's measure.
+    """
+    counted = Measure(use.measure, use.step)
+    if use.at_most is not None:
+        return f"{counted.show(use.used)} of at most {counted.show(use.at_most)}"
+    assert use.at_least is not None
+    return f"{counted.show(use.used)} of at least {counted.show(use.at_least)}"
+
+
+def limit_in_words(use: LimitUse, objective: Objective) -> str:
+    """Say how much of a limit a plan uses and what it is worth.
+
+    Args:
+        use: the limit.
+        objective: the plan's first objective, in which the price is counted.
+
+    Returns:
+        One line.
+    """
+    line = amount_in_words(use)
+    if use.has_effect is False:
+        return f"{line}; has no effect (proven: the optimum is the same without it)"
+    if use.price_per_step:
+        return f"{line}; {price_in_words(use, objective)}"
+    if use.has_effect:
+        return f"{line}; has an effect through whole formats, none on the linear relaxation"
+    return line
+
+
+def price_in_words(use: LimitUse, objective: Objective) -> str:
+    """Say what a limit is worth at the margin.
+
+    Args:
+        use: the limit, with a price.
+        objective: the plan's first objective, in which the price is counted.
+
+    Returns:
+        What a step that a person would think in saves.
+    """
+    assert use.price_per_step is not None
+    amount, unit = _marginal(use)
+    gain = use.price_per_step * amount / use.step
+    measured = Measure(objective.measure, objective.step)
+    looser = "more" if use.at_most is not None else "less"
+    return f"{unit} {looser} saves about {measured.show(gain)} (linear relaxation)"
+
+
+def _marginal(use: LimitUse) -> tuple[float, str]:
+    """Choose a step that a person would think in, in the limit's measure."""
+    if use.measure.startswith(BYTES):
+        return float(_MIB), "1 MiB"
+    if use.measure == NATS_PER_TOKEN.name:
+        return 0.01, "0.01 nats"
+    if use.measure == _RATE_OF_TIME:
+        return 1e-3, "1 ms"
+    return (0.1, f"0.1 {use.measure}") if use.measure == "bits per weight" else (1.0, f"1 {use.measure}")
+
+
+def freedom_in_words(plan: Plan) -> str | None:
+    """Say where limits leave little or no choice.
+
+    Args:
+        plan: the plan.
+
+    Returns:
+        A sentence; None where there is choice.
+    """
+    free, decisions = plan.certificate.num_free_units, plan.certificate.num_units
+    if free is None or free == decisions:
+        return None
+    if free == 0:
+        return "The limits and rules leave no freedom: this is the only plan that meets them."
+    return f"The limits and rules leave {free} of {decisions} layers a choice."

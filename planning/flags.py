@@ -1,0 +1,123 @@
+"""The flags of the command line as one program.
+
+Knows nothing about how flags are parsed.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..common.errors import ScantlingError
+from ..sensitivity.profile import Profile
+from .plan import read_plan
+from .program import Program
+from .python_constraints import run_constraints_py
+
+
+@dataclass(frozen=True)
+class ProgramOptions:
+    """What the flags say; each as the user wrote it, None or empty where it was not given.
+
+    Attributes:
+        memory: resident bytes at most: weights, and the KV cache where a context is stated. Without a context this is
+            what the checkpoint's tensors take.
+        stored: bytes of all tensors in the checkpoint at most.
+        average_bits: Σ bits · weights / Σ weights at most, scales and zero points not counted.
+        power: watts at most, at the rate where one is stated, else at full speed.
+        energy: per token at most.
+        speed: tokens per second at least.
+        max_loss: predicted loss increase at most, in nats per token.
+        device: a known name or a device file.
+        context: tokens in the KV cache.
+        batch: sequences at once.
+        kv_bits: width of a cached number.
+        rate: demanded tokens per second.
+        engine: the inference engine that must load the checkpoint.
+        minimize: objectives, one after the other.
+        robust: standard errors added to the loss.
+        load_cases: mean or worst.
+        pin_from: PLAN:PATTERN, each.
+        safety_factor: that the plan must reach, measured.
+        constraints: constraint files.
+        constraints_py: FILE:FUNCTION.
+    """
+
+    memory: str | None = None
+    stored: str | None = None
+    average_bits: str | None = None
+    power: str | None = None
+    energy: str | None = None
+    speed: str | None = None
+    max_loss: str | None = None
+    device: str | None = None
+    context: int | None = None
+    batch: int | None = None
+    kv_bits: float | None = None
+    rate: str | None = None
+    engine: str | None = None
+    minimize: tuple[str, ...] = ()
+    robust: float | None = None
+    load_cases: Literal["mean", "worst"] | None = None
+    pin_from: tuple[str, ...] = ()
+    safety_factor: float | None = None
+    constraints: tuple[Path, ...] = ()
+    constraints_py: str | None = None
+
+
+def program_from_options(profile: Profile, options: ProgramOptions) -> Program:
+    """Put a program together from flags.
+
+    Args:
+        profile: the profile.
+        options: the flags.
+
+    Returns:
+        The program; files come first, then flags, then the user's own Python.
+    """
+    program = Program(profile)
+    for path in options.constraints:
+        program = program.read(path)
+    program = _used(program, options)
+    for flag, key, bound in (
+        ("--memory", "memory", options.memory),
+        ("--stored", "stored_bytes", options.stored),
+        ("--average-bits", "average_bits", options.average_bits),
+        ("--power", "power", options.power),
+        ("--energy", "energy", options.energy),
+        ("--max-loss", "loss_increase", options.max_loss),
+    ):
+        if bound is not None:
+            program = program.limit(key, at_most=bound, origin=flag)
+    if options.speed is not None:
+        program = program.limit("speed", at_least=options.speed, origin="--speed")
+    for spelled in options.pin_from:
+        program = _pinned(program, spelled)
+    if options.minimize:
+        program = program.minimize(*options.minimize, origin="--minimize")
+    if options.robust is not None or options.load_cases is not None:
+        flags = "--robust" if options.robust is not None else "--load-cases"
+        program = program.robust(float(options.robust or 0), options.load_cases or "mean", origin=flags)
+    if options.safety_factor is not None:
+        program = program.safety(options.safety_factor, "--safety-factor")
+    if options.constraints_py is not None:
+        program = run_constraints_py(program, options.constraints_py)
+    return program
+
+
+def _used(program: Program, options: ProgramOptions) -> Program:
+    if options.engine is not None:
+        program = program.engine(options.engine, "--engine")
+    if options.device is not None:
+        program = program.device(options.device, "--device")
+    for flag, key in (("--context", "context"), ("--batch", "batch"), ("--kv-bits", "kv_bits"), ("--rate", "rate")):
+        if getattr(options, key) is not None:
+            program = program.workload(flag, **{key: getattr(options, key)})
+    return program
+
+
+def _pinned(program: Program, spelled: str) -> Program:
+    file_name, _, pattern = spelled.rpartition(":")
+    if not file_name or not pattern:
+        raise ScantlingError(f"--pin-from {spelled}: write PLAN:PATTERN, such as plan.json:*.v_proj.")
+    plan = read_plan(Path(file_name))
+    return program.pin_from(plan, pattern, plan_name=file_name, origin=f"--pin-from {spelled}")

@@ -1,0 +1,74 @@
+"""The plan of least power at full speed: a ratio of two sums, made a few programs with one sum each.
+
+At full speed a plan draws P = (P0 t + c b / B) / t watts, which is no sum over layers. For any λ the sum
+N(λ) = (P0 − λ) t + c b / B is negative where P < λ. So, from any λ (Dinkelbach 1967): find the plan of least N(λ), let
+λ be its power, and go on until it no longer falls. Then the least N(λ) is zero, and no plan draws less than λ.
+
+Knows nothing about how programs are solved.
+"""
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Final
+
+from ..common.errors import ScantlingError
+from ..common.units import WATTS
+from ..hardware.decode_laws import seconds_per_step, watts_at
+from ..hardware.resources import POWER, ROW_OF
+from ..solver.instance import Instance
+from .program import Program, Wishes
+
+_NANOWATTS: Final = 10**9
+_MAX_STEPS: Final = 50
+Choose = Callable[[Instance], dict[str, str] | None]
+"""Finds the formats of the best plan; None where there is no plan."""
+
+
+def wants_least_power_at_full_speed(program: Wishes) -> bool:
+    """Tell whether power at full speed is minimised: power, and no rate stated.
+
+    Args:
+        program: what is asked for.
+
+    Returns:
+        Whether it is.
+    """
+    return program.work.rate is None and any(ROW_OF.get(name, name) == POWER for name in program.objectives)
+
+
+def stated(program: Program, choose: Choose) -> Instance:
+    """State a program; one that minimises power at full speed with the λ at which no plan draws less.
+
+    Args:
+        program: what is asked for.
+        choose: solves programs.
+
+    Returns:
+        The instance, to be solved; where there is no plan, one that shows it.
+
+    Raises:
+        ScantlingError: the power still fell after 50 programs, or a number is missing.
+    """
+    if not wants_least_power_at_full_speed(program):
+        return program.instance()
+    device = program.rows.on("a power")
+    watts = device.number("base_power", WATTS, "a power") + device.number("traffic_power", WATTS, "a power")
+    lowest: Fraction | None = None
+    for _ in range(_MAX_STEPS):
+        instance = program.instance(full_speed_watts=watts)
+        formats = choose(instance)
+        if formats is None:
+            return instance
+        drawn = _power(program, formats)
+        if lowest is not None and drawn >= lowest:
+            return instance
+        lowest, watts = drawn, Fraction(round(drawn * _NANOWATTS), _NANOWATTS)
+    raise ScantlingError(
+        f"the least power at full speed was not found in {_MAX_STEPS} steps. State a rate, at which power is a sum."
+    )
+
+
+def _power(program: Wishes, formats: dict[str, str]) -> Fraction:
+    read = program.rows.read_bytes(formats)
+    device = program.rows.on("a power")
+    return watts_at(read, device, 1 / seconds_per_step(read, device))

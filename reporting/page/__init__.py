@@ -1,0 +1,1 @@
+"""A plan as one page, with pictures and tables."""

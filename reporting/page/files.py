@@ -1,0 +1,111 @@
+"""The pictures of a page as SVG and PNG, its tables as JSON and CSV.
+
+Numbers in these tables are as exact as in the plan; CSV leaves out what is not a single value, JSON has everything.
+
+Knows nothing about pages.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ...common.errors import ScantlingError
+from ...common.files import whole_file
+from ...common.records import Record
+from .markup import Section
+from .material import Material
+from .svg import Chart
+
+_ZOOM = 2  # pixels of a PNG for one of the SVG
+
+
+def refuse_without_renderer() -> None:
+    """Refuse to draw PNG files where nothing renders them.
+
+    Raises:
+        ScantlingError: the extra is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401, PLC0415 - an extra
+        import resvg_py  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise ScantlingError(
+            "--figures needs resvg and matplotlib's fonts: pip install 'scantling[pictures]'"
+        ) from error
+
+
+def write_files(material: Material, sections: Sequence[Section], folder: Path) -> list[str]:
+    """Write pictures and tables; files that stand there under the same names are replaced.
+
+    Args:
+        material: of the page.
+        sections: of the page.
+        folder: made where it does not exist.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        ScantlingError: the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ScantlingError(f"cannot make the folder {folder}: {error.strerror}. Give another --figures.") from error
+    contents: dict[str, bytes] = {}
+    for chart in (chart for section in sections for chart in section.charts):
+        contents[f"{chart.name}.svg"] = chart.standalone().encode()
+        contents[f"{chart.name}.png"] = _png(chart)
+    for name, records in _tables(material).items():
+        rows = [record.model_dump(mode="json") for record in records]
+        contents[f"{name}.json"] = (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode()
+        contents[f"{name}.csv"] = _csv(rows).encode()
+    for name, content in contents.items():
+        with whole_file(folder / name) as partial:
+            partial.write_bytes(content)
+    return list(contents)
+
+
+def _png(chart: Chart) -> bytes:
+    """Render a chart; with matplotlib's own font file, so that the same chart gives the same picture anywhere."""
+    import matplotlib as mpl  # noqa: PLC0415 - extras
+    import resvg_py  # noqa: PLC0415
+
+    fonts = Path(mpl.get_data_path()) / "fonts" / "ttf"
+    return bytes(
+        resvg_py.svg_to_bytes(
+            svg_string=chart.standalone(),
+            zoom=_ZOOM,
+            skip_system_fonts=True,
+            font_files=[str(fonts / "DejaVuSans.ttf"), str(fonts / "DejaVuSans-Bold.ttf")],
+        )
+    )
+
+
+def _tables(material: Material) -> dict[str, Sequence[Record]]:
+    tables: dict[str, Sequence[Record]] = {
+        "allocation": material.plan.assignments,
+        "limits": material.plan.limits,
+    }
+    for found in material.frontiers:
+        tables[f"frontier-{found.rows[0].name.replace('_', '-')}"] = found.points
+    if material.comparison is not None:
+        tables |= {
+            "contenders": material.comparison.contenders,
+            "differences": material.comparison.differences,
+            "moves": material.comparison.moves,
+        }
+    if material.safety is not None:
+        tables |= {"ladder": material.safety.ladder, "factors": material.safety.plans}
+    return tables
+
+
+def _csv(rows: Sequence[Mapping[str, object]]) -> str:
+    single = [key for key in (rows[0] if rows else {}) if not any(isinstance(row[key], dict | list) for row in rows)]
+    written = io.StringIO()
+    writer = csv.DictWriter(written, single, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return written.getvalue()

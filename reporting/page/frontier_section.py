@@ -1,0 +1,228 @@
+"""The least predicted loss at every size, and where the plan and the uniforms stand beside it.
+
+Knows nothing about how points are solved.
+"""
+
+from dataclasses import dataclass
+
+from ...common.progress import Progress
+from ...common.units import BYTES_PER_UNIT
+from ...evaluation.baselines import uniform_names
+from ...hardware.resources import POWER, STORED_BYTES
+from ...planning.pareto import Frontier, FrontierPoint, Sweep, swept
+from ...planning.plan import Plan
+from ...quantization.formats import IntegerFormat, parse_format
+from ...sensitivity.profile import Profile, uniform_formats
+from ...solver.instance import LOSS, Instance
+from ...solver.milp.base import Engine, SearchSettings
+from ...solver.rules import Limit, LossLimit
+from ..terminal.verdicts import byte_unit, show_nats
+from .markup import Section, figure, missing, paragraph
+from .material import Material
+from .svg import Chart, Plot, spanning
+
+_WIDTH, _HEIGHT = 720, 400
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 640, 34, 350
+_FILES = {STORED_BYTES: "frontier-bytes", POWER: "frontier-watts"}
+
+
+def frontiers_of(
+    plan: Plan, profile: Profile, num_points: int, search: tuple[Engine, SearchSettings], progress: Progress
+) -> tuple[Frontier, ...]:
+    """Solve the frontiers that a page shows: against bytes, and against watts where the plan's program knows them.
+
+    The plan's rules hold; its limits on the whole plan do not, or the frontier would end where the plan stands.
+
+    Args:
+        plan: the plan.
+        profile: that it was solved from.
+        num_points: of each; none are solved for 0.
+        search: the engine and its settings.
+        progress: is told of every point.
+
+    Returns:
+        The frontiers.
+    """
+    if num_points == 0:
+        return ()
+    program = _without_limits(plan.program)
+    found = []
+    for row in (STORED_BYTES, POWER):
+        if row not in program.row_index:
+            continue
+        highest = _largest(plan, program, profile, row)
+        step, measure = program.row(row).step, program.row(row).measure
+        bound = f"{highest} B" if measure == "bytes" else f"{highest * step:.9g} W"
+        sweep = Sweep((row,), highest=(bound,), points=str(num_points))
+        found.append(swept(profile, program, sweep, *search, progress))
+    return tuple(found)
+
+
+def _without_limits(program: Instance) -> Instance:
+    kept = [
+        rule
+        for rule in program.rules
+        if not isinstance(rule, LossLimit) and not (isinstance(rule, Limit) and rule.units is None)
+    ]
+    return Instance(program.units, program.rows, program.load_cases, tuple(kept), program.loss, (LOSS,))
+
+
+def _largest(plan: Plan, program: Instance, profile: Profile, row: str) -> int:
+    """Give what the plan or the largest uniform of integers takes: beyond, there is nothing to see."""
+    sizes = [program.amount(row, plan.choice())]
+    sizes += [_amount(program, profile, name, row) for name in _integers(profile)]
+    return max(sizes)
+
+
+def _integers(profile: Profile) -> list[str]:
+    return [name for name in uniform_names(profile) if isinstance(parse_format(name), IntegerFormat)]
+
+
+def _amount(program: Instance, profile: Profile, name: str, row: str) -> int:
+    formats = uniform_formats(profile, name)
+    return program.amount(row, [unit.formats.index(formats[unit.name]) for unit in program.units])
+
+
+def frontier_section(material: Material) -> Section:
+    """Show the frontiers.
+
+    Args:
+        material: with frontiers, or without.
+
+    Returns:
+        The section.
+    """
+    title = "Loss against size and power"
+    if not material.frontiers:
+        return Section(
+            "frontier", title, missing("No frontier was solved. Make one with:", "scantling report PLAN --points 40")
+        )
+    drawn = [_FrontierChart(material, found) for found in material.frontiers]
+    charts = [chart.draw() for chart in drawn]
+    html = "".join(figure(chart, one.caption()) for chart, one in zip(charts, drawn, strict=True))
+    if all(one.row != POWER for one in drawn):
+        html += missing(
+            "The plan's program knows no watts. State device and rate when it is solved:",
+            'scantling solve PROFILE --device NAME --rate "26 tok/s"',
+        )
+    return Section("frontier", title, paragraph(_certificate(material.plan)) + html, tuple(charts))
+
+
+def _certificate(plan: Plan) -> str:
+    for objective in plan.certificate.objectives:
+        if objective.name == LOSS:
+            return (
+                f"The certificate: the plan's objective is {objective.value:.6f} nats per token, and no plan within "
+                f"its limits and rules has less than {objective.bound:.6f} (gap {objective.gap:.1e}; "
+                f"{plan.certificate.engine})."
+            )
+    return "The plan minimises something else than the loss, or was edited: there is no bound on its loss."
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """One set of formats in the picture: where it stands, what is written beside it, and its details."""
+
+    x: float
+    y: float
+    name: str
+    css: str
+    title: str
+
+
+@dataclass(frozen=True)
+class _FrontierChart:
+    """One frontier beside plan and uniforms."""
+
+    material: Material
+    frontier: Frontier
+
+    @property
+    def row(self) -> str:
+        """The row that is swept."""
+        return self.frontier.rows[0].name
+
+    @property
+    def label(self) -> str:
+        """What the axis shows."""
+        if self.row == STORED_BYTES:
+            return f"bytes in all tensors, {byte_unit(self.material.plan.stored_bytes)}"
+        return "power at the workload's rate, watts"
+
+    @property
+    def unit(self) -> float:
+        """One step of the row in what the axis shows."""
+        step = self.frontier.rows[0].step
+        if self.row == STORED_BYTES:
+            return step / BYTES_PER_UNIT[byte_unit(self.material.plan.stored_bytes)]
+        return step
+
+    @property
+    def points(self) -> list[tuple[float, FrontierPoint]]:
+        """The points with a plan whose loss is not 0, by what they use."""
+        found = [(point.used[0] * self.unit, point) for point in self.frontier.points if point.predicted_loss_nats]
+        return sorted(found, key=lambda pair: pair[0])
+
+    def caption(self) -> str:
+        """Say what is to be seen."""
+        proven = sum(point.status == "OPTIMAL" for _, point in self.points)
+        measured = "" if not self._measured() else " Open marks: measured on held-out text."
+        return (
+            f"The curve: {len(self.points)} plans of least predicted loss at their size under the plan's rules, "
+            f"{proven} of them proven optimal; band: ± one standard error. Filled marks: predicted.{measured} The "
+            "vertical axis is logarithmic."
+        )
+
+    def draw(self) -> Chart:
+        """Draw it."""
+        marks = [*self._predicted(), *self._measured()]
+        curve = [(x, point.predicted_loss_nats or 0.0, point) for x, point in self.points]
+        plot = Plot(
+            spanning([mark.x for mark in marks] + [x for x, *_ in curve], _LEFT, _RIGHT),
+            spanning([mark.y for mark in marks] + [y for _, y, _ in curve], _BOTTOM, _TOP, log=True),
+        )
+        plot.axes(self.label, "loss increase, nats per token", "{:g}".format, "{:g}".format)
+        errors = [(x, y, point.predicted_loss_standard_error_nats or 0.0) for x, y, point in curve]
+        plot.band([(x, max(y - error, y / 10), y + error) for x, y, error in errors])
+        plot.path([(x, y) for x, y, _ in curve], "curve")
+        for x, y, point in curve:
+            loss = show_nats(y, point.predicted_loss_standard_error_nats)
+            plot.mark((x, y), "dot", f"{x:,.2f}; predicted {loss} nats per token; {point.status.lower()}")
+        for mark in marks:
+            plot.mark((mark.x, mark.y), mark.css, mark.title)
+            if "open" not in mark.css:
+                plot.words((mark.x, mark.y), mark.name, mark.css)
+        title = f"Predicted loss increase against {self.label}"
+        return Chart(_FILES[self.row], title, _WIDTH, _HEIGHT, "".join(plot.parts))
+
+    def _mark(self, formats: dict[str, str], name: str, css: str, loss: tuple[float, float | None], how: str) -> _Mark:
+        program = self.material.plan.program
+        amount = program.amount(self.row, [unit.formats.index(formats[unit.name]) for unit in program.units])
+        x = amount * self.unit
+        title = f"{name}: {x:,.2f} {self.label.rpartition(', ')[2]}; {how} {show_nats(*loss)} nats per token"
+        return _Mark(x, loss[0], name.removeprefix("uniform "), css, title)
+
+    def _predicted(self) -> list[_Mark]:
+        plan, profile = self.material.plan, self.material.profile
+        sets = {f"uniform {name}": uniform_formats(profile, name) for name in _integers(profile)}
+        marks = [
+            self._mark(formats, name, "rival", profile.predict(formats), "predicted") for name, formats in sets.items()
+        ]
+        marks.append(self._mark(plan.formats(), "plan", "plan", profile.predict(plan.formats()), "predicted"))
+        return [mark for mark in marks if mark.y > 0]
+
+    def _measured(self) -> list[_Mark]:
+        found = self.material.comparison
+        if found is None:
+            return []
+        return [
+            self._mark(
+                dict(zip(found.layers, row.formats, strict=True)),
+                row.name,
+                f"{row.role} open",
+                (row.measured_kl_nats, row.measured_kl_standard_error_nats),
+                "measured",
+            )
+            for row in found.contenders
+            if row.role != "original" and row.measured_kl_nats > 0
+        ]

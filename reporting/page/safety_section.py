@@ -1,0 +1,174 @@
+"""Load and deflection: the predicted loss of ever heavier compression, the measured one, yield and collapse.
+
+Knows nothing about how they were measured.
+"""
+
+from collections.abc import Sequence
+
+from ...evaluation.bootstrap import Interval
+from ...evaluation.safety.record import CaseCurve, CaseQuality, MeasuredPlan, PlanSafety, Point, SafetyFile
+from .markup import Section, Table, figure, missing, paragraph
+from .material import Material
+from .svg import Chart, Plot, spanning, text
+
+_WIDTH, _HEIGHT = 720, 400
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 640, 34, 350
+TITLE = "Load and deflection: how far from breaking"
+
+
+def safety_section(material: Material) -> Section:
+    """Show the curve of every load case, and the factors.
+
+    Args:
+        material: with a safety file, or without.
+
+    Returns:
+        The section.
+    """
+    safety = material.safety
+    if safety is None:
+        words = "No factor of safety was measured for this page. Measure one, then give it with --safety:"
+        return Section("safety", TITLE, missing(words, "scantling safety PLAN -o safety.json"))
+    charts = [deflection_chart(safety, curve) for curve in safety.curves]
+    figures = "".join(
+        figure(chart, _caption(safety, curve)) for chart, curve in zip(charts, safety.curves, strict=True)
+    )
+    return Section("safety", TITLE, _factors(safety).html() + _gammas(safety) + figures, tuple(charts))
+
+
+def _factors(safety: SafetyFile) -> Table:
+    rows = tuple(
+        (
+            found.plan.name,
+            show_factor(found),
+            f"{found.factor_lower:.2f}",
+            f"{'≥ ' if any(case.at_least_at_ultimate for case in found.cases) else ''}{found.ultimate_factor:.2f}",
+            f"{found.ultimate_factor_lower:.2f}",
+            f"{found.gamma.value:.2f} ({found.gamma.basis})",
+            f"{found.required_factor:g}",
+            f"{found.margin:+.2f}",
+            "passes" if found.passes else "fails",
+        )
+        for found in safety.plans
+    )
+    confidence = f"{safety.certainty.confidence:.0%}"
+    headings = (
+        "plan", "factor at yield#", "lower bound#", "at collapse#", "lower bound#", "γ", "required#", "margin#", "",
+    )  # fmt: skip
+    caption = (
+        f"Factors of safety, the least over the load cases; bounds: lower ends of {confidence} intervals, and these "
+        "decide. ≥: the ladder ends before the model yields, or collapses."
+    )
+    return Table("factors", headings, rows, caption)
+
+
+def show_factor(found: PlanSafety) -> str:
+    """Write a factor at yield.
+
+    Args:
+        found: of a plan.
+
+    Returns:
+        The factor; with ≥ where the ladder ends before the yield in the load case that governs.
+    """
+    governing = next(case for case in found.cases if case.load_case == found.governing_case)
+    return f"{'≥ ' if governing.at_least_at_yield else ''}{found.factor:.2f}"
+
+
+def _gammas(safety: SafetyFile) -> str:
+    origins = dict.fromkeys(f"γ = {found.gamma.value:.3g}: {found.gamma.origin}" for found in safety.plans)
+    return "".join(paragraph(origin, "note") for origin in origins)
+
+
+def _caption(safety: SafetyFile, curve: CaseCurve) -> str:
+    return (
+        f"Load case {curve.load_case}: {curve.num_sequences} × {curve.sequence_length} tokens of {curve.text_source}, "
+        f"{curve.num_documents} documents. Every point is a plan, its predicted loss below, its measured one on the "
+        f"left; on the dashed line a prediction is exact. Yield: perplexity {safety.offset:.0%} above the original's"
+        f"{_unless_reached(curve.yield_point)}; collapse: {safety.ultimate:.0%} above"
+        f"{_unless_reached(curve.ultimate_point)}. Bands and bars: {safety.certainty.confidence:.0%} intervals. Both "
+        "axes are logarithmic."
+    )
+
+
+def _unless_reached(point: Point) -> str:
+    return "" if point.reached else f" (not reached by the ladder: more than {point.kl_nats.estimate:.3g} nats)"
+
+
+def deflection_chart(safety: SafetyFile, curve: CaseCurve) -> Chart:
+    """Draw the curve of one load case.
+
+    Args:
+        safety: what was measured.
+        curve: the load case.
+
+    Returns:
+        The picture.
+    """
+    rungs = _measured(safety.ladder, curve.load_case)
+    plans = _measured([found.plan for found in safety.plans], curve.load_case)
+    everyone = [*rungs, *plans]
+    loads = [plan.predicted_kl_nats for plan, _ in everyone]
+    lows = [max(quality.kl_nats.lower, quality.kl_nats.estimate / 10) for _, quality in everyone]
+    highs = [quality.kl_nats.upper for _, quality in everyone]
+    points = [("yield", curve.yield_point), ("collapse", curve.ultimate_point)]
+    reached = [point.kl_nats.estimate for _, point in points if point.reached]
+    plot = Plot(
+        spanning(loads, _LEFT, _RIGHT, log=True),
+        spanning([*lows, *highs, *reached], _BOTTOM, _TOP, log=True),
+        rising=True,
+    )
+    plot.axes("predicted loss increase, nats per token", "measured KL, nats per token", "{:g}".format, "{:g}".format)
+    low, high = max(plot.x.low, plot.y.low), min(plot.x.high, plot.y.high)
+    if low < high:
+        plot.path([(low, low), (high, high)], "guide")
+    for name, point in points:
+        _draw_threshold(plot, name, point)
+    plot.path([(plan.predicted_kl_nats, quality.kl_nats.estimate) for plan, quality in rungs], "curve")
+    for plan, quality in rungs:
+        _draw(plot, plan, quality, "dot")
+    for plan, quality in plans:
+        css = "rival" if plan.name.startswith("uniform") else "plan"
+        _draw(plot, plan, quality, css)
+        plot.words((plan.predicted_kl_nats, quality.kl_nats.estimate), plan.name, css)
+    name = f"load-deflection-{safety.curves.index(curve) + 1}"
+    return Chart(name, f"Measured against predicted loss, {curve.load_case}", _WIDTH, _HEIGHT, "".join(plot.parts))
+
+
+def _measured(plans: Sequence[MeasuredPlan], case: str) -> list[tuple[MeasuredPlan, CaseQuality]]:
+    """Pick what can stand on logarithmic axes, lightest first."""
+    found = [
+        (plan, quality)
+        for plan in plans
+        for quality in plan.cases
+        if quality.load_case == case and plan.predicted_kl_nats > 0 and quality.kl_nats.estimate > 0
+    ]
+    return sorted(found, key=lambda pair: pair[0].predicted_kl_nats)
+
+
+def _draw_threshold(plot: Plot, name: str, point: Point) -> None:
+    if not point.reached:
+        return
+    left, right = plot.x.start, plot.x.end
+    low, high = (min(max(end, plot.y.low), plot.y.high) for end in (point.kl_nats.lower, point.kl_nats.upper))
+    plot.band([(plot.x.low, low, high), (plot.x.high, low, high)])
+    y = plot.y(point.kl_nats.estimate)
+    plot.line((left, y), (right, y), "guide")
+    words = f"{name} at {point.kl_nats.estimate:.3g} ({point.kl_nats.lower:.3g} to {point.kl_nats.upper:.3g})"
+    plot.parts.append(text(left + 8, y - 5, words))
+
+
+def _draw(plot: Plot, plan: MeasuredPlan, quality: CaseQuality, css: str) -> None:
+    at = (plan.predicted_kl_nats, quality.kl_nats.estimate)
+    x = plot.x(at[0])
+    low = max(quality.kl_nats.lower, plot.y.low)
+    plot.line((x, plot.y(low)), (x, plot.y(quality.kl_nats.upper)), "axis")
+    title = (
+        f"{plan.name}: {plan.average_bits:.2f} bits, {plan.stored_bytes:,} bytes; predicted {at[0]:.4g}, measured "
+        f"{_in_words(quality.kl_nats)} nats per token; perplexity {_in_words(quality.perplexity)}"
+    )
+    plot.mark(at, css, title)
+
+
+def _in_words(interval: Interval) -> str:
+    return f"{interval.estimate:.4g} ({interval.lower:.4g} to {interval.upper:.4g})"

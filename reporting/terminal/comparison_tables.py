@@ -1,0 +1,163 @@
+"""A comparison in the terminal: the verdict, the rows, the widths, the layers that moved.
+
+Knows nothing about how it was measured.
+"""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from ...evaluation.comparison import Comparison, Move
+from .verdicts import comparison_verdict, show_difference, show_nats, show_signed, show_size
+
+_MOST_MOVES = 8
+_WIDE = 110  # columns
+_BLOCKS_A_LINE = 10
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Show a comparison, the verdict first.
+
+    Args:
+        comparison: the comparison.
+        console: where.
+    """
+    console.print(comparison_verdict(comparison), style="bold")
+    wide = console.width >= _WIDE
+    console.print(_rows(comparison, wide=wide))
+    if not wide and comparison.differences:
+        console.print(_differences(comparison))
+    for row in comparison.contenders:
+        if row.says and row.role == "rival":
+            console.print(f"{row.name}: {row.says}.", style="dim")
+    for reason in comparison.left_out:
+        console.print(f"Left out, {reason}")
+    console.print()
+    _print_widths(comparison, console)
+    _print_moves(comparison, console, wide=wide)
+    _print_method(comparison, console)
+
+
+def _rows(comparison: Comparison, *, wide: bool) -> Table:
+    table = Table("", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    headings = ["size", "bits", "predicted\nKL", "measured\nKL", "ppl"]
+    for heading in [*headings, "plan better by\nKL (interval)"] if wide else headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    differences = {found.other: show_difference(found) for found in comparison.differences}
+    for row in comparison.contenders:
+        table.add_row(
+            row.name,
+            show_size(row.stored_bytes),
+            f"{row.average_bits:.2f}",
+            show_nats(row.predicted_kl_nats, row.predicted_kl_standard_error_nats) if row.role != "original" else "0",
+            show_nats(row.measured_kl_nats, row.measured_kl_standard_error_nats) if row.role != "original" else "0",
+            f"{row.measured_perplexity:.2f}",
+            *([differences.get(row.name, "")] if wide else []),
+            style="bold" if row.role == "plan" else "",
+        )
+    return table
+
+
+def _differences(comparison: Comparison) -> Table:
+    table = Table("plan better by, KL (interval)", "", box=None, pad_edge=False)
+    for found in comparison.differences:
+        table.add_row(f"than {found.other}", show_difference(found))
+    return table
+
+
+def _print_widths(comparison: Comparison, console: Console) -> None:
+    plan = comparison.contenders[0]
+    others = [row for row in comparison.contenders if row.role == "plan"][1:] + [
+        row for row in comparison.contenders if row.name.startswith("even ")
+    ]
+    table = Table("average bits by kind", plan.name, *(row.name for row in others), box=None, pad_edge=False)
+    for kind, bits in plan.bits_by_kind.items():
+        table.add_row(kind, f"{bits:.2f}", *(f"{row.bits_by_kind[kind]:.2f}" for row in others))
+    console.print(table)
+    blocks = list(plan.bits_by_block.items())
+    if blocks:
+        console.print("average bits of the plan by block")
+    for start in range(0, len(blocks), _BLOCKS_A_LINE):
+        part = blocks[start : start + _BLOCKS_A_LINE]
+        console.print(f"  from {part[0][0]:>3}   " + "  ".join(f"{bits:4.2f}" for _, bits in part))
+
+
+def _print_moves(comparison: Comparison, console: Console, *, wide: bool) -> None:
+    if comparison.moves_from is None:
+        return
+    console.print()
+    if not comparison.moves:
+        console.print(f"No layer differs from {comparison.moves_from}.")
+        return
+    wider = [move for move in comparison.moves if move.stored_bytes > 0]
+    narrower = [move for move in comparison.moves if move.stored_bytes < 0]
+    console.print(
+        f"Against {comparison.moves_from}, {len(wider)} layers are larger ({_sum_in_words(wider)}) and "
+        f"{len(narrower)} smaller ({_sum_in_words(narrower)}), predicted. Where most was gained:"
+    )
+    console.print(_moves_table(largest_moves(comparison.moves, _MOST_MOVES), wide=wide))
+    if any(move.net_nats is None for move in comparison.moves):
+        console.print("Nothing is known of what the bytes are worth elsewhere: the plan has no shadow prices.")
+    else:
+        console.print(
+            "saved: predicted loss, for the layer alone. net: that less what its bytes and bits are worth in other "
+            "layers, at the shadow prices of the plan's limits: what putting it back would cost.",
+            style="dim",
+        )
+    if len(comparison.moves) > _MOST_MOVES:
+        console.print(f"… and {len(comparison.moves) - _MOST_MOVES} more: --json lists them all.", style="dim")
+
+
+def largest_moves(found: Sequence[Move], count: int) -> list[Move]:
+    """Pick the moves that matter most.
+
+    Args:
+        found: moves.
+        count: how many.
+
+    Returns:
+        Those of the largest net gain, or of the largest change of loss where there are no prices.
+    """
+    return sorted(found, key=lambda move: -(abs(move.saved_nats) if move.net_nats is None else move.net_nats))[:count]
+
+
+def _sum_in_words(found: Sequence[Move]) -> str:
+    num_bytes = sum(move.stored_bytes for move in found)
+    nats = sum(move.saved_nats for move in found)
+    return f"{'+' if num_bytes >= 0 else '−'}{show_size(abs(num_bytes))}, {-nats:+.4f} nats"
+
+
+def _moves_table(found: Sequence[Move], *, wide: bool) -> Table:
+    table = Table("layer", "change", box=None, pad_edge=False)
+    for heading in ("bytes", "share\nof loss", "saved\nnats", *(["paid\nnats"] if wide else []), "net\nnats"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for move in found:
+        table.add_row(
+            _short(move),
+            f"{move.before} → {move.after}",
+            f"{move.stored_bytes:+,}",
+            f"{move.share_of_plan_loss:.1%}",
+            show_signed(move.saved_nats),
+            *([show_signed(move.paid_nats)] if wide else []),
+            show_signed(move.net_nats),
+        )
+    return table
+
+
+def _short(move: Move) -> str:
+    return move.layer if move.block is None else f"{move.block}.{move.kind}"
+
+
+def _print_method(comparison: Comparison, console: Console) -> None:
+    inputs = "the same" if comparison.rounding_inputs == "original" else f"{comparison.rounding_inputs} ones"
+    console.print()
+    console.print(
+        f"KL divergence from the original in nats per token, ± one standard error, on {comparison.num_sequences} × "
+        f"{comparison.sequence_length} tokens of {comparison.text_source} that were not calibrated on, from "
+        f"{comparison.num_documents} documents. Differences are paired by sequence; their intervals are "
+        f"{comparison.certainty.confidence:.0%}, by {comparison.certainty.num_resamples:,} resamples of whole "
+        f"documents (seed {comparison.certainty.seed}). Predictions are for rounding against original inputs; measured "
+        f"was rounding against {inputs}.",
+        style="dim",
+    )

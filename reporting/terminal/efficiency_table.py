@@ -1,0 +1,87 @@
+"""Accuracies and intelligence per watt in the terminal.
+
+Knows nothing about how they were found.
+"""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from ...evaluation.bootstrap import Interval
+from ...evaluation.tasks.accuracies import Accuracy, AccuracyFile
+from ...evaluation.tasks.efficiency import Intelligence
+
+
+def print_accuracies(found: AccuracyFile, console: Console) -> None:
+    """Show accuracies.
+
+    Args:
+        found: the accuracies.
+        console: where.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("", "task"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("accuracy", justify="right", no_wrap=True)
+    table.add_column("chance", justify="right")
+    table.add_column("answers", justify="right", no_wrap=True)
+    for plan in found.plans:
+        for accuracy in plan.accuracies:
+            table.add_row(
+                plan.name, accuracy.task, _share(accuracy.value), _chance(accuracy), f"{accuracy.num_answers:,}"
+            )
+    console.print(table)
+    console.print(
+        f"Measured by {found.origin}; {found.certainty.confidence:.0%} intervals by drawing questions anew "
+        f"{found.certainty.num_resamples} times.",
+        style="dim",
+    )
+
+
+def print_intelligence(rows: Sequence[Intelligence], console: Console) -> None:
+    """Show every figure with what it is made of.
+
+    Args:
+        rows: the figures.
+        console: where.
+    """
+    for task in dict.fromkeys(row.accuracy.task for row in rows):
+        of_task = [row for row in rows if row.accuracy.task == task]
+        console.print(f"{task} ({of_task[0].accuracy.metric}), chance {_chance(of_task[0].accuracy)}", style="bold")
+        for place in dict.fromkeys((row.power.device, row.power.at, row.power.work) for row in of_task):
+            chosen = [row for row in of_task if (row.power.device, row.power.at, row.power.work) == place]
+            table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+            table.add_column("", overflow="fold")
+            for heading in ("accuracy", "watts", "tok/s", "joules", "per watt", "per joule"):
+                table.add_column(heading, justify="right", no_wrap=True)
+            for row in chosen:
+                table.add_row(*_cells(row))
+            console.print(
+                f"{place[0]}, at {place[1]}; joules for {place[2]}" if place[1] != "as measured" else place[0]
+            )
+            console.print(table)
+            console.print(f"Power and throughput: {chosen[0].power.origin}.", style="dim")
+    console.print(
+        "The intervals of the ratios are those of the accuracies over the same watts and joules.", style="dim"
+    )
+
+
+def _cells(row: Intelligence) -> tuple[str, ...]:
+    return (
+        row.contender,
+        _share(row.accuracy.value),
+        f"{row.power.watts:.4g}",
+        f"{row.power.tokens_per_second:.4g}",
+        f"{row.power.joules:.4g}",
+        f"{row.per_watt.estimate:.3g}",
+        f"{row.per_joule.estimate:.3g}",
+    )
+
+
+def _share(value: Interval) -> str:
+    return f"{value.estimate:.1%} ({value.lower:.1%}–{value.upper:.1%})"
+
+
+def _chance(accuracy: Accuracy) -> str:
+    return accuracy.chance_origin if accuracy.chance is None else f"{accuracy.chance:.2%} ({accuracy.chance_origin})"

@@ -1,0 +1,58 @@
+"""A frontier as a picture.
+
+Knows nothing about how it was solved.
+"""
+
+from pathlib import Path
+
+from ...common.errors import ScantlingError
+from ...common.files import whole_file
+from ...planning.pareto import Frontier, SweptRow
+
+_FORMATS = (".png", ".svg", ".pdf")
+_MIB = 2**20
+
+
+def draw_frontier(found: Frontier, path: Path) -> None:
+    """Draw predicted loss against the swept limit, or as a map over two.
+
+    Args:
+        found: the frontier.
+        path: a .png, .svg or .pdf file.
+
+    Raises:
+        ScantlingError: another kind of file, no point to draw, or matplotlib is not installed.
+    """
+    if path.suffix not in _FORMATS:
+        raise ScantlingError(f"cannot draw {path}: give a name that ends in {', '.join(_FORMATS)}.")
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ScantlingError("pictures need matplotlib: pip install 'scantling[pictures]'") from error
+    solved = [point for point in found.points if point.used and point.predicted_loss_nats is not None]
+    if not solved:
+        raise ScantlingError("there is no plan at any of these limits, so there is nothing to draw.")
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    labels, scales = zip(*(_axis(row) for row in found.rows), strict=True)
+    bounds = [[point.bounds[k] * scales[k] for point in solved] for k in range(len(found.rows))]
+    losses = [point.predicted_loss_nats or 0.0 for point in solved]
+    if len(found.rows) == 1:
+        errors = [point.predicted_loss_standard_error_nats or 0.0 for point in solved]
+        axes.errorbar(bounds[0], losses, yerr=errors, marker=".", capsize=2, label="predicted, ± one standard error")
+        axes.set(xlabel=f"{labels[0]}, at most", ylabel="predicted loss increase, nats per token", yscale="log")
+        axes.legend()
+    else:
+        drawn = axes.scatter(bounds[0], bounds[1], c=losses, marker="s", s=60, norm="log", cmap="viridis_r")
+        figure.colorbar(drawn, label="predicted loss increase, nats per token")
+        axes.set(xlabel=f"{labels[0]}, at most", ylabel=f"{labels[1]}, at most")
+    axes.set_title(f"{found.model_source}: every point a proven optimum", fontsize=9)
+    axes.grid(alpha=0.3)
+    with whole_file(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:], dpi=150)
+
+
+def _axis(row: SweptRow) -> tuple[str, float]:
+    if row.measure.startswith("bytes"):
+        return f"{row.name}, MiB", row.step / _MIB
+    return f"{row.name}, {row.measure}", row.step

@@ -1,0 +1,84 @@
+"""Predictions of device needs as tables for a person.
+
+Knows nothing about how they came about.
+"""
+
+from rich.console import Console
+from rich.table import Table
+
+from ...common.units import BYTES_PER_UNIT, show_bytes
+from ...evaluation.prediction import ContenderPrediction, PointRecord, Prediction
+
+_GIB, _MIB = BYTES_PER_UNIT["GiB"], BYTES_PER_UNIT["MiB"]
+
+
+def print_prediction(found: Prediction, console: Console) -> None:
+    """Show what contenders need, and what that rests on.
+
+    Args:
+        found: the prediction.
+        console: where.
+    """
+    console.print(_contenders(found))
+    for row in found.contenders:
+        for note in row.notes:
+            console.print(f"{row.name}: {note}")
+    console.print(_in_words(found), style="dim")
+    table = Table("number of the device", "value", "origin", "source", box=None, pad_edge=False)
+    for parameter in found.parameters:
+        table.add_row(parameter.name, str(parameter.value), parameter.origin, parameter.source)
+    console.print(table)
+
+
+def _contenders(found: Prediction) -> Table:
+    unit, name = (_GIB, "GiB") if min(row.stored_bytes for row in found.contenders) >= _GIB else (_MIB, "MiB")
+    rate = found.same_rate_tokens_per_second
+    table = Table("", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    headings = [f"exact\n{name}", f"predicted\nresident {name}", "predicted\nKL", "predicted\ntok/s"]
+    headings += ["W, J/token at\nfull speed", "no common\nrate" if rate is None else f"W, J/token at\n{rate:.4g} tok/s"]
+    queried = any(row.query is not None for row in found.contenders)
+    for heading in [*headings, *(["s, J a\nquery"] if queried else [])]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in found.contenders:
+        cells = [f"{row.stored_bytes / unit:.2f}", f"{row.resident_bytes / unit:.2f}", _shown(row.loss_increase_nats)]
+        cells += [_shown(row.tokens_per_second), _point(row.full_speed), _point(row.same_rate)]
+        table.add_row(row.name, *cells, *([_query(row)] if queried else []), style="" if _is_uniform(row) else "bold")
+    return table
+
+
+def _is_uniform(row: ContenderPrediction) -> bool:
+    return row.name.startswith(("uniform", "original"))
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _point(point: PointRecord | None) -> str:
+    return "–" if point is None else f"{point.watts:.4g}, {point.joules_per_token:.3g}"
+
+
+def _query(row: ContenderPrediction) -> str:
+    return "–" if row.query is None else f"{row.query.seconds:.3g}, {row.query.joules:.3g}"
+
+
+def _in_words(found: Prediction) -> str:
+    work = found.workload
+    words = [
+        f"On {found.device}, decode of {work.batch or 1} sequence(s). Bytes of weights are exact, all else predicted."
+    ]
+    if found.kv_cache_bytes:
+        words.append(
+            f"Resident: with {show_bytes(found.kv_cache_bytes)} of KV cache, which every token reads, and about "
+            f"{show_bytes(found.activation_bytes)} of activations (estimate)."
+        )
+    else:
+        words.append("Resident: without KV cache, since no context is stated (--context).")
+    if found.same_rate_tokens_per_second is not None:
+        words.append(
+            f"Powers are comparable at the same rate only: {found.same_rate_tokens_per_second:.4g} tok/s "
+            f"({found.same_rate_origin}); at full speed each contender does a different amount of work."
+        )
+    if found.estimates:
+        words.append(f"These rest on estimates: {', '.join(found.estimates)}.")
+    return " ".join(words)

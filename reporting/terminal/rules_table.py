@@ -1,0 +1,107 @@
+"""What a constraint file came to on a profile, in words or as JSON.
+
+Knows nothing about how rules are solved.
+"""
+
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from ...common.patterns import shorten
+from ...planning.constraint import Statement
+from ...planning.lowering import amount_in_words
+from ...planning.program import Program
+from ...solver.instance import Instance
+from ...solver.rules import Limit, LossLimit
+
+
+def statement_records(program: Program) -> list[dict[str, Any]]:
+    """Describe every statement of a program for a script.
+
+    Args:
+        program: the program.
+
+    Returns:
+        One mapping a statement: name, origin, says, layers, num_layers, left_out, bounds.
+    """
+    instance = program.without_safety().instance()
+    found: list[dict[str, Any]] = [
+        {
+            "name": statement.name,
+            "origin": statement.origin,
+            "says": statement.says,
+            "num_layers": None if statement.layers is None else len(statement.layers),
+            "layers": None if statement.layers is None else [program.layers.names[i] for i in statement.layers],
+            "left_out": statement.left_out,
+            "bounds": bounds_in_words(statement, instance),
+        }
+        for statement in program.statements
+    ]
+    if program.safety_factor is not None:
+        says, nothing = _safety_in_words(program.safety_factor), {"num_layers": None, "layers": None, "left_out": 0}
+        found.append({"name": "safety", "origin": program.safety_origin, "says": says, **nothing, "bounds": []})
+    return found
+
+
+def _safety_in_words(factor: float) -> str:
+    return f"factor of safety ≥ {factor:g}: solve makes it a limit on the loss, by measurement"
+
+
+def bounds_in_words(statement: Statement, instance: Instance) -> list[str]:
+    """Write the bounds of a statement with units.
+
+    Args:
+        statement: the statement.
+        instance: that it is part of.
+
+    Returns:
+        One text a limit.
+    """
+    found = []
+    for rule in statement.rules:
+        if isinstance(rule, LossLimit):
+            found.append(f"predicted loss increase ≤ {rule.at_most_nats:g} nats per token")
+        elif isinstance(rule, Limit):
+            row = instance.row(rule.row)
+            low = "" if rule.at_least is None else f"{amount_in_words(row, rule.at_least)} ≤ "
+            high = "" if rule.at_most is None else f" ≤ {amount_in_words(row, rule.at_most)}"
+            found.append(f"{low}{row.name}{high}")
+    return found
+
+
+def _counted(number: int) -> str:
+    return f"{number:,} layer{'' if number == 1 else 's'}"
+
+
+def print_rules(program: Program, console: Console) -> None:
+    """Print what every limit and rule matched.
+
+    Args:
+        program: the program.
+        console: where.
+    """
+    instance = program.without_safety().instance()
+    if program.safety_factor is not None:
+        console.print(
+            Text(program.safety_origin, style="bold"), _safety_in_words(program.safety_factor), soft_wrap=True
+        )
+    for statement in program.statements:
+        name = statement.name.removeprefix(f"{statement.origin}: ")
+        said = statement.says.startswith(name) or not statement.says
+        what = (statement.says or name) if said else f"{name}: {statement.says}"
+        console.print(Text(statement.origin, style="bold"), what, soft_wrap=True)
+        for bound in bounds_in_words(statement, instance):
+            console.print(f"    {bound}", soft_wrap=True)
+        if statement.layers is None:
+            console.print("    the whole plan")
+        else:
+            which = shorten([program.layers.names[index] for index in statement.layers])
+            console.print(f"    {_counted(len(statement.layers))}: {which}", soft_wrap=True)
+        if statement.left_out:
+            console.print(f"    {_counted(statement.left_out)} more match, but with a single format there is no choice")
+    num_decided = len(program.layers.decided(range(len(program.layers.records))))
+    console.print(
+        f"{len(program.statements)} limits and rules on {len(program.layers.records)} layers, {num_decided} of them to "
+        f"be decided. Minimised: {', then '.join(instance.minimise)}."
+    )

@@ -1,0 +1,163 @@
+"""Factors of safety in the terminal.
+
+Knows nothing about how they were found.
+"""
+
+import math
+
+from rich.console import Console
+from rich.table import Table
+
+from ...evaluation.bootstrap import Interval
+from ...evaluation.safety.record import CaseCurve, MeasuredPlan, PlanSafety, Point, SafetyFile
+from ...planning.plan import SafetyClaim
+
+
+def print_safety(safety: SafetyFile, console: Console) -> None:
+    """Show one line of verdict a plan, then the ladder, yield and collapse, and the factors.
+
+    Args:
+        safety: what was found.
+        console: where.
+    """
+    for plan in safety.plans:
+        console.print(verdict(plan), style="bold green" if plan.passes else "bold red")
+        needed = documents_to_decide(safety, plan)
+        if needed is not None:
+            console.print(
+                f"      The estimate reaches what is required, its lower end does not: about {needed} documents would "
+                "decide (an estimate). Measure on more with --sequences."
+            )
+    console.print()
+    for curve in safety.curves:
+        _print_ladder(safety, curve, console)
+    _print_factors(safety, console)
+
+
+def verdict(plan: PlanSafety) -> str:
+    """Say in one line whether a plan passes.
+
+    Args:
+        plan: its factors.
+
+    Returns:
+        The line.
+    """
+    governing = next(case for case in plan.cases if case.load_case == plan.governing_case)
+    at_least = "at least " if governing.at_least_at_yield else ""
+    return (
+        f"{'PASS' if plan.passes else 'FAIL'}: {plan.plan.name}: factor of safety {at_least}{plan.factor:.2f}, lower "
+        f"bound {plan.factor_lower:.2f}, required {plan.required_factor:g}: margin {plan.margin:+.2f} "
+        f"({plan.gamma.basis}, γ = {plan.gamma.value:.2f})"
+    )
+
+
+def documents_to_decide(safety: SafetyFile, plan: PlanSafety) -> int | None:
+    """Estimate how many documents would tell whether a factor is above what is required.
+
+    An interval's width falls with the square root of the number of documents n; on the scale of log factors
+
+        needed = n · (log(factor / lower end) / log(factor / required))²
+
+    Args:
+        safety: the file.
+        plan: its factors.
+
+    Returns:
+        The number; None where the lower end decides already, or the estimate itself is too low.
+    """
+    if plan.passes:
+        return None
+    case = next(case for case in plan.cases if case.load_case == plan.governing_case)
+    if case.at_yield.estimate <= plan.required_factor:
+        return None
+    curve = next(curve for curve in safety.curves if curve.load_case == plan.governing_case)
+    width = math.log(case.at_yield.estimate / case.at_yield.lower)
+    return math.ceil(curve.num_documents * (width / math.log(case.at_yield.estimate / plan.required_factor)) ** 2)
+
+
+def safety_in_words(claim: SafetyClaim) -> str:
+    """Say what a plan claims about its factor of safety.
+
+    Args:
+        claim: the claim.
+
+    Returns:
+        The line.
+    """
+    found = f"factor of safety {claim.factor:.2f}, lower bound {claim.factor_lower:.2f}, required "
+    found += f"{claim.required_factor:g}; {claim.num_solves} solve{'s' if claim.num_solves > 1 else ''}"
+    if claim.confirmed:
+        return f"CONFIRMED by measurement: {found}"
+    return f"PREDICTED, not confirmed: {found}. Measure it with: scantling safety PLAN"
+
+
+def _print_ladder(safety: SafetyFile, curve: CaseCurve, console: Console) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("ladder", "predicted\nKL", "measured KL", "perplexity", "accuracy", "same top\ntoken", "flips"):
+        table.add_column(heading, justify="left" if heading == "ladder" else "right", no_wrap=True)
+    table.add_row(
+        "original", "", "", f"{curve.original_perplexity:.2f}", f"{curve.original_accuracy.estimate:.1%}", "", ""
+    )
+    for rung in safety.ladder:
+        table.add_row(*_rung_cells(rung, curve))
+    console.print(f"Load case {curve.load_case}:", style="bold")
+    console.print(table)
+    offset, ultimate = f"{safety.offset:.0%}", f"{safety.ultimate:.0%}"
+    console.print(f"yield     perplexity {offset} up: {_point_in_words(curve.yield_point)}")
+    console.print(f"ultimate  perplexity {ultimate} up: {_point_in_words(curve.ultimate_point)}")
+    onset = "no rung" if curve.onset_rung is None else f"{curve.onset_rung}, {curve.onset_kl_nats:.4g} nats"
+    console.print(f"onset     worse than the original beyond doubt on this text from: {onset}")
+    elastic = "no rung" if curve.elastic_limit_nats is None else f"{curve.elastic_limit_nats:.4g} nats measured"
+    console.print(f"elastic   predictions hold up to: {elastic}")
+    console.print(
+        f"Per token, on {curve.num_sequences} × {curve.sequence_length} tokens of {curve.num_documents} documents of "
+        f"{curve.text_source} that were not calibrated on; {safety.certainty.confidence:.0%} intervals by drawing "
+        f"documents anew {safety.certainty.num_resamples} times. Rounded against {safety.rounding_inputs} inputs.",
+        style="dim",
+    )
+
+
+def _rung_cells(rung: MeasuredPlan, curve: CaseCurve) -> tuple[str, ...]:
+    case = next(case for case in rung.cases if case.load_case == curve.load_case)
+    return (
+        rung.name,
+        f"{rung.predicted_kl_nats:.4f}",
+        _show(case.kl_nats, ".4f"),
+        f"{case.perplexity.estimate:.2f}",
+        f"{case.next_token_accuracy.estimate:.1%}",
+        f"{case.top1_agreement.estimate:.1%}",
+        f"{case.flips.estimate:.1%}",
+    )
+
+
+def _show(interval: Interval, spec: str) -> str:
+    return f"{interval.estimate:{spec}} ({interval.lower:{spec}} to {interval.upper:{spec}})"
+
+
+def _point_in_words(point: Point) -> str:
+    if point.reached:
+        return f"{_show(point.kl_nats, '.4f')} nats, between {' and '.join(point.between)}"
+    return f"not reached by the ladder: more than {point.kl_nats.estimate:.4f} nats, at {point.between[0]}"
+
+
+def _print_factors(safety: SafetyFile, console: Console) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    several = len(safety.curves) > 1
+    table.add_column("plan", overflow="fold")
+    if several:
+        table.add_column("load case", overflow="fold")
+    for heading in ("bits", "KL", "γ", "factor\nat yield", "factor\nat ultimate"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for plan in safety.plans:
+        for case in plan.cases:
+            table.add_row(
+                plan.plan.name,
+                *([case.load_case] * several),
+                f"{plan.plan.average_bits:.2f}",
+                f"{case.kl_nats:.4f}",
+                f"{plan.gamma.value:.2f}",
+                ("≥ " if case.at_least_at_yield else "") + _show(case.at_yield, ".2f"),
+                ("≥ " if case.at_least_at_ultimate else "") + _show(case.at_ultimate, ".2f"),
+            )
+    console.print(table)

@@ -1,0 +1,256 @@
+"""What came out, in a sentence that stands first.
+
+Knows nothing about where it is shown.
+"""
+
+import math
+
+from ...common.errors import ScantlingError
+from ...common.units import BYTES_PER_UNIT
+from ...evaluation.baselines import SAME_BYTES, Rival, rivals
+from ...evaluation.comparison import Comparison, PairedDifference
+from ...planning.plan import LimitUse, Plan
+from ...sensitivity.profile import Profile
+
+_SAME_SIZE = 0.001
+
+
+def show_nats(value: float, error: float | None) -> str:
+    """Write a loss with its standard error, to two significant digits of the error.
+
+    Args:
+        value: in nats per token.
+        error: likewise; None where unknown.
+
+    Returns:
+        The value, or the value and its error.
+
+    >>> show_nats(0.21082, 0.01214)
+    '0.211±0.012'
+    >>> show_nats(0.000534, 0.00005)
+    '0.000534±0.000050'
+    >>> show_nats(0.4, None)
+    '0.4000'
+    """
+    if not error:
+        return f"{value:.4f}"
+    digits = _digits(error)
+    return f"{value:.{digits}f}±{error:.{digits}f}"
+
+
+def byte_unit(num_bytes: int) -> str:
+    """Choose a unit for bytes.
+
+    Args:
+        num_bytes: the number of bytes.
+
+    Returns:
+        The largest binary unit that leaves at least 1; ``B`` below 1 KiB.
+    """
+    return next((unit for unit in ("TiB", "GiB", "MiB", "KiB") if num_bytes >= BYTES_PER_UNIT[unit]), "B")
+
+
+def show_size(num_bytes: int) -> str:
+    """Write bytes shortly, for tables that have the exact number elsewhere.
+
+    Args:
+        num_bytes: the number of bytes.
+
+    Returns:
+        Two decimals in the largest binary unit that leaves at least 1.
+
+    >>> show_size(100532736), show_size(12)
+    ('95.88 MiB', '12 bytes')
+    """
+    unit = byte_unit(num_bytes)
+    return f"{num_bytes} bytes" if unit == "B" else f"{num_bytes / BYTES_PER_UNIT[unit]:.2f} {unit}"
+
+
+def show_signed(nats: float | None) -> str:
+    """Write a difference of losses.
+
+    Args:
+        nats: the difference; None where it is not known.
+
+    Returns:
+        Five decimals with their sign; nothing where it is not known.
+
+    >>> show_signed(-0.0000001), show_signed(0.25), show_signed(None)
+    ('+0.00000', '+0.25000', '')
+    """
+    return "" if nats is None else f"{round(nats, 5) + 0.0:+.5f}"
+
+
+def _digits(error: float) -> int:
+    return min(max(1 - math.floor(math.log10(error)), 0), 8)
+
+
+def show_difference(found: PairedDifference) -> str:
+    """Write a paired difference with what is known of its uncertainty.
+
+    Args:
+        found: the difference.
+
+    Returns:
+        The mean and its interval, or its standard error where there are too few documents for an interval.
+    """
+    if found.interval is None:
+        return show_nats(found.kl_nats, found.standard_error_nats)
+    width = found.interval.upper - found.interval.lower
+    digits = _digits(width / 4) if width > 0 else 4
+    low, high = (f"{end:.{digits}f}" for end in (found.interval.lower, found.interval.upper))
+    return f"{found.kl_nats:.{digits}f} ({low} to {high})"
+
+
+def comparison_verdict(comparison: Comparison) -> str:
+    """Say whether the plan was worth it against the rival closest in bytes.
+
+    Args:
+        comparison: the comparison.
+
+    Returns:
+        A sentence or two.
+    """
+    found = comparison.rival
+    plan = comparison.contenders[0]
+    if found is None:
+        return (
+            f"The plan's measured KL divergence is "
+            f"{show_nats(plan.measured_kl_nats, plan.measured_kl_standard_error_nats)} nats per token; it was put "
+            "beside no uniform."
+        )
+    rival = comparison.contender(found.other)
+    size = _size_in_words(rival.stored_bytes, plan.stored_bytes)
+    how = f"measured, {comparison.certainty.confidence:.0%} interval"
+    if found.interval is None:
+        few = f"{comparison.num_documents} documents are too few for an interval"
+        how = f"measured; {few}, ± is one standard error" if found.standard_error_nats else "measured once"
+    if found.is_clear is False:
+        return (
+            f"No clear difference between the plan and {found.other}{size}: {show_difference(found)} nats per token "
+            f"({how})."
+        )
+    better = found.kl_nats > 0
+    amount = show_difference(found if better else _mirrored(found))
+    ratio = f", {plan.measured_kl_nats / rival.measured_kl_nats:.2f} × its KL" if rival.measured_kl_nats > 0 else ""
+    return (
+        f"The plan is {'better' if better else 'worse'} than {found.other}{size}, by {amount} nats per token "
+        f"({how}){ratio}."
+    )
+
+
+def _mirrored(found: PairedDifference) -> PairedDifference:
+    interval = found.interval
+    turned = None
+    if interval is not None:
+        turned = interval.model_copy(
+            update={"estimate": -interval.estimate, "lower": -interval.upper, "upper": -interval.lower}
+        )
+    return found.model_copy(update={"kl_nats": -found.kl_nats, "interval": turned})
+
+
+def _size_in_words(theirs: int, mine: int) -> str:
+    relative = theirs / mine - 1
+    if theirs == mine:
+        return " of the same bytes"
+    if abs(relative) <= _SAME_SIZE:
+        return f" of the same size ({relative:+.2%})"
+    return f", which is {abs(relative):.1%} {'larger' if relative > 0 else 'smaller'}"
+
+
+def plan_verdict(plan: Plan) -> str:
+    """Say what a plan comes to and what is proven of it.
+
+    Args:
+        plan: the plan.
+
+    Returns:
+        A sentence.
+    """
+    proven = {
+        "OPTIMAL": "Optimal",
+        "FEASIBLE": "Not proven optimal: the search ended before the proof",
+        "EDITED": "Edited by hand, nothing is proven",
+        "REFINED": "Refined by measurement, from a plan that was optimal by the profile's prices",
+    }[plan.certificate.status]
+    loss = show_nats(plan.loss_increase_nats, plan.loss_increase_standard_error_nats)
+    return (
+        f"{proven}: {show_size(plan.stored_bytes)}, {plan.average_bits:.2f} bits, predicted loss increase {loss} nats "
+        "per token."
+    )
+
+
+def naive_counterpart(profile: Profile, plan: Plan) -> Rival | None:
+    """Find what one would deploy without a program, within the plan's bytes.
+
+    Args:
+        profile: that the plan was solved from.
+        plan: the plan.
+
+    Returns:
+        A uniform, or an even mix of two; None where no uniform is as small.
+    """
+    try:
+        return rivals(profile, plan.formats(), [SAME_BYTES])[0]
+    except ScantlingError:  # the plan is smaller than any uniform
+        return None
+
+
+def predicted_verdict(profile: Profile, plan: Plan) -> str | None:
+    """Say what a plan is predicted to save against its naive counterpart.
+
+    Args:
+        profile: that the plan was solved from.
+        plan: the plan.
+
+    Returns:
+        A sentence; None where no uniform is as small as the plan.
+    """
+    naive = naive_counterpart(profile, plan)
+    if naive is None:
+        return None
+    theirs, _ = profile.predict(naive.formats)
+    saved, error = predicted_difference(profile, naive.formats, plan.formats())
+    share = f" ({saved / theirs:.0%})" if theirs > 0 else ""
+    size = show_size(profile.stored_bytes(naive.formats))
+    return (
+        f"Without a program its bytes buy {naive.name} ({size}), predicted at {theirs:.4f}: the plan saves "
+        f"{show_nats(saved, error)} nats{share}."
+    )
+
+
+def predicted_difference(profile: Profile, first: dict[str, str], second: dict[str, str]) -> tuple[float, float | None]:
+    """Predict by how much one set of formats loses more than another, sample by sample.
+
+    Args:
+        profile: the prices.
+        first: the format of every layer.
+        second: likewise.
+
+    Returns:
+        The mean over the samples and its standard error; None with a single sample.
+    """
+    index = profile.format_index
+    differing = [name for name in first if first[name] != second[name]]
+    totals = sum(
+        (
+            profile.samples[profile.layer_index[name], index[first[name]]]
+            - profile.samples[profile.layer_index[name], index[second[name]]]
+            for name in differing
+        ),
+        start=0 * profile.samples[0, profile.record.layers[0].formats[0]],
+    )
+    error = float(totals.std(ddof=1)) / math.sqrt(len(totals)) if len(totals) > 1 else None
+    return float(totals.mean()), error
+
+
+def binding(plan: Plan) -> list[LimitUse]:
+    """List the limits that hold a plan back.
+
+    Args:
+        plan: the plan.
+
+    Returns:
+        Those with a shadow price, or proven to have an effect.
+    """
+    return [use for use in plan.limits if use.price_per_step or use.has_effect]

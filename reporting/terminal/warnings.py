@@ -1,0 +1,306 @@
+"""What a person is told about how far predictions can be trusted.
+
+Knows nothing about how anything was measured.
+"""
+
+import math
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from ...common.errors import ScantlingError
+from ...common.units import show_bytes
+from ...evaluation.prediction_validity import MapOfTruth
+from ...models.experts import still_together
+from ...planning.engine_cost import EngineCost, Saved
+from ...planning.plan import Plan
+from ...sensitivity.calibration.expert_coverage import FEWEST_TOKENS, expert_of
+from ...sensitivity.cross_fit import CrossFit, cross_fit
+from ...sensitivity.estimators.registry import WITHOUT_UNIT
+from ...sensitivity.profile import LayerRecord, Profile, RegimeRecord
+
+NUM_FOLDS = 4
+_MARKED = 1.05
+_MUCH_BETTER = 1.25
+_MOST = 0.5
+
+
+def print_cross_fit(
+    profile: Profile, plan: Plan, choose: Callable[[Profile], dict[str, str]], console: Console
+) -> None:
+    """Price a plan as its solve saw it and as other text sees it; say why not where there are too few sequences.
+
+    Args:
+        profile: that the plan was solved from.
+        plan: the plan.
+        choose: solves the same program from a part of the profile, for the formats of its plan.
+        console: where.
+    """
+    for warning in unit_warnings(profile):
+        console.print(f"Warning: {warning}", style="bold red", soft_wrap=True)
+    num_sequences = profile.samples.shape[2]
+    if num_sequences < 2 * NUM_FOLDS:
+        console.print(
+            f"{num_sequences} pricing sequences are too few to price a plan on sequences that its solve did not see: "
+            f"profile with --pricing-sequences {2 * NUM_FOLDS} or more."
+        )
+        return
+    try:
+        priced = cross_fit(profile, choose, NUM_FOLDS)
+    except ScantlingError as error:
+        console.print(
+            f"Not priced on sequences that the solve did not see, since a part of them has {error}", soft_wrap=True
+        )
+        return
+    console.print(cross_fit_sentence(plan.loss_increase_nats, priced), soft_wrap=True)
+
+
+def cross_fit_sentence(predicted_nats: float, priced: CrossFit) -> str:
+    """Put a cross-fit into words.
+
+    Args:
+        predicted_nats: of the plan, on the sequences that it was solved from.
+        priced: the cross-fit.
+
+    Returns:
+        A sentence or two.
+    """
+    sentence = (
+        f"Such plans, solved from {priced.num_folds - 1} of {priced.num_folds} parts of the sequences, cost "
+        f"{priced.unseen_nats:.4f}±{priced.unseen_standard_error_nats:.4f} nats on the part that their solve did not "
+        f"see and {priced.seen_nats:.4f} on those that it did: {priced.optimism:.2f} ×."
+    )
+    if priced.optimism > _MARKED:
+        sentence += (
+            f" So expect about {predicted_nats * priced.optimism:.4f} nats of this plan; more --pricing-sequences "
+            "bring the two together."
+        )
+    return sentence
+
+
+def engine_cost_sentence(cost: EngineCost, plan_nats: float) -> str:
+    """Put the cost of an engine's rules into words.
+
+    Args:
+        cost: the cost.
+        plan_nats: the predicted loss increase of the plan that keeps the rules.
+
+    Returns:
+        A sentence.
+    """
+    said = []
+    if cost.without_ties is not None:
+        said.append(f"its ties cost {_saved_in_words(cost.without_ties, plan_nats)}")
+    if cost.without_rules is not None:
+        together = "together with the formats that it does not load, " if cost.without_ties is not None else ""
+        what = "they cost" if together else "the formats that it does not load cost"
+        said.append(f"{together}{what} {_saved_in_words(cost.without_rules, plan_nats)}")
+    return f"For the engine {cost.engine}, predicted, at the same limits: {'; '.join(said)}."
+
+
+def _saved_in_words(saved: Saved, plan_nats: float) -> str:
+    bound = "" if saved.is_proven else "at least "  # a better plan without the rules may exist
+    if saved.nats == 0.0 and saved.is_proven:
+        return "nothing"
+    share = f" ({saved.nats / plan_nats:.0%})" if plan_nats > 0 else ""
+    error = "" if math.isnan(saved.standard_error_nats) else f"±{saved.standard_error_nats:.2g}"
+    return f"{bound}{saved.nats:.4g}{error} nats per token{share}"
+
+
+def print_map_of_truth(found: MapOfTruth, console: Console) -> None:
+    """Show a map of truth.
+
+    Args:
+        found: the map.
+        console: where.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("KL, nats\nper token", no_wrap=True)
+    ratios = ("measured /\npredicted", "holds", "as a\nwhole", "measured /\nwhole")
+    for heading in ("bits", "predicted", "measured", *ratios):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in found.rungs:
+        error = "" if one.ratio_standard_error is None else f"±{one.ratio_standard_error:.2f}"
+        table.add_row(
+            one.name,
+            f"{one.average_bits:.2f}",
+            f"{one.predicted_kl_nats:.5f}",
+            f"{one.measured_kl_nats:.5f}",
+            f"{one.ratio:.2f}{error}",
+            "yes" if one.holds else "no",
+            "" if one.joint_kl_nats is None else f"{one.joint_kl_nats:.5f}",
+            "" if not one.joint_kl_nats else f"{one.measured_kl_nats / one.joint_kl_nats:.2f}",
+        )
+    console.print(table)
+    console.print(
+        "Predicted: the sum of the layers' prices, which the program minimises. As a whole: with what the errors of "
+        "the layers have in common, as solve --joint predicts.",
+        soft_wrap=True,
+    )
+    if found.elastic_limit_nats is None or found.correction is None:
+        console.print("The elastic range is empty: not even the lightest prediction holds.", soft_wrap=True)
+        return
+    error = "" if found.correction_error is None else f" ± {found.correction_error:.0%} from plan to plan"
+    console.print(
+        f"The elastic range ends at a predicted loss increase of {found.elastic_limit_nats:.4f} nats. Within it "
+        f"measured is {found.correction:.3f} × predicted{error}; predictions are printed without this correction.",
+        soft_wrap=True,
+    )
+
+
+def print_regime(profile: Profile, console: Console) -> None:
+    """Warn where the model was measured outside its normal regime.
+
+    Args:
+        profile: the profile.
+        console: where.
+    """
+    for warning in [*unit_warnings(profile), *silent_layer_warnings(profile)]:
+        console.print(f"Warning: {warning}", style="bold red", soft_wrap=True)
+    regime = profile.record.regime
+    if regime is None:
+        return
+    vocabulary = next(layer.out_features for layer in profile.record.layers if layer.kind in {"embedding", "head"})
+    for warning in regime_warnings(regime, vocabulary):
+        console.print(f"Warning: {warning}", style="bold red", soft_wrap=True)
+
+
+def unit_warnings(profile: Profile) -> list[str]:
+    """Say where a profile's prices are not losses.
+
+    Args:
+        profile: the profile.
+
+    Returns:
+        One sentence, or none.
+    """
+    if profile.record.estimator not in WITHOUT_UNIT:
+        return []
+    return [
+        f"the estimator {profile.record.estimator} ranks formats and predicts no loss: what is printed as nats of this "
+        "profile and its plans is a sum of relative errors. Measure its plans with scantling compare."
+    ]
+
+
+def silent_layer_warnings(profile: Profile) -> list[str]:
+    """Say which layers calibration says nothing about: every format costs nothing, since nothing passes through them.
+
+    Args:
+        profile: the profile.
+
+    Returns:
+        One sentence, or none.
+    """
+    decided = [
+        (index, layer)
+        for index, layer in enumerate(profile.record.layers)
+        if len(layer.formats) > 1 and not (layer.reach is not None and layer.reach.is_rare)
+    ]
+    silent = [layer.name for index, layer in decided if not profile.prices[index, list(layer.formats)].any()]
+    if not silent:
+        return []
+    return [
+        f"{len(silent)} layers cost nothing in any format, because their inputs, or all gradients behind them, are zero"
+        f" on the calibration text (first: {silent[0]}). The program will give them the smallest format: check that "
+        "the text is like what the model will read."
+    ]
+
+
+def regime_warnings(regime: RegimeRecord, vocabulary: int) -> list[str]:
+    """Say what is wrong with a regime.
+
+    Args:
+        regime: as measured.
+        vocabulary: number of words that the model knows.
+
+    Returns:
+        One sentence for every trouble; none where there is none.
+    """
+    found = []
+    if regime.perplexity > vocabulary:
+        found.append(
+            f"the model's perplexity on the calibration text is {regime.perplexity:,.0f}, worse than a guess among its "
+            f"{vocabulary:,} words: weights, tokenizer and text do not belong together, and no prediction will hold."
+        )
+    if regime.perplexity_with_bos is not None and regime.perplexity > _MUCH_BETTER * regime.perplexity_with_bos:
+        found.append(
+            f"the model's perplexity on the calibration text is {regime.perplexity:.2f}, and "
+            f"{regime.perplexity_with_bos:.2f} with its BOS token in front, which its tokenizer does not put there: it "
+            "is measured outside its normal regime, and predictions will not hold. Set add_bos_token in the "
+            "tokenizer's configuration."
+        )
+    if regime.first_token_share is not None and regime.first_token_share > _MOST:
+        found.append(
+            f"{regime.first_token_share:.0%} of the predicted loss increase comes through the first token of a "
+            "sequence: look at how sequences begin, the model may be outside its normal regime."
+        )
+    return found
+
+
+_NAMED = 50
+
+
+def print_rarely_reached(profile: Profile, console: Console) -> None:
+    """Name the experts whose price is not known, and say what becomes of them; nothing where there are none.
+
+    Args:
+        profile: the profile.
+        console: where.
+    """
+    experts = rare_experts(profile)
+    if not experts:
+        return
+    named = [f"{expert} ({tokens})" for expert, tokens in list(experts.items())[:_NAMED]]
+    more = f" and {len(experts) - _NAMED} more" if len(experts) > _NAMED else ""
+    total = len({_expert(layer) for layer in profile.record.layers if layer.reach is not None})
+    console.print(
+        f"Warning: {len(experts)} of {total} experts were reached by fewer than {FEWEST_TOKENS} calibration tokens (in "
+        f"brackets), so what their formats cost is not known: {', '.join(named)}{more}. Each is priced as the "
+        "dearest sibling that was measured, in the predicted loss too; where none was, it keeps the finest format. "
+        "More text, or more varied text, reaches more of them.",
+        style="bold red",
+        soft_wrap=True,
+    )
+
+
+def rare_experts(profile: Profile) -> dict[str, int]:
+    """List the experts whose price is not known.
+
+    Args:
+        profile: the profile.
+
+    Returns:
+        How many tokens reached each, by its path, in the order of the model.
+    """
+    found: dict[str, int] = {}
+    for layer in profile.record.layers:
+        reach = layer.reach
+        if reach is not None and reach.is_rare and len(layer.formats) > 1:
+            counted = reach.num_rounding_tokens if reach.num_pricing_tokens is None else reach.num_pricing_tokens
+            found[_expert(layer)] = min(counted, found.get(_expert(layer), counted))
+    return found
+
+
+def _expert(layer: LayerRecord) -> str:
+    return layer.name.removesuffix(layer.kind) + (expert_of(layer.kind) or "")
+
+
+def print_still_together(model: nn.Module, console: Console) -> None:
+    """Name tensors of experts that are no layers; nothing where there are none.
+
+    Args:
+        model: the model.
+        console: where.
+    """
+    names = still_together(model)
+    if names:
+        size = 2 * sum(model.get_parameter(name).numel() for name in names)
+        console.print(
+            f"Warning: {len(names)} tensors of three dimensions are no layers and stay in 16 bits, {show_bytes(size)} "
+            f"(first: {names[0]}): {type(model).__name__} does not call its experts in the way that scantling takes "
+            "them apart.",
+            style="bold red",
+            soft_wrap=True,
+        )

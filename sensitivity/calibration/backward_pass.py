@@ -1,0 +1,265 @@
+"""Going through the model block by block, from the last to the first, with all sequences at each.
+
+Every block is run again by itself on what it was given in the captured pass, and the gradients are taken through it.
+That gives every layer's inputs, and the gradients at its outputs, while only one block's, and of a few sequences, are
+held in memory. Two sets of sequences go through: formats are fitted to the *rounding* sequences, of which only the mean
+of x xᵀ is kept, and their loss increase is priced on the *pricing* sequences, which the rounding never saw.
+
+Knows nothing about formats, rounding or estimators.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ...common.progress import Progress
+from ...models.install import removing
+from ...models.layers import Anatomy, Layer, blocks_of
+from .capture import BlockCall, Capture, run_block
+from .expert_coverage import unreached_experts
+
+_TOKENS_AT_ONCE = 8192  # of pricing sequences times draws; gradients at all outputs of a block are held for so many
+
+
+@dataclass
+class InputGroup:
+    """Layers of a block that read the same input.
+
+    Attributes:
+        layers: the layers.
+        hessian: mean of x xᵀ over the tokens of the rounding sequences, float32 [in, in]; the identity, as if all
+            inputs were alike, for an expert that none of them reached.
+        num_tokens: how many tokens of the rounding sequences the layers saw; None where that was not counted.
+    """
+
+    layers: list[Layer]
+    hessian: Tensor
+    num_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Tape:
+    """What some pricing sequences brought to one layer.
+
+    Attributes:
+        inputs: x, [rows, in]; a row is a token that the layer saw.
+        gradients: g, at the layer's output, [draws, rows, out].
+        rows_per_sequence: how the rows divide over the sequences.
+        sequence_length: tokens in every sequence.
+    """
+
+    inputs: Tensor
+    gradients: Tensor
+    rows_per_sequence: list[int]
+    sequence_length: int
+
+
+@dataclass(frozen=True)
+class BlockVisit:
+    """One block on the way.
+
+    Attributes:
+        index: the block's.
+        groups: its layers and what their formats are fitted to.
+        tapes: goes through the pricing sequences, a few at a time, in order; to be gone through once, to the end.
+        num_pricing_tokens: how many tokens of the pricing sequences each layer saw, once they were gone through.
+    """
+
+    index: int
+    groups: list[InputGroup]
+    tapes: Callable[[], Iterator[dict[Layer, Tape]]]
+    num_pricing_tokens: Counter[Layer] = field(default_factory=Counter)
+
+
+@dataclass
+class _Moment:
+    """Σ x xᵀ over the tokens that one group of layers has seen."""
+
+    layers: list[Layer]
+    total: Tensor
+    num_tokens: int = 0
+
+    def add(self, inputs: Tensor) -> None:
+        self.total.addmm_(inputs.t(), inputs)
+        self.num_tokens += len(inputs)
+
+    def group(self) -> InputGroup:
+        hessian = self.total.div_(self.num_tokens) if self.num_tokens else self.total.fill_diagonal_(1.0)
+        return InputGroup(self.layers, hessian, self.num_tokens)
+
+
+@dataclass
+class _Record:
+    """Inputs [rows, in] and, for every draw, gradients [rows, out] of one layer, call by call."""
+
+    inputs: list[Tensor] = field(default_factory=list)
+    gradients: list[list[Tensor]] = field(default_factory=list)
+    rows_per_sequence: list[int] = field(default_factory=list)
+
+
+def walk_blocks(
+    model: nn.Module,
+    anatomy: Anatomy,
+    rounding: Capture,
+    pricing: Capture | None,
+    progress: Progress,
+    num_done: int = 0,
+) -> Iterator[BlockVisit]:
+    """Go through the blocks from the last to the first.
+
+    What a block no longer needs is freed on the way. After the walk ``pricing.gradients`` holds the gradients where the
+    first block begins.
+
+    Args:
+        model: the model.
+        anatomy: of the model.
+        rounding: of the rounding sequences; used up.
+        pricing: of the pricing sequences, with gradients; used up. None where nothing is priced.
+        progress: shows how far the walk is.
+        num_done: blocks at the end to be left out; ``pricing.gradients`` are those where they begin.
+
+    Yields:
+        A visit to each block.
+    """
+    blocks = blocks_of(model, anatomy)
+    num_blocks = len(blocks) - num_done
+    for capture in (rounding, pricing):
+        if capture is not None:
+            capture.calls[num_blocks:] = [[] for _ in range(num_done)]
+    label = "rounding blocks" if pricing is None else "rounding and pricing"
+    for index in progress(list(reversed(range(num_blocks))), label):
+        layers = [layer for layer in anatomy.layers if layer.block == index]
+        moments = _collect_moments(blocks[index], layers, rounding.calls[index])
+        rounding.calls[index] = []
+        groups = [moment.group() for moment in moments]
+        num_tokens: Counter[Layer] = Counter()
+
+        def tapes(
+            index: int = index,
+            groups: Sequence[InputGroup] = tuple(groups),
+            num_tokens: Counter[Layer] = num_tokens,
+        ) -> Iterator[dict[Layer, Tape]]:
+            if pricing is not None:
+                for few in _differentiate(blocks[index], groups, pricing, index):
+                    num_tokens.update({layer: sum(tape.rows_per_sequence) for layer, tape in few.items()})
+                    yield few
+
+        yield BlockVisit(index, groups, tapes, num_tokens)
+
+
+def _collect_moments(block: nn.Module, layers: Sequence[Layer], calls: Sequence[BlockCall]) -> list[_Moment]:
+    """Run a block on the rounding sequences; layers that are given the same tensor make one group."""
+    moments: list[_Moment] = []
+    given: dict[Layer, Tensor] = {}
+
+    def watch(layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            given[layer] = arguments[0]
+
+        return hook
+
+    with ExitStack() as hooks, torch.no_grad():
+        for layer in layers:
+            hooks.enter_context(removing(block.get_submodule(layer.kind).register_forward_pre_hook(watch(layer))))
+        for call in calls:
+            given.clear()
+            run_block(block, call, call.hidden)
+            _join(moments, given)
+            for moment in moments:
+                if moment.layers[0] in given:
+                    moment.add(given[moment.layers[0]].flatten(0, -2))
+    reached = {layer for moment in moments for layer in moment.layers}
+    unreached = unreached_experts(layers, reached)
+    return moments + [_Moment([layer], torch.zeros(layer.in_features, layer.in_features)) for layer in unreached]
+
+
+def _join(moments: list[_Moment], given: Mapping[Layer, Tensor]) -> None:
+    """Put layers that are not in a group yet into the one that is given the same tensor, or into a new one."""
+    grouped = {layer for moment in moments for layer in moment.layers}
+    for layer, inputs in given.items():
+        if layer in grouped:
+            continue
+        twin = next((moment for moment in moments if given.get(moment.layers[0]) is inputs), None)
+        if twin is not None:
+            twin.layers.append(layer)
+        else:
+            moments.append(_Moment([layer], torch.zeros(layer.in_features, layer.in_features)))
+
+
+def _differentiate(
+    block: nn.Module, groups: Sequence[InputGroup], pricing: Capture, index: int
+) -> Iterator[dict[Layer, Tape]]:
+    """Run a block forward and backward on the pricing sequences; yields tapes and moves the gradients on."""
+    calls = pricing.calls[index]
+    sequence_length = calls[0].hidden.shape[-2]
+    at_once = max(1, _TOKENS_AT_ONCE // (sequence_length * len(pricing.gradients[0])))
+    for start in range(0, len(calls), at_once):
+        records = {layer: _Record() for group in groups for layer in group.layers}
+        for number in range(start, min(start + at_once, len(calls))):
+            pricing.gradients[number] = _one_sequence(block, groups, records, calls[number], pricing.gradients[number])
+        yield {layer: _tape(layer, group, records, sequence_length) for group in groups for layer in group.layers}
+    pricing.calls[index] = []
+
+
+def _one_sequence(
+    block: nn.Module,
+    groups: Sequence[InputGroup],
+    records: Mapping[Layer, _Record],
+    call: BlockCall,
+    gradients: Sequence[Tensor],
+) -> list[Tensor]:
+    """Run a block on one sequence, forward once and backward for every draw; returns the gradients where it begins."""
+    outputs: list[tuple[Layer, Tensor]] = []
+
+    def record(layer: Layer, *, keeps_inputs: bool) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(_module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+            if keeps_inputs:
+                records[layer].inputs.append(arguments[0].detach().flatten(0, -2))
+            outputs.append((layer, output))
+
+        return hook
+
+    hidden = call.hidden.detach().requires_grad_()
+    with ExitStack() as hooks:
+        for group in groups:
+            for layer in group.layers:
+                module = block.get_submodule(layer.kind)
+                hook = record(layer, keeps_inputs=layer is group.layers[0])
+                hooks.enter_context(removing(module.register_forward_hook(hook)))
+        end = run_block(block, call, hidden)
+    wanted = [hidden, *(output for _, output in outputs)]
+    found = [
+        torch.autograd.grad(end, wanted, gradient, retain_graph=draw + 1 < len(gradients), materialize_grads=True)
+        for draw, gradient in enumerate(gradients)
+    ]
+    for group in groups:
+        for layer in group.layers:
+            places = [place for place, (of, _) in enumerate(outputs, start=1) if of is layer]
+            rows = [[drawn[place].flatten(0, -2) for drawn in found] for place in places]
+            records[layer].gradients += rows
+            records[layer].rows_per_sequence.append(sum(len(of_draws[0]) for of_draws in rows))
+    return [drawn[0] for drawn in found]
+
+
+def _tape(layer: Layer, group: InputGroup, records: Mapping[Layer, _Record], sequence_length: int) -> Tape:
+    """Put a layer's parts together; the layers of a group share their inputs."""
+    of_layer, of_group = records[layer], records[group.layers[0]]
+    if of_group is of_layer and of_layer.inputs:
+        of_group.inputs[:] = [torch.cat(of_group.inputs)]
+    if not of_layer.gradients:
+        return Tape(
+            torch.empty(0, layer.in_features),
+            torch.empty(1, 0, layer.out_features),
+            of_layer.rows_per_sequence,
+            sequence_length,
+        )
+    num_rows = sum(len(of_draws[0]) for of_draws in of_layer.gradients)
+    joined = of_layer.gradients[0][0].new_empty(len(of_layer.gradients[0]), num_rows, layer.out_features)
+    for of_draw, parts in zip(joined, zip(*of_layer.gradients, strict=True), strict=True):
+        torch.cat(parts, out=of_draw)
+    of_layer.gradients.clear()
+    return Tape(of_group.inputs[0], joined, of_layer.rows_per_sequence, sequence_length)

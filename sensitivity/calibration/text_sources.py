@@ -1,0 +1,229 @@
+"""Where documents come from: files, folders, conversations, data sets of the hub, and the model itself.
+
+Knows nothing about how sequences are cut from documents.
+"""
+
+import bz2
+import json
+from importlib import util
+from pathlib import Path
+from pydoc_data import topics
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ...common.errors import ScantlingError
+from ...models.loading import LoadedModel
+
+PYDOC = "pydoc"
+WIKIPEDIA = "wikipedia"
+SAMPLED = "sampled"
+HUB_PREFIX = "hub:"
+PARAGRAPHS = "\n\n"
+_TEXT_SUFFIXES = (
+    ".txt",
+    ".md",
+    ".rst",
+    ".py",
+    ".c",
+    ".h",
+    ".cpp",
+    ".java",
+    ".js",
+    ".ts",
+    ".go",
+    ".rs",
+    ".tex",
+    ".html",
+)
+_WIKIPEDIA_FILE = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+_MOST_HUB_ROWS = 20_000
+_SAMPLED_DOCUMENTS, _SAMPLED_TOKENS, _SAMPLED_AT_ONCE = 96, 512, 16
+
+
+def read_utf8(path: Path) -> str:
+    """Read a text file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its text.
+
+    Raises:
+        ScantlingError: it is not there, cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ScantlingError(
+            f"there is no text file {path}. Built-in texts are called {PYDOC} and {WIKIPEDIA}; {SAMPLED} is drawn from "
+            f"the model, {HUB_PREFIX}NAME comes from the hub."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ScantlingError(
+            f"{path} is not UTF-8 (byte {error.start}): convert it, for instance with iconv."
+        ) from error
+    except OSError as error:
+        raise ScantlingError(f"cannot read the text {path}: {error.strerror}. Give one UTF-8 file.") from error
+
+
+def documents_of_folder(folder: Path) -> list[str]:
+    """Read all text files below a folder, in the order of their paths; each is a document.
+
+    Args:
+        folder: the folder.
+
+    Returns:
+        The texts of all files with a suffix of plain text or source code.
+
+    Raises:
+        ScantlingError: there are none.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in _TEXT_SUFFIXES)
+    if not files:
+        raise ScantlingError(
+            f"the folder {folder} has no text files. Files that end in these are read: {', '.join(_TEXT_SUFFIXES)}."
+        )
+    return [read_utf8(path) for path in files]
+
+
+def conversations(path: Path, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
+    """Read conversations and write each as the model's chat template does.
+
+    Args:
+        path: a JSON Lines file; every line is a list of messages, or an object with one under ``messages``. A message
+            has ``role`` and ``content``.
+        tokenizer: has the template.
+
+    Returns:
+        A document for every line.
+
+    Raises:
+        ScantlingError: the model has no chat template, or a line is not a conversation.
+    """
+    if tokenizer is None or not tokenizer.chat_template:
+        raise ScantlingError(
+            f"{path} holds conversations, and this model has no chat template to write them with. Give plain text."
+        )
+    documents = []
+    for number, line in enumerate(read_utf8(path).splitlines(), start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+                documents.append(_written(row["messages"] if isinstance(row, dict) else row, tokenizer))
+            except Exception as error:  # templates are programs of their own and raise what they like
+                raise ScantlingError(
+                    f"line {number} of {path} is not a conversation ({type(error).__name__}: {error}). A line is "
+                    '{"messages": [{"role": "user", "content": "…"}, …]}.'
+                ) from error
+    return documents
+
+
+def _written(messages: object, tokenizer: PreTrainedTokenizerBase) -> str:
+    written = tokenizer.apply_chat_template(messages, tokenize=False)  # type: ignore[arg-type]
+    assert isinstance(written, str)
+    return written
+
+
+def documents_of_hub(name: str, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
+    """Read a data set of the hub: its first rows, in their order.
+
+    Args:
+        name: ``NAME``, ``NAME:CONFIGURATION`` or ``NAME:CONFIGURATION:SPLIT``; the split is ``train`` by default.
+        tokenizer: has the chat template, for data sets of conversations.
+
+    Returns:
+        The column ``text``, or ``messages`` written by the chat template.
+
+    Raises:
+        ScantlingError: the package ``datasets`` is missing, there is no such data set, or it has neither column.
+    """
+    if util.find_spec("datasets") is None:
+        raise ScantlingError("data sets of the hub need the package datasets: pip install 'scantling[hub]'")
+    from datasets import load_dataset  # noqa: PLC0415  an optional extra
+
+    path, configuration, split = (*name.split(":"), "", "")[:3]
+    try:
+        rows: Any = load_dataset(path, configuration or None, split=split or "train", streaming=True)
+        taken = list(rows.take(_MOST_HUB_ROWS))
+    except Exception as error:  # whatever the readers of foreign data come upon
+        raise ScantlingError(
+            f"cannot read the data set {path!r} of the hub: {' '.join(str(error).split())[:300]}"
+        ) from error
+    if taken and isinstance(taken[0].get("text"), str):
+        return [row["text"] for row in taken]
+    if taken and "messages" in taken[0] and tokenizer is not None and tokenizer.chat_template:
+        return [_written(row["messages"], tokenizer) for row in taken]
+    columns = ", ".join(taken[0]) if taken else "no rows"
+    raise ScantlingError(f"the data set {path!r} has no column text (it has: {columns}). Write it to a file first.")
+
+
+def sampled_documents(loaded: LoadedModel | None, opening: list[int]) -> list[str]:
+    """Let the model write: 96 documents of 512 tokens, sampled at temperature 1 from its own prediction, seed 0.
+
+    Args:
+        loaded: the model.
+        opening: what the tokenizer puts in front of a text; the end-of-text token where that is nothing.
+
+    Returns:
+        The documents.
+
+    Raises:
+        ScantlingError: there is no model at hand.
+    """
+    if loaded is None:
+        raise ScantlingError(
+            f"the text {SAMPLED} is drawn from the model, to calibrate on. Name another to measure on."
+        )
+    first = opening or [int(loaded.tokenizer.eos_token_id or 0)]
+    generator_state = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    documents: list[str] = []
+    try:
+        for _ in range(0, _SAMPLED_DOCUMENTS, _SAMPLED_AT_ONCE):
+            start = torch.tensor([first] * _SAMPLED_AT_ONCE)
+            generated: Any = loaded.model.generate(  # type: ignore[operator]
+                start,
+                attention_mask=torch.ones_like(start),
+                do_sample=True,
+                top_k=0,
+                top_p=1.0,
+                temperature=1.0,
+                min_new_tokens=_SAMPLED_TOKENS,
+                max_new_tokens=_SAMPLED_TOKENS,
+                pad_token_id=first[0],
+            )
+            documents += loaded.tokenizer.batch_decode(generated[:, len(first) :], skip_special_tokens=True)
+    finally:
+        torch.random.set_rng_state(generator_state)
+    return documents
+
+
+def pydoc_documents() -> list[str]:
+    """Give the manual that comes with Python.
+
+    Returns:
+        Its topics, in the order of their names.
+    """
+    return [topics.topics[key] for key in sorted(topics.topics)]
+
+
+def wikipedia_documents() -> list[str]:
+    """Give the excerpt of the English Wikipedia that comes with gensim.
+
+    Returns:
+        Its articles.
+
+    Raises:
+        ScantlingError: gensim is not installed.
+    """
+    found = util.find_spec("gensim")
+    if found is None or found.origin is None:
+        raise ScantlingError("the text wikipedia comes with gensim. Install it with: pip install 'scantling[text]'")
+    from gensim.corpora import wikicorpus  # noqa: PLC0415  an optional extra
+
+    with bz2.open(Path(found.origin).parent / _WIKIPEDIA_FILE) as dump:
+        pages = [markup for _, markup, _ in wikicorpus.extract_pages(dump)]
+    return [wikicorpus.filter_wiki(markup) for markup in pages if not markup.lstrip().upper().startswith("#REDIRECT")]

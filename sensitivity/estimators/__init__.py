@@ -1,0 +1,1 @@
+"""What a change of a layer costs in loss, one method a file."""

@@ -1,0 +1,90 @@
+"""The Fisher estimators: tapes go in, samples of the loss increase come out.
+
+Knows nothing about formats or rounding.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...models.layers import Layer, output_head
+from ...quantization.formats import Format
+from ..calibration.backward_pass import BlockVisit, Tape
+from ..calibration.capture import Capture
+from .activation_rounding import EngineInputs
+from .base import Changes, Measurement, Samples, price_tapes
+from .ends import embedding_changes, head_changes
+
+Form = Callable[[Tensor, Sequence[int], int], Tensor]
+
+
+@dataclass(frozen=True)
+class FisherPricer:
+    """See the module fisher.
+
+    Attributes:
+        on: what is measured on.
+        form: of the sum.
+        first_token_squares: Σ aₜ² over first tokens and over all, for what was priced so far.
+    """
+
+    on: Measurement
+    form: Form
+    first_token_squares: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    needs_gradients = True
+
+    def price_block(self, visit: BlockVisit, changes: Changes) -> Samples:
+        """Price the changes of the layers of a block.
+
+        Args:
+            visit: the block.
+            changes: of its layers.
+
+        Returns:
+            The samples, one a sequence.
+        """
+
+        def pricing(layer: Layer, tape: Tape) -> Callable[[Format, Tensor], Tensor]:
+            entering = EngineInputs(tape.inputs, tape.gradients, lambda: changes.matrix(layer))
+
+            def price(target: Format, delta: Tensor) -> Tensor:
+                changed = entering.changes(target, delta)
+                self._count_first_tokens(changed, tape)
+                return self.form(changed, tape.rows_per_sequence, tape.sequence_length)
+
+            return price
+
+        return price_tapes(visit, changes, pricing)
+
+    def _count_first_tokens(self, changed: Tensor, tape: Tape) -> None:
+        """Add to the sums of squares; layers that do not see every token say nothing about the first."""
+        if all(rows == tape.sequence_length for rows in tape.rows_per_sequence):
+            self.first_token_squares[0] += float(changed[:, :: tape.sequence_length].square().sum())
+            self.first_token_squares[1] += float(changed.square().sum())
+
+    def price_end(self, layer: Layer, changes: Changes, captured: Capture | None) -> dict[Format, Tensor]:
+        """Price changes of the embedding, the head, or both where they are tied.
+
+        Args:
+            layer: the layer.
+            changes: of the ends.
+            captured: after the walk.
+
+        Returns:
+            The samples of every format.
+        """
+        on = self.on
+        model = on.loaded.model
+        assert captured is not None
+        module = model.get_submodule(layer.name)
+        formats, deltas = zip(*changes.deltas(layer), strict=True)
+        num_sequences, length = on.token_ids.shape
+        total = torch.zeros(len(deltas), on.draws.number, on.token_ids.numel(), dtype=torch.float64)
+        if layer.tied_name is not None or module is output_head(model):
+            total += head_changes(model, on.token_ids, list(zip(formats, deltas, strict=True)), on.draws, on.progress)
+        if module is model.get_input_embeddings():
+            total += embedding_changes(model, on.anatomy, on.token_ids, deltas, captured.gradients)
+        rows = [length] * num_sequences
+        return {target: self.form(changed, rows, length) for target, changed in zip(formats, total, strict=True)}

@@ -1,0 +1,133 @@
+"""Estimators that leave out more of the Fisher matrix, or all of the gradient: cheap or classical baselines.
+
+With x a layer's input, g the gradient at its output of the log-probability of sampled labels, T tokens in a sequence:
+
+fisher-diagonal       ½ Σᵢⱼ Fᵢⱼ ΔWᵢⱼ² / T,  Fᵢⱼ = Σₜ (gₜᵢ xₜⱼ)²: the diagonal of the Fisher matrix, as in Optimal Brain
+                      Damage (LeCun, Denker, Solla 1989) and elastic weight consolidation (Kirkpatrick et al. 2017)
+element-wise          ½ Σₜ Σᵢ gₜᵢ² (ΔW xₜ)ᵢ² / T: outputs independent of each other, as in the gradient score of
+                      NVIDIA's ModelOpt AutoQuantize
+output-error          Σₜ ‖ΔW xₜ‖² / Σₜ ‖W xₜ‖²: the relative output error, a number without a unit. It ranks, and does
+                      not predict a loss
+
+Knows nothing about formats or rounding.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...common.errors import ScantlingError
+from ...models.layers import Layer
+from ...quantization.formats import Format
+from ..calibration.backward_pass import BlockVisit, Tape
+from ..calibration.capture import Capture
+from .base import Changes, Samples, price_tapes
+
+TapePrice = Callable[[Tensor, Tape, Tensor], Tensor]
+
+
+def fisher_diagonal(matrix: Tensor, tape: Tape, delta: Tensor) -> Tensor:
+    """Compute ½ Σᵢⱼ Σₜ (gₜᵢ xₜⱼ)² ΔWᵢⱼ² / T of every sequence; the sum over i and j never is a matrix.
+
+    Args:
+        matrix: not used.
+        tape: x and g.
+        delta: ΔW, [out, in].
+
+    Returns:
+        float64 [sequences], in nats per token, the mean over the draws.
+    """
+    del matrix
+    spread = tape.inputs.square() @ delta.square().t()
+    return _sum_of_sequences(torch.einsum("dto,to->t", tape.gradients.square(), spread) / len(tape.gradients), tape) / (
+        2 * tape.sequence_length
+    )
+
+
+def element_wise(matrix: Tensor, tape: Tape, delta: Tensor) -> Tensor:
+    """Compute ½ Σₜ Σᵢ gₜᵢ² (ΔW xₜ)ᵢ² / T of every sequence.
+
+    Args:
+        matrix: not used.
+        tape: x and g.
+        delta: ΔW, [out, in].
+
+    Returns:
+        float64 [sequences], in nats per token, the mean over the draws.
+    """
+    del matrix
+    errors = (tape.inputs @ delta.t()).square_()
+    return _sum_of_sequences(torch.einsum("dto,to->t", tape.gradients.square(), errors) / len(tape.gradients), tape) / (
+        2 * tape.sequence_length
+    )
+
+
+def output_error(matrix: Tensor, tape: Tape, delta: Tensor) -> Tensor:
+    """Compute Σₜ ‖ΔW xₜ‖² / Σₜ ‖W xₜ‖² of every sequence; zero where the layer's output is zero or it saw no token.
+
+    Args:
+        matrix: W, [out, in].
+        tape: x.
+        delta: ΔW, [out, in].
+
+    Returns:
+        float64 [sequences], without a unit.
+    """
+    errors = _sum_of_sequences((tape.inputs @ delta.t()).square_().sum(1), tape)
+    outputs = _sum_of_sequences((tape.inputs @ matrix.t()).square_().sum(1), tape)
+    return torch.where(outputs > 0, errors / outputs.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
+
+
+def _sum_of_sequences(rows: Tensor, tape: Tape) -> Tensor:
+    """Add up what belongs to one sequence: [rows] to float64 [sequences]."""
+    return torch.stack([part.sum() for part in torch.split(rows.double(), tape.rows_per_sequence)])
+
+
+@dataclass(frozen=True)
+class TapePricer:
+    """Prices layers inside the blocks from their tapes.
+
+    Attributes:
+        name: of the estimator, for messages.
+        price: float64 [sequences] for W, a tape and ΔW.
+    """
+
+    name: str
+    price: TapePrice
+    needs_gradients = True
+    first_token_squares: list[float] = field(default_factory=list)
+
+    def price_block(self, visit: BlockVisit, changes: Changes) -> Samples:
+        """Price the changes of the layers of a block.
+
+        Args:
+            visit: the block.
+            changes: of its layers.
+
+        Returns:
+            The samples, one a sequence.
+        """
+
+        def pricing(layer: Layer, tape: Tape) -> Callable[[Format, Tensor], Tensor]:
+            return lambda _, delta: self.price(changes.matrix(layer), tape, delta)
+
+        return price_tapes(visit, changes, pricing)
+
+    def price_end(self, layer: Layer, changes: Changes, captured: Capture | None) -> dict[Format, Tensor]:
+        """Refuse the embedding and the head.
+
+        Args:
+            layer: the layer.
+            changes: not used.
+            captured: not used.
+
+        Raises:
+            ScantlingError: always.
+        """
+        del changes, captured
+        raise ScantlingError(
+            f"the estimator {self.name} does not price the {layer.kind}. Leave it in 16 bits (without --include "
+            f"{layer.kind}), or use the estimator fisher."
+        )

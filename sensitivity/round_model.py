@@ -1,0 +1,276 @@
+"""Rounding a model's layers against their calibration inputs.
+
+Every layer is rounded against the inputs that it has in the original model.
+Knows nothing about losses.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..common.errors import ScantlingError
+from ..common.progress import Progress
+from ..models.gguf_names import architecture_of, tensor_names
+from ..models.layers import Anatomy, Layer, matrix_of, output_head, take_apart
+from ..models.loading import LoadedModel
+from ..quantization.formats import FloatFormat, Format, parse_format
+from ..quantization.grid import Rounded
+from ..quantization.methods import RoundingMethod, round_matrices, rounding_method
+from .calibration.backward_pass import InputGroup, walk_blocks
+from .calibration.capture import capture
+from .estimators.ends import head_hessian
+from .input_scaling import scale_inputs
+from .profile import Profile
+
+FormatsOfLayer = Mapping[str, Sequence[Format]]
+RoundedLayers = dict[str, dict[Format, Rounded]]
+
+
+@dataclass(frozen=True)
+class RoundingTask:
+    """What is rounded, and how.
+
+    Attributes:
+        loaded: the model.
+        anatomy: of the model.
+        token_ids: the rounding sequences, int64 [sequences, tokens].
+        formats: the formats wanted of every layer, by its name.
+        method: how integers are chosen.
+    """
+
+    loaded: LoadedModel
+    anatomy: Anatomy
+    token_ids: Tensor
+    formats: FormatsOfLayer
+    method: RoundingMethod
+
+    def matrix(self, layer: Layer) -> Tensor:
+        """Read a layer's original matrix.
+
+        Args:
+            layer: the layer.
+
+        Returns:
+            float32 [out, in].
+        """
+        return matrix_of(self.loaded.model.get_submodule(layer.name))
+
+    @cached_property
+    def importance(self) -> Mapping[str, Tensor]:
+        """Means of squared inputs by layer that stand in for those of the calibration; none where the user gave none.
+
+        Raises:
+            ScantlingError: the importance matrix is of another model.
+        """
+        given = self.method.given_importance
+        if given is None:
+            return {}
+        anatomy = self.anatomy
+        names = tensor_names(anatomy.layers, architecture_of(self.loaded.model.config.model_type), anatomy.num_blocks)
+        found = {layer.name: given.of(names[layer.name], layer.in_features) for layer in anatomy.layers}
+        missing = [
+            names[layer.name] for layer in anatomy.layers if layer.block is not None and found[layer.name] is None
+        ]
+        if missing:
+            raise ScantlingError(
+                f"{given.source} is an importance matrix of another model: it does not name {missing[0]} and "
+                f"{len(missing) - 1} more of this model's tensors. Collect one of this model, or leave --imatrix out."
+            )
+        return {
+            layer.name: torch.ones(layer.in_features) if (means := found[layer.name]) is None else means
+            for layer in anatomy.layers
+        }
+
+    def refuse_foreign_importance(self) -> None:
+        """Refuse an importance matrix of another model, before any work is done."""
+        self.importance.keys()
+
+
+def refuse_illegal_groups(layers: Sequence[Layer], formats: FormatsOfLayer) -> None:
+    """Refuse formats whose groups or blocks do not divide a layer's input width, before any work is done.
+
+    Args:
+        layers: the layers.
+        formats: the formats wanted of every layer.
+
+    Raises:
+        ScantlingError: an illegal pair; the message names the layer and the legal sizes.
+    """
+    for layer in layers:
+        for target in formats[layer.name]:
+            try:
+                target.stored_bytes(layer.out_features, layer.in_features)
+            except ScantlingError as error:
+                raise ScantlingError(f"{target.name} cannot be used for {layer.name}: {error}") from error
+
+
+def round_group(task: RoundingTask, group: InputGroup) -> RoundedLayers:
+    """Round the layers that share an input, each in its own formats.
+
+    Args:
+        task: the formats and the method.
+        group: the layers and their inputs.
+
+    Returns:
+        The records by layer and format.
+
+    Raises:
+        ScantlingError: the method failed; the message names the layers.
+    """
+    if task.importance and len(group.layers) > 1:
+        return {
+            name: records
+            for layer in group.layers
+            for name, records in round_group(task, replace(group, layers=[layer])).items()
+        }
+    names = [layer.name for layer in group.layers]
+    wanted = list(dict.fromkeys(target for name in names for target in task.formats[name]))
+    hessian = torch.diag(task.importance[names[0]]) if task.importance else group.hessian
+    try:
+        rounded = round_matrices(task.method, [task.matrix(layer) for layer in group.layers], hessian, wanted)
+    except ScantlingError as error:
+        raise ScantlingError(f"cannot round {', '.join(names)}: {error}") from error
+    return {
+        name: {target: records[target] for target in task.formats[name]}
+        for name, records in zip(names, rounded, strict=True)
+    }
+
+
+def round_ends(task: RoundingTask, progress: Progress) -> RoundedLayers:
+    """Round embedding and head, each in its own formats; a tied matrix is rounded against the head's inputs.
+
+    An embedding alone has no inputs to speak of (each token reads one row): every row is rounded by itself.
+
+    Args:
+        task: the formats and the method.
+        progress: shows how far the pass over the text is.
+
+    Returns:
+        The records by layer and format.
+    """
+    rounded: RoundedLayers = {}
+    head = output_head(task.loaded.model)
+    assert head is not None
+    for layer in task.anatomy.layers:
+        if layer.block is not None:
+            continue
+        wanted = list(task.formats[layer.name])
+        matrix = task.matrix(layer)
+        hessian = torch.eye(layer.in_features)
+        is_head = matrix.data_ptr() == matrix_of(head).data_ptr()
+        if layer.name in task.importance:
+            hessian = torch.diag(task.importance[layer.name])
+        elif is_head and not all(isinstance(target, FloatFormat) for target in wanted):
+            hessian = head_hessian(task.loaded.model, task.token_ids, progress)
+        rounded[layer.name] = round_matrices(task.method, [matrix], hessian, wanted)[0]
+    return rounded
+
+
+def round_layers(task: RoundingTask, progress: Progress) -> RoundedLayers:
+    """Round every layer of a model in the formats wanted of it.
+
+    Args:
+        task: what is rounded, and how.
+        progress: shows how far the passes are.
+
+    Returns:
+        The records by layer and format.
+    """
+    refuse_illegal_groups(task.anatomy.layers, task.formats)
+    model = task.loaded.model
+    captured = capture(model, task.anatomy, task.token_ids, None, progress, "reading rounding text")
+    rounded: RoundedLayers = {}
+    for visit in walk_blocks(model, task.anatomy, captured, None, progress):
+        for group in visit.groups:
+            rounded |= round_group(task, group)
+    return rounded | round_ends(task, progress)
+
+
+def scale_inputs_for(
+    method: RoundingMethod,
+    loaded: LoadedModel,
+    anatomy: Anatomy,
+    on: tuple[Tensor, Sequence[Format]],
+    progress: Progress,
+) -> None:
+    """Scale a model's inputs where its rounding method wants that.
+
+    Args:
+        method: the rounding method.
+        loaded: the model; its norms and matrices may change, what it computes does not.
+        anatomy: of the model.
+        on: the rounding sequences, and all formats of the profile.
+        progress: shows how far the work is.
+    """
+    if method.input_scaling is not None:
+        token_ids, formats = on
+        scale_inputs(loaded, anatomy, token_ids, (method.input_scaling, formats), progress)
+
+
+def profiled_task(loaded: LoadedModel, profile: Profile, wanted: FormatsOfLayer, progress: Progress) -> RoundingTask:
+    """Make the task of rounding a model as its profile did, its inputs scaled where the method wants that.
+
+    Args:
+        loaded: the model that was profiled.
+        profile: holds the rounding sequences and the rounding method.
+        wanted: formats by layer.
+        progress: shows how far the passes are.
+
+    Returns:
+        The task.
+    """
+    anatomy = take_apart(loaded.model)
+    profile.refuse_other_model(loaded.sha256, [layer.name for layer in anatomy.layers])
+    method = rounding_method(profile.record.rounding)
+    token_ids = torch.from_numpy(profile.rounding_token_ids)
+    formats = [parse_format(target) for target in profile.record.formats]
+    scale_inputs_for(method, loaded, anatomy, (token_ids, formats), progress)
+    return RoundingTask(loaded, anatomy, token_ids, wanted, method)
+
+
+def round_as_profiled(
+    loaded: LoadedModel, profile: Profile, wanted: FormatsOfLayer, progress: Progress
+) -> RoundedLayers:
+    """Round a model as its profile did, in the formats wanted of every layer.
+
+    Args:
+        loaded: the model that was profiled.
+        profile: holds the rounding sequences and the rounding method.
+        wanted: formats by layer.
+        progress: shows how far the passes are.
+
+    Returns:
+        The records by layer and format.
+    """
+    return round_layers(profiled_task(loaded, profile, wanted, progress), progress)
+
+
+def round_assignments(
+    loaded: LoadedModel, profile: Profile, assignments: Mapping[str, Mapping[str, str]], progress: Progress
+) -> dict[str, dict[str, Rounded]]:
+    """Round a model as its profile did, for several assignments in one pass.
+
+    Args:
+        loaded: the model that was profiled.
+        profile: holds the rounding sequences and the rounding method.
+        assignments: for each name, the format of every layer.
+        progress: shows how far the passes are.
+
+    Returns:
+        For each name, the record of every layer.
+    """
+    parsed = {
+        name: {layer: parse_format(target) for layer, target in formats.items()}
+        for name, formats in assignments.items()
+    }
+    wanted = {
+        layer.name: list(dict.fromkeys(formats[layer.name] for formats in parsed.values()))
+        for layer in profile.record.layers
+    }
+    rounded = round_as_profiled(loaded, profile, wanted, progress)
+    return {
+        name: {layer: rounded[layer][target] for layer, target in formats.items()} for name, formats in parsed.items()
+    }

@@ -1,0 +1,187 @@
+"""Why there is no plan: the smallest set of limits and rules that cannot hold together, and what would mend it.
+
+A set of rules is a smallest conflict when no plan keeps to all of them and no smaller set has this property. It is
+found by implicit hitting sets (Ignatiev et al. 2015): every conflict must hit every correction set, that is every set
+of rules without which there is a plan; the smallest set that hits all correction sets known so far either is a
+conflict, and then a smallest one, or shows a new correction set.
+
+Knows nothing about layers or files.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from ..common.errors import ScantlingError
+from .compilation import compile_instance
+from .instance import LOSS, Instance, Row
+from .milp.base import Engine, SearchSettings, Status
+from .rules import Limit, LossLimit
+from .solve import solve
+from .verify import violations
+
+_NOTHING = "nothing"
+_PART = "part of a row"
+_PRICE_OF_WIDEST = 16
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """The least change of one limit that alone gives a plan, all other limits and rules staying.
+
+    Attributes:
+        rule: the position of the limit among the instance's rules.
+        needed: the bound that it needs, in steps of its row or in nats; None where no bound of it helps alone.
+        proven: whether it is the least; False where time ran out first.
+    """
+
+    rule: int
+    needed: float | None
+    proven: bool
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Why there is no plan.
+
+    Attributes:
+        rules: positions of the limits and rules that conflict, in the instance's order.
+        smallest: whether it is proven that no smaller set conflicts.
+        relaxations: one for every bound in it.
+        together: where no single change helps, new bounds of several limits, by position, whose changes, each as a
+            share of the range of its row, add up to the least; empty where a single change helps or no change of
+            bounds does, and where a limit is on the loss.
+    """
+
+    rules: tuple[int, ...]
+    smallest: bool
+    relaxations: tuple[Relaxation, ...]
+    together: tuple[tuple[int, float], ...]
+
+
+def explain_infeasibility(instance: Instance, engine: Engine, settings: SearchSettings) -> Conflict:
+    """Find the smallest conflict of an instance without plans, and the least changes that mend it.
+
+    Args:
+        instance: the program.
+        engine: decides whether rules can hold together.
+        settings: limits of each search.
+
+    Returns:
+        The conflict.
+
+    Raises:
+        ScantlingError: there is a plan.
+    """
+    rules, smallest = _smallest_conflict(instance, engine, settings)
+    limits = [index for index in rules if isinstance(instance.rules[index], Limit | LossLimit)]
+    relaxations = tuple(_least_relaxation(instance, index, engine, settings) for index in limits)
+    together: tuple[tuple[int, float], ...] = ()
+    if all(relaxation.needed is None for relaxation in relaxations):
+        together = _least_total_relaxation(instance, engine, settings)
+    return Conflict(rules, smallest, relaxations, together)
+
+
+def _feasible_choice(
+    instance: Instance, rules: Sequence[int], engine: Engine, settings: SearchSettings
+) -> tuple[Status, tuple[int, ...] | None]:
+    nothing = Row(_NOTHING, "", tuple((0,) * len(unit.formats) for unit in instance.units))
+    program = replace(
+        instance,
+        rows=(*instance.rows, nothing),
+        rules=tuple(instance.rules[index] for index in rules),
+        minimise=(_NOTHING,),
+    )
+    found = solve(program, engine, settings)
+    return found.status, found.choice
+
+
+def _smallest_conflict(instance: Instance, engine: Engine, settings: SearchSettings) -> tuple[tuple[int, ...], bool]:
+    correction_sets: list[list[int]] = []
+    certain = True
+    while True:
+        candidate = _smallest_hitting_set(len(instance.rules), correction_sets)
+        status, choice = _feasible_choice(instance, candidate, engine, settings)
+        if choice is None:
+            return candidate, certain and status is Status.INFEASIBLE
+        kept = _kept(instance, choice)
+        for index in range(len(instance.rules)):
+            if index not in kept:
+                status, choice = _feasible_choice(instance, sorted(kept | {index}), engine, settings)
+                certain &= status is not Status.UNKNOWN
+                kept = kept if choice is None else _kept(instance, choice)
+        if len(kept) == len(instance.rules):
+            raise ScantlingError("there is a plan that keeps to all limits and rules: nothing is in conflict.")
+        correction_sets.append([index for index in range(len(instance.rules)) if index not in kept])
+
+
+def _kept(instance: Instance, choice: tuple[int, ...]) -> set[int]:
+    return {index for index, rule in enumerate(instance.rules) if not violations(instance, choice, [rule])}
+
+
+def _smallest_hitting_set(num_rules: int, sets: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    if not sets:
+        return ()
+    rows = np.zeros((len(sets), num_rules))
+    for row, members in zip(rows, sets, strict=True):
+        row[list(members)] = 1
+    found = milp(
+        np.ones(num_rules),
+        integrality=np.ones(num_rules),
+        bounds=Bounds(0, 1),
+        constraints=LinearConstraint(rows, lb=1),
+    )
+    return tuple(int(index) for index in np.flatnonzero(found.x > 0.5))
+
+
+def _least_relaxation(instance: Instance, index: int, engine: Engine, settings: SearchSettings) -> Relaxation:
+    """Minimise (or maximise) what the limit bounds, under everything else."""
+    rule = instance.rules[index]
+    others = tuple(other for place, other in enumerate(instance.rules) if place != index)
+    program = replace(instance, rules=others, minimise=(LOSS,))
+    if isinstance(rule, Limit):
+        program = replace(program, rows=(*instance.rows, _bounded_part(instance, rule)), minimise=(_PART,))
+    found = solve(program, engine, settings)
+    needed = None if found.choice is None else found.proofs[0].value
+    if needed is not None and isinstance(rule, Limit) and rule.at_least is not None:
+        needed = -needed
+    return Relaxation(index, needed, found.status in {Status.OPTIMAL, Status.INFEASIBLE})
+
+
+def _bounded_part(instance: Instance, limit: Limit) -> Row:
+    """Give the part of a row that a limit sums, with the sign that makes less of it better."""
+    row = instance.row(limit.row)
+    sign = 1 if limit.at_least is None else -1
+    counted = set(range(len(instance.units)) if limit.units is None else limit.units)
+    amounts = tuple(
+        tuple(sign * amount if unit in counted else 0 for amount in unit_amounts)
+        for unit, unit_amounts in enumerate(row.amounts)
+    )
+    return Row(_PART, row.measure, amounts, sign * row.fixed if limit.units is None else 0, row.step)
+
+
+def _least_total_relaxation(
+    instance: Instance, engine: Engine, settings: SearchSettings
+) -> tuple[tuple[int, float], ...]:
+    """Minimise Σ_k excess_k / range_k over the limits on rows, all other rules staying; not with limits on the loss."""
+    statement = compile_instance(instance)
+    limits = [index for index, rule in enumerate(instance.rules) if isinstance(rule, Limit)]
+    if statement is None or not limits or any(isinstance(rule, LossLimit) for rule in instance.rules):
+        return ()
+    ranges = np.maximum(statement.ranges(), 1).astype(np.float64)
+    prices = np.rint(ranges.max() / ranges * _PRICE_OF_WIDEST).astype(np.int64)
+    answer = engine.solve(replace(statement, slack_prices=prices), settings)
+    if answer.chosen is None:
+        return ()
+    excess = statement.amounts[:, answer.chosen].sum(axis=1) - statement.at_most
+    changes = []
+    for index, steps in zip(limits, excess.tolist(), strict=True):
+        rule = instance.rules[index]
+        assert isinstance(rule, Limit)
+        if steps > 0 and rule.at_most is not None:
+            changes.append((index, float(rule.at_most + steps)))
+        elif steps > 0 and rule.at_least is not None:
+            changes.append((index, float(rule.at_least - steps)))
+    return tuple(changes)

@@ -1,0 +1,154 @@
+"""Instances that make no sense are refused, with what is wrong.
+
+Knows nothing about engines.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from ..common.errors import ScantlingError
+from .rules import Allow, Distinct, Limit, LossLimit, Order, Rule, Tie
+
+if TYPE_CHECKING:
+    from .instance import Instance, LoadCase
+
+LOSS: Final = "loss_increase"
+
+
+def refuse_malformed(instance: "Instance") -> None:
+    """Refuse tables of the wrong shape, repeated names, costs that are not finite, rules about what is not there.
+
+    Args:
+        instance: the program.
+
+    Raises:
+        ScantlingError: what is wrong.
+    """
+    for what, names in (
+        ("units", [unit.name for unit in instance.units]),
+        ("rows", [row.name for row in instance.rows]),
+        ("load cases", [case.name for case in instance.load_cases]),
+    ):
+        if len(set(names)) != len(names):
+            repeated = next(name for name in names if names.count(name) > 1)
+            raise ScantlingError(f"two {what} are called {repeated!r}. Each needs a name of its own.")
+    _refuse_units_without_choice(instance)
+    for row in instance.rows:
+        _refuse_misshapen(instance, row.amounts, f"the row {row.name!r}")
+    if not instance.load_cases:
+        raise ScantlingError("the program has no load case. State what formats cost on at least one kind of text.")
+    for case in instance.load_cases:
+        _refuse_misshapen(instance, case.loss_increase_nats, f"the load case {case.name!r}")
+        _refuse_unusable_costs(instance, case)
+    _refuse_unknown_objective(instance)
+    for rule in instance.rules:
+        _refuse_stray(instance, rule)
+
+
+def _refuse_units_without_choice(instance: "Instance") -> None:
+    for unit in instance.units:
+        if not unit.formats or len(unit.bits) != len(unit.formats):
+            raise ScantlingError(
+                f"the unit {unit.name!r} has {len(unit.formats)} formats and {len(unit.bits)} widths. "
+                "Offer at least one format, each with its width."
+            )
+        if len(set(unit.formats)) != len(unit.formats):
+            raise ScantlingError(f"the unit {unit.name!r} offers a format twice: {', '.join(unit.formats)}.")
+
+
+def _refuse_misshapen(instance: "Instance", table: Sequence[Sequence[object]], name: str) -> None:
+    if len(table) != len(instance.units):
+        raise ScantlingError(f"{name} states {len(table)} units of {len(instance.units)}. State each.")
+    for unit, entries in zip(instance.units, table, strict=True):
+        if len(entries) != len(unit.formats):
+            raise ScantlingError(
+                f"{name} states {len(entries)} amounts for the {len(unit.formats)} formats of {unit.name!r}. "
+                "State one for each."
+            )
+
+
+def _refuse_unusable_costs(instance: "Instance", case: "LoadCase") -> None:
+    for unit, costs in zip(instance.units, case.loss_increase_nats, strict=True):
+        for format_name, cost in zip(unit.formats, costs, strict=True):
+            if not math.isfinite(cost):
+                raise ScantlingError(
+                    f"the loss increase of {unit.name!r} in {format_name!r} is {cost} in the load case {case.name!r}. "
+                    "Every cost must be a finite number: profile the model again."
+                )
+    if not case.deviations_nats:
+        if instance.loss.standard_errors:
+            raise ScantlingError(
+                f"the load case {case.name!r} states no standard errors, which the robust objective needs. "
+                "Profile with at least two sequences, or leave the standard errors out."
+            )
+        return
+    _refuse_misshapen(instance, case.deviations_nats, f"the deviations of the load case {case.name!r}")
+    samples = [deviations for unit in case.deviations_nats for deviations in unit]
+    if len({len(deviations) for deviations in samples}) > 1 or not np.isfinite(np.array(samples)).all():
+        raise ScantlingError(
+            f"the deviations of the load case {case.name!r} are not finite numbers of equally many samples."
+        )
+
+
+def _refuse_unknown_objective(instance: "Instance") -> None:
+    if not (math.isfinite(instance.loss.standard_errors) and instance.loss.standard_errors >= 0):
+        raise ScantlingError(
+            f"the robust objective adds {instance.loss.standard_errors} standard errors. Give a number from 0 up."
+        )
+    known = {LOSS, *instance.row_index}
+    asked = instance.minimise
+    if not asked or not set(asked) <= known or len(set(asked)) != len(asked):
+        raise ScantlingError(
+            f"cannot minimise {', '.join(asked) or 'nothing'}. Name one or several, each once, "
+            f"of: {', '.join(sorted(known))}."
+        )
+
+
+def _refuse_stray(instance: "Instance", rule: Rule) -> None:
+    if isinstance(rule, Limit):
+        _refuse_stray_limit(instance, rule)
+    if isinstance(rule, LossLimit) and not math.isfinite(rule.at_most_nats):
+        raise ScantlingError(f"the limit {rule.name!r} on the loss is {rule.at_most_nats}. Give a number.")
+    if isinstance(rule, Distinct) and rule.at_most_formats < 1:
+        raise ScantlingError(
+            f"the rule {rule.name!r} allows {rule.at_most_formats} distinct formats. Allow at least 1."
+        )
+    strays = [unit for unit in _units_of(rule) if not 0 <= unit < len(instance.units)]
+    if strays:
+        raise ScantlingError(f"the rule {rule.name!r} names the unit {strays[0]}, of {len(instance.units)} in all.")
+    if isinstance(rule, Allow):
+        for unit, formats in rule.allowed:
+            if not set(formats) <= set(range(len(instance.units[unit].formats))):
+                raise ScantlingError(
+                    f"the rule {rule.name!r} names formats {formats} of {instance.units[unit].name!r}, "
+                    f"which has {len(instance.units[unit].formats)}."
+                )
+
+
+def _refuse_stray_limit(instance: "Instance", limit: Limit) -> None:
+    if limit.row not in instance.row_index:
+        raise ScantlingError(
+            f"the limit {limit.name!r} is on {limit.row!r}, which is no row. Rows: "
+            f"{', '.join(instance.row_index) or 'none'}."
+        )
+    if (limit.at_most is None) == (limit.at_least is None):
+        raise ScantlingError(f"the limit {limit.name!r} needs either at_most or at_least. Two bounds, two limits.")
+
+
+def _units_of(rule: Rule) -> list[int]:
+    match rule:
+        case Limit():
+            return list(rule.units or ())
+        case LossLimit():
+            return []
+        case Allow():
+            return [unit for unit, _ in rule.allowed]
+        case Tie():
+            return [unit for group in rule.groups for unit in group]
+        case Order():
+            return [unit for pair in rule.pairs for unit in pair]
+        case Distinct():
+            return list(rule.units)

@@ -1,0 +1,1 @@
+"""The exact search behind one seam: the standard form, CP-SAT and HiGHS."""

@@ -1,0 +1,75 @@
+"""The seam between the program and the engines that solve it.
+
+Knows nothing about any engine.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from .standard_form import Integers, Statement
+
+
+class Status(Enum):
+    """What an engine can answer; the value is advice for a person."""
+
+    OPTIMAL = "optimal: no other plan within the limits has a smaller objective"
+    FEASIBLE = "feasible: the search was ended before the proof; a better plan may exist, by at most the gap"
+    INFEASIBLE = "infeasible: no plan meets all limits and rules. Relax one"
+    UNKNOWN = "unknown: the time limit ended the search before any plan was found. Allow more time"
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How to search.
+
+    Attributes:
+        time_limit_seconds: when to stop and return the best plan so far.
+        seed: of the engine's own random choices.
+        num_threads: how many it may use. One thread repeats exactly.
+        relative_gap: stop when the gap is proven to be at most this share of the objective; 0 for a proven optimum.
+    """
+
+    time_limit_seconds: float = 60.0
+    seed: int = 0
+    num_threads: int = 1
+    relative_gap: float = 0.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an engine found out about a statement.
+
+    Attributes:
+        status: what is known.
+        chosen: one option a group, int64 [groups]; None where there is no plan.
+        bound: no plan has a smaller objective; None where there is no plan.
+        resolution: how far the numbers that the engine worked on may be from the costs, over a whole plan.
+    """
+
+    status: Status
+    chosen: Integers | None = None
+    bound: float | None = None
+    resolution: float = 0.0
+
+
+class Engine(Protocol):
+    """Something that solves a statement to proven optimality, given time."""
+
+    @property
+    def name(self) -> str:
+        """Its name and version."""
+        ...
+
+    def solve(self, statement: Statement, settings: SearchSettings, hint: Integers | None = None) -> Answer:
+        """Search for the best choice.
+
+        Args:
+            statement: the program.
+            settings: limits of the search.
+            hint: one option a group that meets the limits, where one is known.
+
+        Returns:
+            The answer; infeasibility is a status, not an exception.
+        """
+        ...

@@ -1,0 +1,110 @@
+"""The program on OR-Tools' CP-SAT, which searches over exact integers.
+
+Knows nothing about layers or files.
+"""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import numpy as np
+from ortools.sat.python import cp_model
+
+from .base import Answer, SearchSettings, Status
+from .integer_costs import integer_costs
+from .standard_form import Integers, Statement
+
+STATUS_MAP = {
+    cp_model.OPTIMAL: Status.OPTIMAL,
+    cp_model.FEASIBLE: Status.FEASIBLE,
+    cp_model.INFEASIBLE: Status.INFEASIBLE,
+    cp_model.UNKNOWN: Status.UNKNOWN,
+}
+
+
+@dataclass(frozen=True)
+class CpSat:
+    """CP-SAT (Perron and Didier, OR-Tools)."""
+
+    @property
+    def name(self) -> str:
+        """Its name and version."""
+        return f"CP-SAT {version('ortools')}"
+
+    def solve(self, statement: Statement, settings: SearchSettings, hint: Integers | None = None) -> Answer:
+        """Search for the best choice.
+
+        Args:
+            statement: the program.
+            settings: limits of the search.
+            hint: one option a group that meets the limits, where one is known.
+
+        Returns:
+            The answer.
+        """
+        model = cp_model.CpModel()
+        taken = [model.new_bool_var("") for _ in range(statement.num_options)]
+        for first, last in zip(statement.starts[:-1].tolist(), statement.starts[1:].tolist(), strict=True):
+            model.add_exactly_one(taken[first:last])
+        slacks = _add_rows(model, taken, statement)
+        _add_rules(model, taken, statement)
+        costs = integer_costs(statement)
+        if statement.slack_prices is not None:
+            model.minimize(cp_model.LinearExpr.weighted_sum(slacks, statement.slack_prices.tolist()))
+        elif len(costs.costs) == 1:
+            model.minimize(cp_model.LinearExpr.weighted_sum(taken, costs.costs[0].tolist()))
+        else:
+            most = (costs.constants - statement.smallest(-costs.costs).sum(axis=1)).max()
+            largest = model.new_int_var(0, int(most), "")
+            for vector, constant in zip(costs.costs.tolist(), costs.constants.tolist(), strict=True):
+                model.add(cp_model.LinearExpr.weighted_sum(taken, vector) + constant <= largest)
+            model.minimize(largest)
+        if hint is not None:
+            values = np.zeros(statement.num_options, dtype=bool)
+            values[hint] = True
+            for literal, value in zip(taken, values.tolist(), strict=True):
+                model.add_hint(literal, value)
+
+        solver = cp_model.CpSolver()
+        solver.parameters.max_time_in_seconds = settings.time_limit_seconds
+        solver.parameters.random_seed = settings.seed
+        solver.parameters.num_workers = settings.num_threads
+        status = STATUS_MAP[solver.solve(model)]
+        if status not in {Status.OPTIMAL, Status.FEASIBLE}:
+            return Answer(status)
+        chosen = np.flatnonzero([solver.boolean_value(literal) for literal in taken])
+        if statement.slack_prices is not None:
+            return Answer(status, chosen, solver.best_objective_bound)
+        bound = costs.bound(solver.best_objective_bound)
+        return Answer(status, chosen, min(bound, statement.objective(chosen)), costs.resolution)
+
+
+def _add_rows(model: cp_model.CpModel, taken: list[cp_model.IntVar], statement: Statement) -> list[cp_model.IntVar]:
+    """Σ amount x ≤ at_most, or ≤ at_most + slack."""
+    slacks = []
+    for amounts, at_most in zip(statement.amounts, statement.at_most.tolist(), strict=True):
+        total = cp_model.LinearExpr.weighted_sum(taken, amounts.tolist())
+        if statement.slack_prices is None:
+            model.add(total <= at_most)
+        else:
+            largest = int(-statement.smallest(-amounts).sum())
+            slacks.append(model.new_int_var(0, max(largest - at_most, 0), ""))
+            model.add(total - slacks[-1] <= at_most)
+    return slacks
+
+
+def _add_rules(model: cp_model.CpModel, taken: list[cp_model.IntVar], statement: Statement) -> None:
+    """Orders by the rank of each width, and one indicator a format for every rule of distinct formats."""
+    ranks = np.unique(statement.bits, return_inverse=True)[1].tolist()
+    starts = statement.starts.tolist()
+    for finer, coarser in statement.orders:
+        ends = [range(starts[group], starts[group + 1]) for group in (finer, coarser)]
+        sums = [cp_model.LinearExpr.weighted_sum([taken[i] for i in end], [ranks[i] for i in end]) for end in ends]
+        model.add(sums[0] >= sums[1])
+    for groups, most in statement.distinct:
+        used: dict[int, cp_model.IntVar] = {}
+        for group in groups:
+            for option in range(starts[group], starts[group + 1]):
+                number = int(statement.formats[option])
+                used.setdefault(number, model.new_bool_var(""))
+                model.add_implication(taken[option], used[number])
+        model.add(cp_model.LinearExpr.sum(list(used.values())) <= most)
