@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.text import Text
 
 from . import __version__
-from .commands import checkpoint, compare, demo, device, intelligence, profile, reference, report, safety, solve
+from .commands import checkpoint, compare, demo, profile, reference, report, safety, solve
+from .commands import efficiency as intelligence
+from .commands import hardware as device
 from .common.errors import ScantlingError
 
 app = typer.Typer(

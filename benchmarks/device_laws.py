@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from scantling.common.units import BYTES_PER_SECOND
-from scantling.hardware.device import load_device
 from scantling.hardware.fit import LawFit, fit_speed
 from scantling.hardware.points import MeasuredPoint
+from scantling.hardware.specification import load_device
 
 RESULTS = Path(__file__).parent / "results" / "device_laws.md"
 GIB = 2**30

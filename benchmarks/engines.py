@@ -33,9 +33,9 @@ from scantling.evaluation.compare import EvaluationSettings, evaluation_sequence
 from scantling.evaluation.quality import measure_candidates
 from scantling.models.demo_model import demo_model_path
 from scantling.models.loading import load_model
-from scantling.planning.allocate import Origin, solve
 from scantling.planning.plan import Plan
 from scantling.planning.program import Program
+from scantling.planning.solve import Origin, solve
 from scantling.quantization.formats import parse_format
 from scantling.sensitivity.profile import Profile, read_profile, write_profile
 from scantling.solver.milp.base import SearchSettings

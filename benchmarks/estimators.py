@@ -36,7 +36,7 @@ from scantling.evaluation.compare import EvaluationSettings, evaluation_sequence
 from scantling.evaluation.quality import measure_candidates
 from scantling.models.layers import Anatomy, take_apart
 from scantling.models.loading import LoadedModel, load_model
-from scantling.planning.allocate import choose_formats
+from scantling.planning.solve import choose_formats
 from scantling.quantization.formats import parse_format
 from scantling.quantization.grid import Rounded
 from scantling.quantization.methods import rounding_method

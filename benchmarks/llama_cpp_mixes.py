@@ -36,9 +36,9 @@ from scantling.common.progress import silent
 from scantling.evaluation.compare import EvaluationSettings, evaluation_sequences
 from scantling.models.demo_model import demo_model_path
 from scantling.models.loading import load_model
-from scantling.planning.allocate import Origin, solve
 from scantling.planning.plan import write_plan
 from scantling.planning.program import Program
+from scantling.planning.solve import Origin, solve
 from scantling.sensitivity.profile import read_profile, uniform_formats
 from scantling.solver.milp.base import SearchSettings
 from scantling.solver.milp.cpsat import CpSat

@@ -16,8 +16,8 @@ from known_shapes import QWEN2_5_32B, Qwen2Shapes
 from scantling.common.units import BYTES_PER_SECOND
 from scantling.evaluation.prediction import ORIGINAL, Prediction, Use, predict
 from scantling.hardware.decode_laws import ReadBytes
-from scantling.hardware.device import Device, load_device
 from scantling.hardware.resources import Rows
+from scantling.hardware.specification import Device, load_device
 from scantling.hardware.workload import Workload
 from scantling.quantization.formats import parse_format
 from scantling.sensitivity.profile import LayerRecord, Profile, ProfileRecord

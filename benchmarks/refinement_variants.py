@@ -34,8 +34,8 @@ from scantling.evaluation.refinement import (
     within,
 )
 from scantling.models.loading import LoadedModel, load_model
-from scantling.planning.allocate import choose_formats
 from scantling.planning.program import Program
+from scantling.planning.solve import choose_formats
 from scantling.sensitivity.calibration.capture import LabelDraws
 from scantling.sensitivity.profile import Profile, read_profile
 from scantling.solver.instance import Instance, LoadCase

@@ -23,8 +23,8 @@ from scantling.evaluation.compare import EvaluationSettings, evaluation_sequence
 from scantling.evaluation.quality import Quality, measure_candidates
 from scantling.models.demo_model import demo_model_path
 from scantling.models.loading import load_model
-from scantling.planning.allocate import Origin, solve
 from scantling.planning.program import Program
+from scantling.planning.solve import Origin, solve
 from scantling.quantization.methods import rounding_method
 from scantling.sensitivity.profile import Profile, read_profile, uniform_formats
 from scantling.sensitivity.sequential_rounding import round_as_shipped

@@ -20,17 +20,17 @@ from scantling.common.files import file_sha256
 from scantling.common.progress import silent
 from scantling.evaluation.cache import QualityOf
 from scantling.evaluation.quality import Quality
+from scantling.evaluation.safety.budget_sweep import ladder
 from scantling.evaluation.safety.degradation_curve import Curve
 from scantling.evaluation.safety.factor import judge_measured, judge_predicted
-from scantling.evaluation.safety.ladder import ladder
-from scantling.evaluation.safety.measured_ladder import MeasuredLadder, Thresholds, measured_ladder
+from scantling.evaluation.safety.measured_sweep import MeasuredLadder, Thresholds, measured_ladder
 from scantling.evaluation.safety.record import PlanSafety, SafetyFile, write_safety
 from scantling.evaluation.safety.run import SafetyRun, SafetySettings, safety_run
 from scantling.evaluation.text import EvaluationCase
 from scantling.models.demo_model import demo_model_path
 from scantling.models.loading import load_model
-from scantling.planning.allocate import Origin, choose_formats
 from scantling.planning.program import Program
+from scantling.planning.solve import Origin, choose_formats
 from scantling.sensitivity.profile import Profile, read_profile, uniform_formats
 from scantling.solver.milp.base import SearchSettings
 from scantling.solver.milp.cpsat import CpSat

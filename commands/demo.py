@@ -43,10 +43,11 @@ def run_demo(folder: Path, console: Console, progress: "TerminalProgress") -> No
     from ..evaluation.compare import EvaluationSettings, compare
     from ..models.demo_model import demo_model_path
     from ..models.loading import load_model
-    from ..planning.allocate import Origin, choose_formats, solve
     from ..planning.plan import write_plan
     from ..planning.program import Program
+    from ..planning.solve import Origin, choose_formats, solve
     from ..reporting.terminal.comparison_tables import print_comparison
+    from ..reporting.terminal.diagnostics import print_cross_fit, print_regime
     from ..reporting.terminal.plan_view import (
         print_allocation,
         print_certificate,
@@ -54,7 +55,6 @@ def run_demo(folder: Path, console: Console, progress: "TerminalProgress") -> No
         print_verdict,
         waiting,
     )
-    from ..reporting.terminal.warnings import print_cross_fit, print_regime
     from ..sensitivity.calibration.resume_cache import discard_parts
     from ..sensitivity.calibration.text import load_text
     from ..sensitivity.calibration.text_sources import PYDOC

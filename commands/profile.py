@@ -63,8 +63,8 @@ def profile(
     """Measure what every format of every layer costs."""
     from ..common.files import refuse_unwritable
     from ..quantization.methods import rounding_named
+    from ..reporting.terminal.diagnostics import print_rarely_reached, print_regime, print_still_together
     from ..reporting.terminal.plan_view import print_profile
-    from ..reporting.terminal.warnings import print_rarely_reached, print_regime, print_still_together
     from ..sensitivity.calibration.resume_cache import discard_parts
     from ..sensitivity.calibration.text import load_text
     from ..sensitivity.domains import LoadCase, named_sources
@@ -112,11 +112,11 @@ def profile(
 def _check(loaded: "LoadedModel", built: "Profile", output: Path) -> None:
     from ..common.files import file_sha256
     from ..evaluation.compare import EvaluationSettings
-    from ..evaluation.validity_ladder import map_of_truth
-    from ..planning.allocate import Origin
-    from ..planning.allocate import solve as solve_program
+    from ..evaluation.validity_sweep import map_of_truth
     from ..planning.program import Program
-    from ..reporting.terminal.warnings import print_map_of_truth
+    from ..planning.solve import Origin
+    from ..planning.solve import solve as solve_program
+    from ..reporting.terminal.diagnostics import print_map_of_truth
     from ..solver.milp.base import SearchSettings
     from ..solver.milp.registry import engine_named
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from .flags import JsonOption, ProfileArgument
 
 if TYPE_CHECKING:
-    from ..hardware.device import Figure
+    from ..hardware.specification import Figure
 
 app = typer.Typer()
 
@@ -65,8 +65,8 @@ def devices(
     as_json: JsonOption = False,
 ) -> None:
     """List the known devices, or show some with the origin of every number."""
-    from ..hardware.device import FIGURES, device_names, load_device
-    from ..reporting.terminal.device_table import print_devices
+    from ..hardware.specification import FIGURES, device_names, load_device
+    from ..reporting.terminal.hardware_table import print_devices
 
     known = [load_device(name) for name in names or device_names()]
     if as_json:

@@ -14,9 +14,9 @@ from .loading import load, progress
 
 if TYPE_CHECKING:
     from ..evaluation.safety.solve_with_factor import PlanOf
-    from ..planning.allocate import Origin
     from ..planning.plan import Plan
     from ..planning.program import Program
+    from ..planning.solve import Origin
 
 app = typer.Typer()
 FAILS_STATUS = 3
@@ -64,11 +64,11 @@ def safety(
     """  # noqa: DOC501
     from ..common.files import refuse_unwritable
     from ..evaluation.bootstrap import Certainty
-    from ..evaluation.safety.measured_ladder import Thresholds
+    from ..evaluation.safety.measured_sweep import Thresholds
     from ..evaluation.safety.record import write_safety
     from ..evaluation.safety.run import SafetySettings, kept_beside, safety_run
-    from ..planning.allocate import Origin
     from ..planning.plan import read_plan
+    from ..planning.solve import Origin
     from ..reporting.terminal.safety_table import print_safety
     from ..sensitivity.domains import named_sources
     from ..sensitivity.extending import parse_share

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..common.progress import Progress
     from ..models.loading import LoadedModel
-    from ..planning.allocate import Origin
     from ..planning.plan import Plan, RefinementStep
+    from ..planning.solve import Origin
     from ..sensitivity.profile import Profile
     from ..solver.milp.base import Engine, SearchSettings
 
@@ -32,9 +32,9 @@ from .loading import load, progress
 from .safety import SafeOptions, safe_plan
 
 if TYPE_CHECKING:
-    from ..planning.allocate import Origin
     from ..planning.plan import Plan
     from ..planning.program import Program
+    from ..planning.solve import Origin
     from ..sensitivity.profile import Profile
     from ..solver.instance import Instance
     from ..solver.milp.base import Engine, SearchSettings
@@ -46,7 +46,7 @@ NO_PLAN_STATUS = 3
 
 def _profile_and_origin(profile_path: Path) -> "tuple[Profile, Origin]":
     from ..common.files import file_sha256
-    from ..planning.allocate import Origin
+    from ..planning.solve import Origin
     from ..sensitivity.profile import read_profile
 
     return read_profile(profile_path), Origin(profile_path, file_sha256(profile_path))
@@ -59,8 +59,8 @@ def _program(profile: "Profile", flags: dict[str, Any]) -> "Program":
 
 
 def _stated(program: "Program", search: Search) -> "Instance":
-    from ..planning.allocate import formats_or_none
     from ..planning.power_ratio import stated
+    from ..planning.solve import formats_or_none
 
     return stated(program, lambda instance: formats_or_none(instance, *search))
 
@@ -81,7 +81,7 @@ def _show(plan: "Plan", profile: "Profile", *, as_json: bool) -> None:
 
 def _print_engine_cost(plan: "Plan", profile: "Profile", search: Search) -> None:
     from ..planning.engine_cost import engine_cost
-    from ..reporting.terminal.warnings import engine_cost_sentence
+    from ..reporting.terminal.diagnostics import engine_cost_sentence
 
     cost = engine_cost(profile, plan.program, plan.formats(), *search)
     if cost is not None:
@@ -144,11 +144,11 @@ def solve(
     Exit status 3 when it is proven that there is none: then the conflict and what would mend it are printed.
     """  # noqa: DOC501
     from ..common.files import refuse_unwritable
-    from ..planning.allocate import choose_formats
-    from ..planning.allocate import solve as solve_program
     from ..planning.explanation import NoPlanError
     from ..planning.plan import write_plan
-    from ..reporting.terminal.warnings import print_cross_fit, print_rarely_reached
+    from ..planning.solve import choose_formats
+    from ..planning.solve import solve as solve_program
+    from ..reporting.terminal.diagnostics import print_cross_fit, print_rarely_reached
     from ..solver.instance import write_instance
 
     refuse_unwritable(output, 1 << 16)
@@ -362,7 +362,7 @@ def refined_plan(
     """
     from ..common.errors import ScantlingError
     from ..evaluation.refinement import Refinement, refuse_unrefinable
-    from ..planning.allocate import choose_formats, plan_of
+    from ..planning.solve import choose_formats, plan_of
     from ..sensitivity.calibration.capture import LabelDraws
 
     profile, origin = solved_from

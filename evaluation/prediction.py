@@ -24,8 +24,8 @@ from ..hardware.decode_laws import (
     query_cost,
     seconds_per_step,
 )
-from ..hardware.device import Device
 from ..hardware.resources import RESIDENT_BYTES, Rows
+from ..hardware.specification import Device
 from ..hardware.workload import Workload
 from ..planning.plan import Plan
 from ..sensitivity.profile import Profile, decided_layers, uniform_formats

@@ -22,7 +22,7 @@ from fractions import Fraction
 
 from ..common.errors import ScantlingError
 from ..common.units import BYTES_PER_SECOND, OPERATIONS_PER_SECOND, SECONDS, WATTS, show_quantity
-from .device import Device, Figure
+from .specification import Device, Figure
 
 ReadBytes = Mapping[str, int | Fraction]
 """Bytes read for one step, by the format that they are in."""

@@ -43,7 +43,7 @@ from ..quantization.formats import parse_format
 from ..sensitivity.profile import LayerRecord, Profile
 from ..solver.instance import Row
 from .activations import activation_bytes
-from .device import Device
+from .specification import Device
 from .workload import Workload
 
 STORED_BYTES: Final = "stored_bytes"

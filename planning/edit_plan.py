@@ -13,8 +13,8 @@ from ..common.patterns import matching
 from ..quantization.formats import parse_format
 from ..sensitivity.profile import Profile
 from ..solver.verify import violations
-from .allocate import Origin, plan_of
 from .plan import Certificate, Plan
+from .solve import Origin, plan_of
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ..common.patterns import matching
 from ..common.units import exact_number, parse_quantity, show_bytes, show_quantity
 from ..hardware.resources import ROW_OF, SECONDS_PER_TOKEN, Rows
 from ..sensitivity.calibration.expert_coverage import FEWEST_TOKENS
-from ..sensitivity.expert_prior import siblings_by_reach
+from ..sensitivity.expert_imputation import siblings_by_reach
 from ..solver.instance import LOSS, Row
 from ..solver.rules import Allow, Distinct, Limit, LossLimit, Order, Tie
 from .constraint import LimitWish, PinWish, Statement, Wish

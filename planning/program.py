@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from ..common.errors import ScantlingError
-from ..hardware.device import Device, load_device
 from ..hardware.resources import POWER, ROW_OF, Rows
+from ..hardware.specification import Device, load_device
 from ..hardware.workload import Workload
 from ..sensitivity.profile import Profile
 from ..solver.instance import LOSS, Instance, LoadCase, LossMeasure, Row, Unit

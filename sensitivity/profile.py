@@ -28,7 +28,7 @@ from ..common.files import whole_file
 from ..common.records import Finite, Record
 from ..quantization.formats import parse_format
 from .calibration.expert_coverage import Reach
-from .expert_prior import with_borrowed_prices
+from .expert_imputation import with_borrowed_prices
 
 PROFILE_VERSION: Final = 2
 _TENSORS = ("samples", "rounding_token_ids", "pricing_token_ids")

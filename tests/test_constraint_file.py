@@ -42,7 +42,9 @@ def refused(path, match):
 
 
 def test_the_published_schema_is_that_of_the_records():
-    assert published_schema() == schema_text(), "write it again: scantling schema > planning/constraints/constraints.schema.json"
+    assert published_schema() == schema_text(), (
+        "write it again: scantling schema > planning/constraints/constraints.schema.json"
+    )
     jsonschema.Draft202012Validator.check_schema(json_schema())
     assert CliRunner().invoke(app, ["schema"]).output == schema_text()
 

@@ -15,8 +15,8 @@ from scantling.hardware.decode_laws import (
     seconds_per_step,
     watts_at,
 )
-from scantling.hardware.device import Device
 from scantling.hardware.resources import Rows
+from scantling.hardware.specification import Device
 from tiny_profiles import choices, formats_of, make_profile
 
 CARD = Device.model_validate({

@@ -8,9 +8,9 @@ import pytest
 
 from scantling.common.errors import ScantlingError
 from scantling.hardware.decode_laws import operate
-from scantling.hardware.device import load_device
 from scantling.hardware.points import read_points
 from scantling.hardware.resources import Rows
+from scantling.hardware.specification import load_device
 from scantling.hardware.workload import Workload
 from scantling.planning.plan import read_plan
 from scantling.sensitivity.profile import read_profile, write_profile

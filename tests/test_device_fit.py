@@ -7,11 +7,11 @@ import pytest
 
 from scantling.common.errors import ScantlingError
 from scantling.hardware.decode_laws import operate
-from scantling.hardware.device import Device, load_device, write_device
-from scantling.hardware.file import device_of, law_record
 from scantling.hardware.fit import fit_power, fit_speed
+from scantling.hardware.fitted_file import device_of, law_record
 from scantling.hardware.points import MeasuredPoint, MeasuredPoints, read_points
-from scantling.reporting.terminal.device_table import draw_fits
+from scantling.hardware.specification import Device, load_device, write_device
+from scantling.reporting.terminal.hardware_table import draw_fits
 from test_program_commands import run
 
 BANDWIDTH = 100e9

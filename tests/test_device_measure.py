@@ -14,7 +14,7 @@ from scantling.hardware.measure import Stream, measure_runs, stream_bandwidth, w
 from scantling.hardware.points import read_points
 from scantling.hardware.runtimes import DecodeRun, TorchEngine, read_bytes_of
 from scantling.models.loading import load_model
-from scantling.reporting.terminal.device_table import measured_device
+from scantling.reporting.terminal.hardware_table import measured_device
 from test_program_commands import run
 from tiny import make_model
 

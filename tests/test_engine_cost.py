@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from scantling import Program
 from scantling.__main__ import app
 from scantling.planning.engine_cost import EngineCost, Saved, engine_cost
-from scantling.reporting.terminal.warnings import engine_cost_sentence
+from scantling.reporting.terminal.diagnostics import engine_cost_sentence
 from scantling.sensitivity.profile import write_profile
 from scantling.solver.milp.base import SearchSettings
 from scantling.solver.milp.cpsat import CpSat

@@ -8,10 +8,10 @@ import pytest
 
 from scantling.common.errors import ScantlingError
 from scantling.common.files import file_sha256
-from scantling.planning.allocate import Origin, solve
 from scantling.planning.edit_plan import edit_plan
 from scantling.planning.program import Program
 from scantling.planning.reduced_costs import exchanges
+from scantling.planning.solve import Origin, solve
 from scantling.sensitivity.profile import uniform_formats, write_profile
 from scantling.solver.milp.base import SearchSettings
 from scantling.solver.milp.cpsat import CpSat

@@ -12,7 +12,7 @@ from torch import nn
 from scantling.common.progress import silent
 from scantling.models.experts import separate_experts
 from scantling.models.layers import take_apart
-from scantling.reporting.terminal.warnings import print_still_together
+from scantling.reporting.terminal.diagnostics import print_still_together
 from scantling.sensitivity.calibration.backward_pass import walk_blocks
 from scantling.sensitivity.calibration.capture import LabelDraws, capture
 from scantling.sensitivity.estimators.fisher import first_order_changes, sequence_form, token_form, window_form

@@ -5,9 +5,9 @@ import pytest
 from scantling import Program
 from scantling.common.errors import ScantlingError
 from scantling.hardware.decode_laws import operate
-from scantling.hardware.device import Device
-from scantling.planning.allocate import formats_or_none
+from scantling.hardware.specification import Device
 from scantling.planning.power_ratio import stated
+from scantling.planning.solve import formats_or_none
 from scantling.solver.milp.base import SearchSettings
 from scantling.solver.milp.cpsat import CpSat
 from scantling.solver.solve import solve

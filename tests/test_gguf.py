@@ -28,10 +28,10 @@ from scantling.backends.gguf_source import open_gguf, row_order, values_of
 from scantling.backends.llama_quantize import rules
 from scantling.common.errors import ScantlingError
 from scantling.common.progress import silent
-from scantling.hardware.device import load_device
 from scantling.hardware.ggml_kernels import MatrixShape, Products
 from scantling.hardware.kernel_runtime import KernelEngine, kernel_formats
 from scantling.hardware.measure import measure_runs
+from scantling.hardware.specification import load_device
 from scantling.models.demo_model import demo_model_path
 from scantling.models.install import installed
 from scantling.models.layers import Layer, matrix_of

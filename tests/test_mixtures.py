@@ -25,7 +25,7 @@ from scantling.planning.plan import read_plan
 from scantling.planning.program import Program
 from scantling.quantization.awq import AwqSettings
 from scantling.quantization.formats import parse_format
-from scantling.reporting.terminal.warnings import rare_experts
+from scantling.reporting.terminal.diagnostics import rare_experts
 from scantling.sensitivity import measure as measuring
 from scantling.sensitivity.calibration.backward_pass import walk_blocks
 from scantling.sensitivity.calibration.block_inputs import collect_moments, inputs_of

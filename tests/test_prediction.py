@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from scantling.common.errors import ScantlingError
 from scantling.evaluation.prediction import Use, contenders_of, predict
-from scantling.hardware.device import Device, Figure, load_device
 from scantling.hardware.resources import Rows
+from scantling.hardware.specification import Device, Figure, load_device
 from scantling.hardware.workload import Workload
 from scantling.planning.plan import read_plan
 from scantling.sensitivity.profile import uniform_formats, write_profile

@@ -23,8 +23,8 @@ from scantling.evaluation.refinement import (
     within,
 )
 from scantling.models.loading import load_model
-from scantling.planning.allocate import choose_formats
 from scantling.planning.plan import read_plan
+from scantling.planning.solve import choose_formats
 from scantling.quantization.grid import CastMatrix
 from scantling.sensitivity.calibration.capture import LabelDraws
 from scantling.sensitivity.profile import read_profile

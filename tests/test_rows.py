@@ -24,8 +24,8 @@ from scantling import Program
 from scantling.common.errors import ScantlingError
 from scantling.common.progress import silent
 from scantling.common.units import exact_number
-from scantling.hardware.device import device_names, load_device
 from scantling.hardware.resources import READ_BYTES, ROW_NAMES, SECONDS_PER_TOKEN, Rows
+from scantling.hardware.specification import device_names, load_device
 from scantling.hardware.workload import Workload
 from scantling.models.kv_cache import config_numbers, kv_cache_bytes
 from scantling.models.loading import load_model

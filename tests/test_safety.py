@@ -21,9 +21,9 @@ from scantling.evaluation.bootstrap import Certainty, Resampling
 from scantling.evaluation.cache import formats_sha256
 from scantling.evaluation.quality import Quality
 from scantling.evaluation.safety import solve_with_factor as safe_solve
+from scantling.evaluation.safety.budget_sweep import ladder, rung_bits
 from scantling.evaluation.safety.degradation_curve import curve_of
 from scantling.evaluation.safety.factor import gamma_of_measured, gamma_of_predicted
-from scantling.evaluation.safety.ladder import ladder, rung_bits
 from scantling.evaluation.safety.record import read_safety
 from scantling.planning.plan import read_plan
 from scantling.sensitivity.profile import read_profile

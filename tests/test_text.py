@@ -10,7 +10,7 @@ from transformers import LlamaConfig
 
 from scantling.common.errors import ScantlingError
 from scantling.models.loading import LoadedModel
-from scantling.reporting.terminal.warnings import regime_warnings
+from scantling.reporting.terminal.diagnostics import regime_warnings
 from scantling.sensitivity.calibration import text_sources
 from scantling.sensitivity.calibration.text import (
     cut_sequences,

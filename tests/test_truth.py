@@ -10,7 +10,7 @@ from scantling.common.progress import silent
 from scantling.evaluation.comparison import Contender
 from scantling.evaluation.prediction_validity import judge, rung
 from scantling.models.loading import load_model
-from scantling.reporting.terminal.warnings import silent_layer_warnings
+from scantling.reporting.terminal.diagnostics import silent_layer_warnings
 from scantling.sensitivity.joint import joint_samples
 from scantling.sensitivity.profile import read_profile, uniform_formats
 

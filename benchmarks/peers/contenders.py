@@ -14,8 +14,8 @@ from allocation import AVERAGE_BITS, PEERS, Allocation, allocation_path
 from cost_of_ours import quick_profile_path
 
 from scantling.evaluation.baselines import SAME_BYTES, rivals
-from scantling.planning.allocate import choose_formats
 from scantling.planning.program import Program
+from scantling.planning.solve import choose_formats
 from scantling.quantization.formats import IntegerFormat, parse_format
 from scantling.sensitivity.profile import Profile, decided_layers, read_profile, uniform_formats
 from scantling.solver.milp.base import SearchSettings

@@ -26,8 +26,8 @@ from scantling.evaluation.bootstrap import Resampling
 from scantling.evaluation.quality import measure_candidates
 from scantling.models.demo_model import demo_model_path
 from scantling.models.loading import load_model
-from scantling.planning.allocate import choose_formats
 from scantling.planning.program import Program
+from scantling.planning.solve import choose_formats
 from scantling.sensitivity.profile import Profile, read_profile
 from scantling.sensitivity.round_model import round_assignments
 from scantling.solver.milp.base import SearchSettings

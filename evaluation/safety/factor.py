@@ -26,7 +26,7 @@ from ..bootstrap import Interval
 from ..cache import Formats
 from ..quality import Quality
 from .degradation_curve import Crossing, Floats
-from .measured_ladder import MeasuredCase, MeasuredLadder
+from .measured_sweep import MeasuredCase, MeasuredLadder
 from .record import CaseFactor, Gamma, MeasuredPlan, PlanSafety
 
 

@@ -13,15 +13,15 @@ from ...common.errors import ScantlingError
 from ...common.progress import Progress
 from ...models.layers import take_apart
 from ...models.loading import LoadedModel
-from ...planning.allocate import Origin
+from ...planning.solve import Origin
 from ...sensitivity.profile import Profile
 from ...sensitivity.sequential_rounding import ORIGINAL_INPUTS
 from ..bootstrap import Resampling
 from ..cache import Formats, Measurer
 from ..text import evaluation_cases, profiled_cases
+from .budget_sweep import ladder
 from .factor import judge_measured, judge_predicted
-from .ladder import ladder
-from .measured_ladder import MeasuredLadder, Thresholds, measured_ladder
+from .measured_sweep import MeasuredLadder, Thresholds, measured_ladder
 from .record import PlanSafety, SafetyFile
 
 

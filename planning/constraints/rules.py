@@ -23,7 +23,7 @@ from ...common.patterns import Pattern
 from ...common.records import Finite, Record
 from ...common.units import BYTES, exact_number, parse_quantity
 from ...common.validation import Quantity, check, refusal
-from ...hardware.device import Device
+from ...hardware.specification import Device
 from ...hardware.workload import Workload
 from .limits import Limits, Robust
 

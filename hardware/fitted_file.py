@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from ..common.records import Finite, Record
-from .device import Device, Efficiency, Figure
 from .fit import FittedNumber, LawFit
 from .points import MeasuredPoints
+from .specification import Device, Efficiency, Figure
 
 _PREFIX: Final = "efficiency of "
 _FORMATS: Final = (".png", ".svg", ".pdf")

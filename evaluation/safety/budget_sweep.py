@@ -8,9 +8,9 @@ Knows nothing about measuring.
 
 from ...common.errors import ScantlingError
 from ...common.progress import Progress
-from ...planning.allocate import choose_formats
 from ...planning.plan import average_bits
 from ...planning.program import Program
+from ...planning.solve import choose_formats
 from ...quantization.formats import parse_format
 from ...sensitivity.estimators.registry import WITHOUT_UNIT
 from ...sensitivity.profile import Profile, decided_layers

@@ -11,8 +11,8 @@ from .files import plan_and_profile
 from .flags import JsonOption, PlanArgument, ProfileOption
 
 if TYPE_CHECKING:
-    from ..hardware.device import Device
     from ..hardware.runtimes import DecodeEngine
+    from ..hardware.specification import Device
 
 app = typer.Typer()
 device = typer.Typer(
@@ -100,11 +100,11 @@ def fit(
 
     from ..common.files import refuse_unwritable
     from ..common.units import BYTES_PER_SECOND
-    from ..hardware.device import write_device
-    from ..hardware.file import device_of, law_record
     from ..hardware.fit import fit_power, fit_speed
+    from ..hardware.fitted_file import device_of, law_record
     from ..hardware.points import read_points
-    from ..reporting.terminal.device_table import draw_fits, print_fits
+    from ..hardware.specification import write_device
+    from ..reporting.terminal.hardware_table import draw_fits, print_fits
 
     refuse_unwritable(output, 1 << 16)
     start = _base_device(base, bandwidth, name or output.stem)
@@ -127,7 +127,7 @@ def fit(
 
 def _base_device(base: str | None, bandwidth: str | None, name: str) -> "Device":
     from ..common.units import BYTES_PER_SECOND, parse_quantity
-    from ..hardware.device import Device, Figure, load_device
+    from ..hardware.specification import Device, Figure, load_device
 
     if (base is None) == (bandwidth is None):
         raise ScantlingError("efficiencies are shares of a bandwidth. Give --device or --bandwidth, one of the two.")
@@ -158,7 +158,7 @@ def measure(
     from ..hardware.energy_meters import SECONDS_OF_A_WINDOW, find_meters
     from ..hardware.measure import measure_runs, stream_bandwidth, write_points
     from ..hardware.points import read_points
-    from ..reporting.terminal.device_table import measured_device, print_measured
+    from ..reporting.terminal.hardware_table import measured_device, print_measured
     from ..reporting.terminal.plan_view import TerminalProgress
 
     refuse_unwritable(output, 1 << 16)

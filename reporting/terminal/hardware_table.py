@@ -13,12 +13,12 @@ from ...common.errors import ScantlingError
 from ...common.files import whole_file
 from ...common.records import Finite, Record
 from ...common.units import show_bytes
-from ...hardware.device import Device
-from ...hardware.file import _FORMATS, _WRITTEN
 from ...hardware.fit import FittedNumber, LawFit, fit_speed
+from ...hardware.fitted_file import _FORMATS, _WRITTEN
 from ...hardware.measure import Measured, Stream
 from ...hardware.points import MeasuredPoint
 from ...hardware.runtimes import DecodeEngine
+from ...hardware.specification import Device
 
 
 class RunRecord(Record):
