@@ -45,7 +45,7 @@ def root(
 
 
 @contextmanager
-def _errors_in_words() -> Iterator[None]:
+def _reported_errors() -> Iterator[None]:
     """Turn a ScantlingError into one message on standard error and exit status 1."""
     try:
         yield
@@ -57,7 +57,7 @@ def _errors_in_words() -> Iterator[None]:
 
 def main() -> None:
     """Run the command line."""
-    with _errors_in_words():
+    with _reported_errors():
         app(prog_name="scantling")
 
 

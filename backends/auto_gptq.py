@@ -16,7 +16,7 @@ from .. import __version__
 from ..common.errors import ScantlingError
 from ..quantization.formats import FloatFormat, Format, IntegerFormat
 from ..quantization.grid import Rounded, RoundedMatrix
-from .base import FormattedLayer, TensorSpec, UsualAnswers, refuse_ends, refuse_stacked_experts
+from .base import FormattedLayer, TensorSpec, UsualAnswers, require_float_ends, require_unstacked_experts
 from .gptq import integer_layers, scheme
 from .gptq_layout import GptqLayout
 
@@ -42,8 +42,8 @@ class AutoGptqBackend(UsualAnswers):
         Raises:
             ScantlingError: mixed formats, 5 or 6 bits, zero points, experts, or shapes that it does not take.
         """
-        refuse_ends(layers, self.name)
-        refuse_stacked_experts(layers, self.name, "auto-gptq itself has no way to load them")
+        require_float_ends(layers, self.name)
+        require_unstacked_experts(layers, self.name, "auto-gptq itself has no way to load them")
         targets = {formatted.format for formatted in layers if formatted.layer.block is not None}
         if len(targets) > 1:
             names = ", ".join(sorted(target.name for target in targets))

@@ -245,7 +245,7 @@ def pack_float(formatted: FormattedLayer, record: Rounded, dtype: torch.dtype) -
     return {WEIGHT: (values.t() if formatted.transposed else values).to(dtype).contiguous()}
 
 
-def refuse_other_floats(layers: Sequence[FormattedLayer], sixteen_bit_format: str) -> None:
+def validate_floats(layers: Sequence[FormattedLayer], sixteen_bit_format: str) -> None:
     """Refuse a plan with 16-bit layers of another type than the checkpoint's one.
 
     Args:
@@ -264,7 +264,7 @@ def refuse_other_floats(layers: Sequence[FormattedLayer], sixteen_bit_format: st
             )
 
 
-def refuse_stacked_experts(layers: Sequence[FormattedLayer], backend: str, reason: str) -> None:
+def require_unstacked_experts(layers: Sequence[FormattedLayer], backend: str, reason: str) -> None:
     """Refuse integers in experts that transformers keeps in one tensor.
 
     Args:
@@ -283,7 +283,7 @@ def refuse_stacked_experts(layers: Sequence[FormattedLayer], backend: str, reaso
             )
 
 
-def refuse_ends(layers: Sequence[FormattedLayer], backend: str) -> None:
+def require_float_ends(layers: Sequence[FormattedLayer], backend: str) -> None:
     """Refuse integers in the embedding and the head.
 
     Args:

@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from ..common.errors import ScantlingError
 from ..common.files import file_sha256
 from ..common.records import Record
-from ..common.units import show_bytes
+from ..common.units import render_bytes
 from .arithmetic_noise import relative_difference
 from .manifest import CHECK_FILE, NARROW_TYPES, NOISE, PLAN_FILE, Manifest, read_manifest, wrong_sizes
 from .registry import backend_named
@@ -112,7 +112,7 @@ class CheckReport(Record):
         """Whether the engine computes what it should."""
         return self.relative_difference <= self.tolerance
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """Write the report for a person.
 
         Returns:
@@ -121,7 +121,7 @@ class CheckReport(Record):
         versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
         verdict = "within" if self.passed else "BEYOND"
         return "\n".join([
-            f"size                  {show_bytes(self.folder_bytes)}, every file as predicted",
+            f"size                  {render_bytes(self.folder_bytes)}, every file as predicted",
             f"engine                {versions}, computing in {self.arithmetic}, ready after {self.load_seconds:.1f} s",
             f"log-probabilities     differ from the plan in memory by {self.relative_difference:.2g} of their spread "
             f"(root mean square), {verdict} the tolerance of {self.tolerance:.2g}",
@@ -253,11 +253,11 @@ def _engine(manifest: Manifest, settings: CheckSettings) -> str:
         raise ScantlingError(
             f"a checkpoint of the backend {manifest.backend} is for {', '.join(engines)}, not for {engine!r}."
         )
-    refuse_missing_engine(engine, settings)
+    require_engine(engine, settings)
     return engine
 
 
-def refuse_missing_engine(engine: str, settings: CheckSettings) -> None:
+def require_engine(engine: str, settings: CheckSettings) -> None:
     """Refuse an engine that the interpreter does not have.
 
     Args:

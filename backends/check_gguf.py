@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ..common.errors import ScantlingError
 from ..common.records import Record
-from ..common.units import show_bytes
-from .check import TIMES_THE_NOISE, CheckSettings, ask, distance, refuse_missing_engine
+from ..common.units import render_bytes
+from .check import TIMES_THE_NOISE, CheckSettings, ask, distance, require_engine
 from .gguf_manifest import read_gguf_manifest
 from .gguf_source import open_gguf
 
@@ -60,7 +60,7 @@ class GgufReport(Record):
         """Whether llama.cpp computes what it should."""
         return self.relative_difference <= self.tolerance
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """Write the report for a person.
 
         Returns:
@@ -69,7 +69,7 @@ class GgufReport(Record):
         versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
         verdict = "within" if self.passed else "BEYOND"
         return "\n".join([
-            f"size                  {show_bytes(self.file_bytes)}, as predicted",
+            f"size                  {render_bytes(self.file_bytes)}, as predicted",
             f"engine                {versions}",
             f"log-probabilities     differ from the plan in memory by {self.relative_difference:.2g} of their spread "
             f"(root mean square), {verdict} the tolerance of {self.tolerance:.2g}",
@@ -100,7 +100,7 @@ def check_gguf(file: Path, settings: CheckSettings) -> GgufReport:
         raise ScantlingError(f"a GGUF file is for {ENGINE}, not for {settings.engine!r}. Leave --engine out.")
     open_gguf(file)
     manifest, tokens, logits = read_gguf_manifest(file)
-    refuse_missing_engine(ENGINE, settings)
+    require_engine(ENGINE, settings)
     request: dict[str, object] = {
         "engine": ENGINE,
         "folder": str(file.absolute()),

@@ -17,8 +17,8 @@ from torch import Tensor
 from ..common.errors import ScantlingError
 from ..quantization.formats import Format, IntegerFormat
 from ..quantization.grid import Rounded, RoundedMatrix
-from .base import FormattedLayer, TensorSpec, UsualAnswers, refuse_ends, refuse_stacked_experts
-from .gptq import integer_layers, refuse_no_integers
+from .base import FormattedLayer, TensorSpec, UsualAnswers, require_float_ends, require_unstacked_experts
+from .gptq import integer_layers, require_integers
 
 if TYPE_CHECKING:
     from compressed_tensors.quantization import QuantizationScheme
@@ -27,7 +27,7 @@ _FORMAT = "pack-quantized"
 _EXPERTS = "transformers unpacks all experts by one scheme, and their values in 16 bits"
 
 
-def refuse_missing_library() -> None:
+def require_library() -> None:
     """Refuse to go on without the library.
 
     Raises:
@@ -85,10 +85,10 @@ class PackQuantizedBackend(UsualAnswers):
             ScantlingError: the library is missing, or a layer is asymmetric, transposed, an expert's, embedding
                 or head.
         """
-        refuse_missing_library()
-        refuse_ends(layers, self.name)
-        refuse_stacked_experts(layers, self.name, _EXPERTS)
-        refuse_no_integers(layers)
+        require_library()
+        require_float_ends(layers, self.name)
+        require_unstacked_experts(layers, self.name, _EXPERTS)
+        require_integers(layers)
         for formatted, target in integer_layers(layers):
             if not target.symmetric:
                 raise ScantlingError(

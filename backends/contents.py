@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..common.errors import ScantlingError
 from ..models.experts import Expert
-from ..models.layers import Anatomy
+from ..models.layers import ModelStructure
 from ..models.loading import LoadedModel
 from ..quantization.formats import FloatFormat, Format
 from ..quantization.grid import CastMatrix, Rounded
@@ -35,13 +35,13 @@ class Contents:
 
     Attributes:
         loaded: the model.
-        anatomy: of the model.
+        structure: of the model.
         formats: of every layer, by name.
         backend: the checkpoint's format.
     """
 
     loaded: LoadedModel
-    anatomy: Anatomy
+    structure: ModelStructure
     formats: Mapping[str, Format]
     backend: Backend
 
@@ -56,7 +56,7 @@ class Contents:
                 transposed=isinstance(modules.get_submodule(layer.name), Conv1D),
                 stacked=isinstance(modules.get_submodule(layer.name.rpartition(".")[0]), Expert),
             )
-            for layer in self.anatomy.layers
+            for layer in self.structure.layers
         ]
 
     @cached_property
@@ -73,7 +73,7 @@ class Contents:
     def others(self) -> dict[str, Tensor]:
         """The parameters and buffers that belong to no layer, by name; what is tied appears once."""
         in_layers = {
-            f"{name}.{WEIGHT}" for layer in self.anatomy.layers for name in (layer.name, layer.tied_name) if name
+            f"{name}.{WEIGHT}" for layer in self.structure.layers for name in (layer.name, layer.tied_name) if name
         }
         found: dict[str, Tensor] = {}
         seen: set[int] = set()
@@ -95,14 +95,14 @@ class Contents:
         ends = [formatted for formatted in self.layers if formatted.layer.block is None]
         if part == 0:
             return ends[:1]
-        if part == self.anatomy.num_blocks + 1:
+        if part == self.structure.num_blocks + 1:
             return ends[1:]
         return [formatted for formatted in self.layers if formatted.layer.block == part - 1 and part > 0]
 
     @property
     def parts(self) -> list[int]:
         """The numbers of all parts."""
-        return list(range(OTHERS, self.anatomy.num_blocks + 2))
+        return list(range(OTHERS, self.structure.num_blocks + 2))
 
     def specs(self, part: int) -> dict[str, TensorSpec]:
         """Give the tensors of a part without their values.

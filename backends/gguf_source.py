@@ -21,9 +21,9 @@ from gguf import GGMLQuantizationType, GGUFReader, ReaderTensor
 from torch import Tensor
 
 from ..common.errors import ScantlingError
-from ..common.files import refuse_unwritable
+from ..common.files import require_writable
 from ..models.gguf_names import tensor_names
-from ..models.layers import Anatomy, Layer
+from ..models.layers import Layer, ModelStructure
 from ..quantization.ggml import dequantize_blocks, llama_cpp_folder
 from ..quantization.gguf_types import GGUF_FORMATS
 
@@ -66,11 +66,11 @@ class GgufSource:
         found = self.reader.fields.get(key)
         return None if found is None else found.contents()
 
-    def names(self, anatomy: Anatomy) -> dict[str, str]:
+    def names(self, structure: ModelStructure) -> dict[str, str]:
         """Find the tensors of a model's layers.
 
         Args:
-            anatomy: of the model.
+            structure: of the model.
 
         Returns:
             Their names by layer.
@@ -78,7 +78,7 @@ class GgufSource:
         Raises:
             ScantlingError: the file lacks one, or the architecture is unknown.
         """
-        found = tensor_names(anatomy.layers, self.architecture, anatomy.num_blocks)
+        found = tensor_names(structure.layers, self.architecture, structure.num_blocks)
         for layer, name in found.items():
             if name not in self.tensors:
                 raise ScantlingError(
@@ -175,7 +175,7 @@ def source_of(model: str, work: Path) -> GgufSource:
             "convert the folder with your own convert_hf_to_gguf.py --outtype f32, and profile that file as the model."
         )
     converted = work / "source.gguf"
-    refuse_unwritable(converted, 2 * sum(file.stat().st_size for file in path.glob("*.safetensors")))  # 16 to 32 bits
+    require_writable(converted, 2 * sum(file.stat().st_size for file in path.glob("*.safetensors")))  # 16 to 32 bits
     command = [sys.executable, str(converter), "--outtype", "f32", "--outfile", str(converted), str(path.absolute())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  llama.cpp's own script
     if done.returncode or not converted.is_file():

@@ -21,7 +21,7 @@ from .. import __version__
 from ..common.errors import ScantlingError
 from ..quantization.formats import Format, IntegerFormat
 from ..quantization.grid import Rounded, RoundedMatrix
-from .base import FormattedLayer, TensorSpec, UsualAnswers, refuse_ends
+from .base import FormattedLayer, TensorSpec, UsualAnswers, require_float_ends
 from .gptq_layout import GptqLayout
 
 PLANAR_BITS = frozenset({5, 6})
@@ -41,7 +41,7 @@ def integer_layers(layers: Sequence[FormattedLayer]) -> list[tuple[FormattedLaye
     return [(formatted, formatted.format) for formatted in layers if isinstance(formatted.format, IntegerFormat)]
 
 
-def refuse_no_integers(layers: Sequence[FormattedLayer]) -> None:
+def require_integers(layers: Sequence[FormattedLayer]) -> None:
     """Refuse a plan that quantizes nothing.
 
     Args:
@@ -119,8 +119,8 @@ class GptqBackend(UsualAnswers):
         Raises:
             ScantlingError: integers in embedding or head, no integers at all, or a shape that cannot be packed.
         """
-        refuse_ends(layers, self.name)
-        refuse_no_integers(layers)
+        require_float_ends(layers, self.name)
+        require_integers(layers)
         planar = self.layout({formatted.format for formatted in layers}).planar
         for formatted, target in integer_layers(layers):
             layer = formatted.layer

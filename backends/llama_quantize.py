@@ -20,7 +20,7 @@ _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 _REST = "Q8_0"
 
 
-def refuse_emission(emit: str | None, imatrix: Path | None, rounding: str) -> None:
+def validate_emission(emit: str | None, imatrix: Path | None, rounding: str) -> None:
     """Refuse a command that cannot be printed.
 
     Args:

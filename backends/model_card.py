@@ -5,12 +5,12 @@ Knows nothing about tensors.
 
 from collections.abc import Sequence
 
-from ..common.units import show_bytes
+from ..common.units import render_bytes
 from ..planning.plan import Plan
 from .base import FormattedLayer
 from .gptq import PLANAR_BITS, integer_layers, split_fusions
 
-INPUTS_IN_WORDS = {
+INPUTS_DESCRIBED = {
     "original": "the inputs of the original model",
     "quantized": "the inputs that the quantized layers before them give",
     "corrected": "the inputs that the quantized layers before them give, towards the outputs of the original model",
@@ -56,9 +56,9 @@ def model_card(plan: Plan, layers: Sequence[FormattedLayer], backend: str, input
         f"- Predicted KL divergence from the original: {plan.loss_increase_nats:.4g}{about} nats per token, for "
         "rounding against the inputs of the original model.",
         *_as_a_whole(plan),
-        f"- These weights were rounded against {INPUTS_IN_WORDS[inputs]}.",
+        f"- These weights were rounded against {INPUTS_DESCRIBED[inputs]}.",
         f"- Status of the plan: {plan.certificate.status}{_proven(plan)}.",
-        f"- Codes, scales, zero points and the 16-bit rest: {show_bytes(plan.stored_bytes)}.",
+        f"- Codes, scales, zero points and the 16-bit rest: {render_bytes(plan.stored_bytes)}.",
         "",
         "## Loading",
         "",

@@ -18,7 +18,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..common.errors import ScantlingError
-from ..common.files import refuse_existing, refuse_unwritable, whole_file
+from ..common.files import require_absent, require_writable, whole_file
 from .shards import Shard, ShardFiles
 
 _REQUEST = "request.json"
@@ -27,7 +27,7 @@ _CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True)
-class Unfinished:
+class ResumableWriter:
     """The work on one checkpoint.
 
     Attributes:
@@ -40,7 +40,7 @@ class Unfinished:
     work: Path
     files: ShardFiles
 
-    def finished_parts(self) -> set[int]:
+    def finished_pieces(self) -> set[int]:
         """Read which parts are on the disk.
 
         Returns:
@@ -49,7 +49,7 @@ class Unfinished:
         lines = (self.work / _FINISHED).read_text(encoding="utf-8").split("\n")
         return {int(line) for line in lines[:-1]}  # what follows the last line's end was cut off
 
-    def write_part(self, number: int, tensors: Mapping[str, Tensor]) -> None:
+    def write_piece(self, number: int, tensors: Mapping[str, Tensor]) -> None:
         """Put a part's tensors onto the disk, then note that they are there.
 
         Args:
@@ -75,7 +75,7 @@ class Unfinished:
                 opened.write(content)
                 opened.flush()
                 os.fsync(opened.fileno())
-        refuse_existing(self.folder)
+        require_absent(self.folder)
         checkpoint.rename(self.folder)
         shutil.rmtree(self.work, ignore_errors=True)
 
@@ -93,7 +93,7 @@ def work_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def unfinished_checkpoint(folder: Path, request: str, shards: Sequence[Shard]) -> Iterator[Unfinished]:
+def open_resumable_writer(folder: Path, request: str, shards: Sequence[Shard]) -> Iterator[ResumableWriter]:
     """Begin a checkpoint, or take up where a stopped run of the same request ended.
 
     Args:
@@ -108,8 +108,8 @@ def unfinished_checkpoint(folder: Path, request: str, shards: Sequence[Shard]) -
         ScantlingError: the folder exists, another request's work is in the way, another process is at it, or the disk
             refused a write.
     """
-    refuse_existing(folder)
-    refuse_unwritable(folder, 0)
+    require_absent(folder)
+    require_writable(folder, 0)
     work = work_folder(folder)
     files = ShardFiles(work / _CHECKPOINT, shards)
     begun = False
@@ -118,13 +118,13 @@ def unfinished_checkpoint(folder: Path, request: str, shards: Sequence[Shard]) -
             _begin(work, request, files)
         begun = True
         with (work / _REQUEST).open(encoding="utf-8") as opened:
-            _refuse_occupied(opened.fileno(), work)
+            _require_free(opened.fileno(), work)
             if opened.read() != request or not files.are_allocated():
                 raise ScantlingError(
                     f"{work} holds an unfinished checkpoint of another plan, model or setting. Finish that one by its "
                     "own command, or remove the folder."
                 )
-            yield Unfinished(folder, work, files)
+            yield ResumableWriter(folder, work, files)
     except OSError as error:
         kept = "No half-written folder was left."
         if begun:
@@ -137,7 +137,7 @@ def _begin(work: Path, request: str, files: ShardFiles) -> None:
     shutil.rmtree(work, ignore_errors=True)
     try:
         files.folder.mkdir(parents=True)
-        refuse_unwritable(work, sum(shard.num_bytes for shard in files.shards))
+        require_writable(work, sum(shard.num_bytes for shard in files.shards))
         files.allocate()
         (work / _FINISHED).touch()
         with whole_file(work / _REQUEST) as partial:
@@ -147,7 +147,7 @@ def _begin(work: Path, request: str, files: ShardFiles) -> None:
         raise
 
 
-def _refuse_occupied(descriptor: int, work: Path) -> None:
+def _require_free(descriptor: int, work: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

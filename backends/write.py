@@ -14,9 +14,9 @@ from torch import Tensor
 
 from .. import __version__
 from ..common.errors import ScantlingError
-from ..common.files import refuse_existing, refuse_unwritable
+from ..common.files import require_absent, require_writable
 from ..common.progress import Progress
-from ..models.layers import Layer, take_apart
+from ..models.layers import Layer, find_layers
 from ..models.loading import LoadedModel
 from ..planning.plan import Plan
 from ..quantization.formats import Format, parse_format
@@ -25,14 +25,14 @@ from ..quantization.grid import Rounded
 from ..quantization.methods import rounding_method
 from ..sensitivity.profile import Profile
 from ..sensitivity.round_model import RoundingTask, scale_inputs_for
-from ..sensitivity.sequential_rounding import QUANTIZED_INPUTS, refuse_unknown_inputs, round_in_order
+from ..sensitivity.sequential_rounding import QUANTIZED_INPUTS, round_in_order, validate_inputs
 from .arithmetic_noise import arithmetic_noise
-from .base import FLOAT_DTYPES, FormattedLayer, TensorSpec, refuse_other_floats
+from .base import FLOAT_DTYPES, FormattedLayer, TensorSpec, validate_floats
 from .contents import OTHERS, Contents, store_in_sixteen_bits
 from .manifest import CARD_FILE, CHECK_FILE, MANIFEST_FILE, NARROW_TYPES, NOISE, PLAN_FILE, Manifest
 from .model_card import model_card
 from .registry import backend_named
-from .resumable_writer import Unfinished, unfinished_checkpoint
+from .resumable_writer import ResumableWriter, open_resumable_writer
 from .shards import Shard, index_file, lay_out
 
 CHECK_TOKENS = 64
@@ -67,7 +67,7 @@ class _Job:
     manifest: Manifest
 
 
-def refuse_before_loading(settings: ApplySettings, folder: Path) -> None:
+def validate_settings(settings: ApplySettings, folder: Path) -> None:
     """Refuse what can be refused before the model is loaded.
 
     Args:
@@ -75,12 +75,12 @@ def refuse_before_loading(settings: ApplySettings, folder: Path) -> None:
         folder: where.
     """
     backend_named(settings.backend)
-    refuse_unknown_inputs(settings.inputs)
-    refuse_existing(folder)
-    refuse_unwritable(folder, 0)
+    validate_inputs(settings.inputs)
+    require_absent(folder)
+    require_writable(folder, 0)
 
 
-def refuse_plan_before_loading(plan: Plan, profile: Profile, settings: ApplySettings) -> None:
+def validate_plan(plan: Plan, profile: Profile, settings: ApplySettings) -> None:
     """Refuse a plan that its backend cannot express, as far as names, shapes and formats tell.
 
     Args:
@@ -89,7 +89,7 @@ def refuse_plan_before_loading(plan: Plan, profile: Profile, settings: ApplySett
         settings: how it is written.
     """
     formats = {layer: parse_format(target) for layer, target in plan.formats().items()}
-    refuse_types_of_gguf(formats, settings.backend)
+    require_no_gguf_types(formats, settings.backend)
     layers = [
         Layer(record.name, record.kind, record.block, record.out_features, record.in_features)
         for record in profile.record.layers
@@ -116,33 +116,33 @@ def apply_plan(
     """
     job = _prepare(loaded, profile, plan, settings, progress)
     request = json.dumps({"manifest": job.manifest.model_dump(mode="json"), "rounding": profile.record.rounding})
-    with unfinished_checkpoint(folder, request, [*job.shards, job.check]) as unfinished:
-        _write_parts(job, unfinished, settings, progress)
+    with open_resumable_writer(folder, request, [*job.shards, job.check]) as writer:
+        _write_parts(job, writer, settings, progress)
         further = {**job.small_files, MANIFEST_FILE: job.manifest.text().encode()}
-        unfinished.finish(further)
+        writer.finish(further)
     return job.manifest
 
 
 def _prepare(loaded: LoadedModel, profile: Profile, plan: Plan, settings: ApplySettings, progress: Progress) -> _Job:
     """Lay everything out."""
-    anatomy = take_apart(loaded.model)
-    profile.refuse_other_model(loaded.sha256, [layer.name for layer in anatomy.layers])
+    structure = find_layers(loaded.model)
+    profile.require_same_model(loaded.sha256, [layer.name for layer in structure.layers])
     backend = backend_named(settings.backend)
     formats = {layer: parse_format(target) for layer, target in plan.formats().items()}
-    refuse_types_of_gguf(formats, settings.backend)
-    unscaled = Contents(loaded, anatomy, formats, backend)
+    require_no_gguf_types(formats, settings.backend)
+    unscaled = Contents(loaded, structure, formats, backend)
     backend.refuse(unscaled.layers)
     if unscaled.dtype is not torch.float32:
-        refuse_other_floats(unscaled.layers, loaded.sixteen_bit_format)
+        validate_floats(unscaled.layers, loaded.sixteen_bit_format)
     method, token_ids = rounding_method(profile.record.rounding), torch.from_numpy(profile.rounding_token_ids)
     offered = [parse_format(target) for target in profile.record.formats]
-    scale_inputs_for(method, loaded, anatomy, (token_ids, offered), progress)
+    scale_inputs_for(method, loaded, structure, (token_ids, offered), progress)
     loaded.take_back_weights()
-    contents = Contents(loaded, anatomy, formats, backend)  # the parameters outside the layers may have been replaced
+    contents = Contents(loaded, structure, formats, backend)  # the parameters outside the layers may have been replaced
     store_in_sixteen_bits(contents)
-    task = RoundingTask(loaded, anatomy, token_ids, {name: [target] for name, target in formats.items()}, method)
+    task = RoundingTask(loaded, structure, token_ids, {name: [target] for name, target in formats.items()}, method)
     shards = lay_out(contents.all_specs(), settings.largest_shard_bytes)
-    check = _check_shard(anatomy.layers[-1].out_features, profile)
+    check = _check_shard(structure.layers[-1].out_features, profile)
     plan_text = plan.model_dump_json(indent=1).encode() + b"\n"
     small_files = contents.files() | {
         PLAN_FILE: plan_text,
@@ -158,7 +158,7 @@ def _prepare(loaded: LoadedModel, profile: Profile, plan: Plan, settings: ApplyS
         plan_sha256=hashlib.sha256(plan_text).hexdigest(),
         rounding_inputs=settings.inputs,
         float_dtype=str(contents.dtype).removeprefix("torch."),
-        num_blocks=anatomy.num_blocks,
+        num_blocks=structure.num_blocks,
         plan_bytes=plan.stored_bytes,
         tensor_bytes=sum(shard.tensor_bytes for shard in shards),
         files=sizes | {name: len(content) for name, content in small_files.items()},
@@ -166,7 +166,7 @@ def _prepare(loaded: LoadedModel, profile: Profile, plan: Plan, settings: ApplyS
     return _Job(contents, task, shards, check, small_files, manifest)
 
 
-def refuse_types_of_gguf(formats: Mapping[str, Format], backend: str) -> None:
+def require_no_gguf_types(formats: Mapping[str, Format], backend: str) -> None:
     """Refuse a plan for llama.cpp, which only ``fake`` can write as a folder.
 
     Args:
@@ -196,22 +196,22 @@ def _check_shard(vocabulary: int, profile: Profile) -> Shard:
     )
 
 
-def _write_parts(job: _Job, unfinished: Unfinished, settings: ApplySettings, progress: Progress) -> None:
+def _write_parts(job: _Job, writer: ResumableWriter, settings: ApplySettings, progress: Progress) -> None:
     """Round, pack and write what is not on the disk yet, and compute the logits that the checkpoint should give."""
-    done = unfinished.finished_parts()
+    done = writer.finished_pieces()
     if OTHERS not in done:
-        unfinished.write_part(OTHERS, job.contents.pack_others())
+        writer.write_piece(OTHERS, job.contents.pack_others())
 
     def finished(part: int) -> dict[str, Rounded] | None:
         if part not in done:
             return None
-        return job.contents.unpack(part, unfinished.files.read(job.contents.specs(part)))
+        return job.contents.unpack(part, writer.files.read(job.contents.specs(part)))
 
     for part, records in round_in_order(job.task, progress, inputs=settings.inputs, finished=finished):
         if part not in done:
-            unfinished.write_part(part, job.contents.pack(part, records))
+            writer.write_piece(part, job.contents.pack(part, records))
         job.task.loaded.take_back_weights()
-    unfinished.files.write(_check_tensors(job))
+    writer.files.write(_check_tensors(job))
 
 
 def _check_tensors(job: _Job) -> dict[str, Tensor]:

@@ -24,10 +24,10 @@ from transformers import PreTrainedModel
 
 from .. import __version__
 from ..common.errors import ScantlingError
-from ..common.files import file_sha256, refuse_unwritable, whole_file
+from ..common.files import file_sha256, require_writable, whole_file
 from ..common.progress import Progress
 from ..models.install import inputs_rounded
-from ..models.layers import Anatomy, Layer, matrix_of, take_apart
+from ..models.layers import Layer, ModelStructure, find_layers, matrix_of
 from ..models.loading import LoadedModel
 from ..planning.plan import Plan
 from ..quantization.formats import FloatFormat, Format, parse_format
@@ -60,7 +60,7 @@ class _Job:
     task: RoundingTask
 
 
-def refuse_gguf_before_loading(plan: Plan, inputs: str, file: Path) -> None:
+def validate_gguf_settings(plan: Plan, inputs: str, file: Path) -> None:
     """Refuse what can be refused before the model is loaded.
 
     Args:
@@ -85,7 +85,7 @@ def refuse_gguf_before_loading(plan: Plan, inputs: str, file: Path) -> None:
     for path in (file, check_path(file)):
         if path.exists():
             raise ScantlingError(f"{path} exists already. Remove it or give another name.")
-    refuse_unwritable(file, plan.stored_bytes)
+    require_writable(file, plan.stored_bytes)
 
 
 def apply_gguf(
@@ -119,7 +119,7 @@ def apply_gguf(
         model_sha256=loaded.sha256,
         plan_sha256=_plan_sha256(plan),
         architecture=job.source.architecture,
-        num_blocks=job.task.anatomy.num_blocks,
+        num_blocks=job.task.structure.num_blocks,
         plan_bytes=plan.stored_bytes,
         tensor_bytes=job.layout.tensor_bytes,
         file_bytes=job.layout.file_bytes,
@@ -166,17 +166,17 @@ def plan_types(formats: Mapping[str, Format], names: Mapping[str, str]) -> dict[
 
 
 def _prepare(loaded: LoadedModel, profile: Profile, plan: Plan, work: Path) -> _Job:
-    anatomy = take_apart(loaded.model)
-    profile.refuse_other_model(loaded.sha256, [layer.name for layer in anatomy.layers])
+    structure = find_layers(loaded.model)
+    profile.require_same_model(loaded.sha256, [layer.name for layer in structure.layers])
     formats = {layer: parse_format(target) for layer, target in plan.formats().items()}
     source = source_of(loaded.source, work)
-    names = source.names(anatomy)
-    orders = {layer.name: _order(loaded, layer, source, names[layer.name]) for layer in anatomy.layers}
+    names = source.names(structure)
+    orders = {layer.name: _order(loaded, layer, source, names[layer.name]) for layer in structure.layers}
     about = {"scantling.version": __version__, "scantling.plan_sha256": _plan_sha256(plan)}
-    layout = lay_out_gguf(source, plan_types(formats, names), _copies_of_embedding(anatomy, source), about)
+    layout = lay_out_gguf(source, plan_types(formats, names), _copies_of_embedding(structure, source), about)
     task = RoundingTask(
         loaded,
-        anatomy,
+        structure,
         torch.from_numpy(profile.rounding_token_ids),
         {name: [target] for name, target in formats.items()},
         rounding_method(profile.record.rounding),
@@ -190,9 +190,9 @@ def _order(loaded: LoadedModel, layer: Layer, source: GgufSource, name: str) -> 
     return row_order(layer, matrix_of(loaded.model.get_submodule(layer.name)), source.matrix(name), heads)
 
 
-def _copies_of_embedding(anatomy: Anatomy, source: GgufSource) -> frozenset[str]:
+def _copies_of_embedding(structure: ModelStructure, source: GgufSource) -> frozenset[str]:
     """Name the head of a tied model, which llama.cpp takes from the embedding where the file has none."""
-    tied = any(layer.tied_name for layer in anatomy.layers)
+    tied = any(layer.tied_name for layer in structure.layers)
     return frozenset({"output.weight"} & set(source.tensors)) if tied else frozenset()
 
 

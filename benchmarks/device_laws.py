@@ -15,11 +15,11 @@ import numpy as np
 from scantling.common.units import BYTES_PER_SECOND
 from scantling.hardware.fit import LawFit, fit_speed
 from scantling.hardware.points import MeasuredPoint
-from scantling.hardware.specification import load_device
+from scantling.hardware.specification import load_hardware
 
 RESULTS = Path(__file__).parent / "results" / "device_laws.md"
 GIB = 2**30
-A100 = float(load_device("a100-80gb").number("bandwidth", BYTES_PER_SECOND, "a check"))
+A100 = float(load_hardware("a100-80gb").number("bandwidth", BYTES_PER_SECOND, "a check"))
 
 
 @dataclass(frozen=True)

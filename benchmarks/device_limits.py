@@ -19,8 +19,8 @@ from made_programs import (
 )
 
 from scantling.solver.instance import LOSS, Instance, Row
-from scantling.solver.milp.base import SearchSettings
-from scantling.solver.milp.registry import engine_named
+from scantling.solver.milp.base import SolverSettings
+from scantling.solver.milp.registry import solver_named
 from scantling.solver.rules import Limit, LossLimit
 from scantling.solver.solve import solve
 
@@ -60,7 +60,7 @@ def program(seed: int, solver: str) -> Instance:
     row = full_speed_row(made, 0.8)
     rules = (*made.rules, Limit("full-speed power", row.name, at_most=0))
     limited = replace(made, rows=(*made.rows, row), rules=rules)
-    least = solve(limited, engine_named(solver), SearchSettings(120.0, 0, 2)).proofs[0].value
+    least = solve(limited, solver_named(solver), SolverSettings(120.0, 0, 2)).proofs[0].value
     return replace(limited, rules=(*rules, LossLimit("loss", least * LOSS_ROOM)))
 
 
@@ -83,7 +83,7 @@ def main() -> None:
         for label, objective in OBJECTIVES.items():
             seconds, proven, pressing = [], 0, set[str]()
             for instance in programs:
-                found = solve(replace(instance, minimise=objective), engine_named(solver), SearchSettings(120.0, 0, 2))
+                found = solve(replace(instance, minimise=objective), solver_named(solver), SolverSettings(120.0, 0, 2))
                 seconds.append(found.seconds)
                 proven += found.status.name == "OPTIMAL"
                 assert found.choice is not None

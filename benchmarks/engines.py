@@ -35,11 +35,11 @@ from scantling.models.demo_model import demo_model_path
 from scantling.models.loading import load_model
 from scantling.planning.plan import Plan
 from scantling.planning.program import Program
-from scantling.planning.solve import Origin, solve
+from scantling.planning.solve import ProfileOrigin, solve
 from scantling.quantization.formats import parse_format
 from scantling.sensitivity.profile import Profile, read_profile, write_profile
-from scantling.solver.milp.base import SearchSettings
-from scantling.solver.milp.cpsat import CpSat
+from scantling.solver.milp.base import SolverSettings
+from scantling.solver.milp.cpsat import CpSatSolver
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -129,12 +129,12 @@ def plan_named(name: str, profiles: Mapping[str, Profile], folder: Path) -> tupl
     profile = restricted(profiles[source], names)
     path = folder / f"{name}.safetensors"
     write_profile(profile, path)
-    origin = Origin(path, file_sha256(path))
+    origin = ProfileOrigin(path, file_sha256(path))
     program = Program(profile).limit("average_bits", at_most=bits)
     if name == "engine-legal":
         for members in FUSED.values():
             program = program.tie([f"*{member}" for member in members], per="block")
-    return solve(profile, origin, program.instance(), CpSat(), SearchSettings()), profile
+    return solve(profile, origin, program.instance(), CpSatSolver(), SolverSettings()), profile
 
 
 def run_case(case: Case, profiles: Mapping[str, Profile], pythons: Mapping[str, str], where: tuple[Path, str]) -> None:

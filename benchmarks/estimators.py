@@ -34,24 +34,24 @@ from scantling import Program
 from scantling.common.progress import silent
 from scantling.evaluation.compare import EvaluationSettings, evaluation_sequences
 from scantling.evaluation.quality import measure_candidates
-from scantling.models.layers import Anatomy, take_apart
+from scantling.models.layers import ModelStructure, find_layers
 from scantling.models.loading import LoadedModel, load_model
 from scantling.planning.solve import choose_formats
 from scantling.quantization.formats import parse_format
 from scantling.quantization.grid import Rounded
 from scantling.quantization.methods import rounding_method
-from scantling.sensitivity.calibration.backward_pass import Tape, walk_blocks
+from scantling.sensitivity.calibration.backward_pass import LayerGradients, blocks_backward
 from scantling.sensitivity.calibration.capture import LabelDraws, capture
 from scantling.sensitivity.estimators.fisher import first_order_changes, sequence_form, token_form, window_form
 from scantling.sensitivity.estimators.gradient_baselines import element_wise, fisher_diagonal, output_error
 from scantling.sensitivity.joint import joint_samples
 from scantling.sensitivity.profile import Profile, decided_layers, read_profile, uniform_formats
 from scantling.sensitivity.round_model import RoundingTask, round_group
-from scantling.solver.milp.base import SearchSettings
-from scantling.solver.milp.cpsat import CpSat
+from scantling.solver.milp.base import SolverSettings
+from scantling.solver.milp.cpsat import CpSatSolver
 
 UNIFORMS = (2, 3, 4, 5, 6, 8)
-TapePrice = Callable[[Tensor, Tape, Tensor], Tensor]
+GradientPrice = Callable[[Tensor, LayerGradients, Tensor], Tensor]
 
 
 @dataclass
@@ -75,11 +75,20 @@ class Clock:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.process_time() - start
 
 
-def _form(form: Callable[[Tensor, Sequence[int], int], Tensor], _matrix: Tensor, tape: Tape, delta: Tensor) -> Tensor:
-    return form(first_order_changes(tape.inputs, tape.gradients, delta), tape.rows_per_sequence, tape.sequence_length)
+def _form(
+    form: Callable[[Tensor, Sequence[int], int], Tensor],
+    _matrix: Tensor,
+    layer_gradients: LayerGradients,
+    delta: Tensor,
+) -> Tensor:
+    return form(
+        first_order_changes(layer_gradients.inputs, layer_gradients.gradients, delta),
+        layer_gradients.rows_per_sequence,
+        layer_gradients.sequence_length,
+    )
 
 
-PRICES: dict[str, TapePrice] = {
+PRICES: dict[str, GradientPrice] = {
     "fisher": partial(_form, window_form),
     "fisher-token": partial(_form, token_form),
     "fisher-sequence": partial(_form, sequence_form),
@@ -101,9 +110,9 @@ def task_of(profile: Profile, loaded: LoadedModel) -> RoundingTask:
     """
     record = profile.record
     offered = {layer.name: [parse_format(record.formats[index]) for index in layer.formats] for layer in record.layers}
-    anatomy = take_apart(loaded.model)
+    structure = find_layers(loaded.model)
     ids = torch.from_numpy(profile.rounding_token_ids)
-    return RoundingTask(loaded, anatomy, ids, offered, rounding_method(record.rounding))
+    return RoundingTask(loaded, structure, ids, offered, rounding_method(record.rounding))
 
 
 def price_all(profile: Profile, task: RoundingTask, draws: LabelDraws, clock: Clock) -> dict[str, Profile]:
@@ -118,14 +127,14 @@ def price_all(profile: Profile, task: RoundingTask, draws: LabelDraws, clock: Cl
     Returns:
         A profile for every estimator.
     """
-    model, anatomy = task.loaded.model, task.anatomy
+    model, structure = task.loaded.model, task.structure
     pricing_ids = torch.from_numpy(profile.pricing_token_ids)
     with clock.of("forward pass over the rounding text"):
-        rounding = capture(model, anatomy, task.token_ids, None, silent, "")
+        rounding = capture(model, structure, task.token_ids, None, silent, "")
     with clock.of("forward pass over the pricing text, labels"):
-        pricing = capture(model, anatomy, pricing_ids, draws, silent, "")
+        pricing = capture(model, structure, pricing_ids, draws, silent, "")
     samples = {name: np.zeros((*profile.samples.shape[:2], len(pricing_ids))) for name in PRICES}
-    for visit in walk_blocks(model, anatomy, rounding, pricing, silent):
+    for visit in blocks_backward(model, structure, rounding, pricing, silent):
         print(f"block {visit.index}", file=sys.stderr, flush=True)
         records: dict[str, dict[str, Rounded]] = {}
         for group in visit.groups:
@@ -136,21 +145,21 @@ def price_all(profile: Profile, task: RoundingTask, draws: LabelDraws, clock: Cl
                 one = replace(task, formats={layer.name: [parse_format(formats[0])] for layer in group.layers})
                 with clock.of(f"rounding in {formats[0]} alone"):
                     round_group(one, group)
-        first, tapes = 0, visit.tapes()
+        first, gradients_by_layer = 0, visit.gradients_by_layer()
         while True:
             with clock.of("blocks forward and backward"):
-                of_tapes = next(tapes, None)
-            if of_tapes is None:
+                of_gradients = next(gradients_by_layer, None)
+            if of_gradients is None:
                 break
-            for layer, tape in of_tapes.items():
+            for layer, layer_gradients in of_gradients.items():
                 row, matrix = profile.layer_index[layer.name], task.matrix(layer)
                 for target, record in records[layer.name].items():
                     delta, column = record.dequantize() - matrix, profile.format_index[target]
                     for name, price in PRICES.items():
                         with clock.of(f"pricing by {name}"):
-                            values = price(matrix, tape, delta).numpy()
+                            values = price(matrix, layer_gradients, delta).numpy()
                         samples[name][row, column, first : first + len(values)] = values
-            first += len(next(iter(of_tapes.values())).rows_per_sequence)
+            first += len(next(iter(of_gradients.values())).rows_per_sequence)
     return {name: replace(profile, samples=values) for name, values in samples.items()}
 
 
@@ -172,9 +181,9 @@ def plain_pass(model: PreTrainedModel, weights: Sequence[Tensor], token_ids: Ten
         weight.requires_grad_(requires_grad=False)
 
 
-def weights_of_blocks(model: PreTrainedModel, anatomy: Anatomy) -> list[Tensor]:
+def weights_of_blocks(model: PreTrainedModel, structure: ModelStructure) -> list[Tensor]:
     """Give the weights of the layers inside the blocks."""
-    return [model.get_submodule(layer.name).weight for layer in anatomy.layers if layer.block is not None]
+    return [model.get_submodule(layer.name).weight for layer in structure.layers if layer.block is not None]
 
 
 def rounded(profile: Profile, task: RoundingTask, formats: Sequence[Mapping[str, str]]) -> list[dict[str, Rounded]]:
@@ -190,10 +199,10 @@ def rounded(profile: Profile, task: RoundingTask, formats: Sequence[Mapping[str,
     """
     names = [layer.name for layer in decided_layers(profile)]
     wanted = {name: [parse_format(f) for f in dict.fromkeys(of[name] for of in formats)] for name in names}
-    model, anatomy = task.loaded.model, task.anatomy
-    captured = capture(model, anatomy, task.token_ids, None, silent, "")
+    model, structure = task.loaded.model, task.structure
+    captured = capture(model, structure, task.token_ids, None, silent, "")
     found: dict[str, dict[str, Rounded]] = {}
-    for visit in walk_blocks(model, anatomy, captured, None, silent):
+    for visit in blocks_backward(model, structure, captured, None, silent):
         for group in visit.groups:
             of_group = round_group(replace(task, formats=wanted), group)
             found |= {name: {t.name: record for t, record in of.items()} for name, of in of_group.items()}
@@ -201,14 +210,14 @@ def rounded(profile: Profile, task: RoundingTask, formats: Sequence[Mapping[str,
 
 
 def measured_once(
-    profile: Profile, task: RoundingTask, contenders: Mapping[str, dict[str, str]], folder: Path, num_sequences: int
+    profile: Profile, task: RoundingTask, entries: Mapping[str, dict[str, str]], folder: Path, num_sequences: int
 ) -> dict[str, tuple[list[float], float]]:
     """Measure assignments that have not been measured yet.
 
     Args:
         profile: says what was calibrated on.
         task: rounds.
-        contenders: the format of every layer.
+        entries: the format of every layer.
         folder: keeps measurements, by the formats' hash.
         num_sequences: of 512 tokens.
 
@@ -218,12 +227,12 @@ def measured_once(
     settings = EvaluationSettings(num_sequences=num_sequences)
     _, token_ids = evaluation_sequences(task.loaded, profile, settings)
     files = {}
-    for name, formats in contenders.items():
+    for name, formats in entries.items():
         key = f"{profile.record.model_sha256} {num_sequences} {json.dumps(formats)}"
         files[name] = folder / f"measured-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-    missing = list({files[name]: name for name in contenders if not files[name].exists()}.values())
-    print(f"{len(missing)} of {len(contenders)} to be measured", file=sys.stderr, flush=True)
-    records = rounded(profile, task, [contenders[name] for name in missing]) if missing else []
+    missing = list({files[name]: name for name in entries if not files[name].exists()}.values())
+    print(f"{len(missing)} of {len(entries)} to be measured", file=sys.stderr, flush=True)
+    records = rounded(profile, task, [entries[name] for name in missing]) if missing else []
     for name, of in zip(missing, records, strict=True):
         quality = measure_candidates(task.loaded.model, {name: of}, token_ids, silent, len(token_ids))[name]
         files[name].write_text(json.dumps([quality.kl_nats, quality.perplexity]), encoding="utf-8")
@@ -256,7 +265,7 @@ def main() -> None:
         priced = price_all(profile, task, draws, clock)
         model, pricing_ids = task.loaded.model, torch.from_numpy(profile.pricing_token_ids)
         with clock.of("plain forward and backward pass"):
-            plain_pass(model, weights_of_blocks(model, task.anatomy), pricing_ids)
+            plain_pass(model, weights_of_blocks(model, task.structure), pricing_ids)
         (arguments.folder / "seconds.json").write_text(json.dumps(clock.seconds), encoding="utf-8")
         np.savez(kept, **{name: of.samples for name, of in priced.items()})
     with np.load(kept) as stored:
@@ -264,29 +273,29 @@ def main() -> None:
     profiles |= {
         name: read_profile(Path(file)) for name, _, file in (word.partition("=") for word in arguments.profile)
     }
-    contenders = {f"uniform@{width}": uniform_formats(profile, str(width)) for width in UNIFORMS}
+    entries = {f"uniform@{width}": uniform_formats(profile, str(width)) for width in UNIFORMS}
     for name, of in profiles.items():
         for bits in AVERAGE_BITS:
             instance = Program(of).limit("average_bits", at_most=bits).instance()
-            contenders[f"{name}@{bits}"] = choose_formats(instance, CpSat(), SearchSettings())
+            entries[f"{name}@{bits}"] = choose_formats(instance, CpSatSolver(), SolverSettings())
     for word in arguments.plan:
         name, _, file = word.partition("=")
         plan = json.loads(Path(file).read_text(encoding="utf-8"))
-        contenders[name] = {of["layer"]: of["format"] for of in plan["assignments"]}
-    measured = measured_once(profile, task, contenders, arguments.folder, arguments.sequences)
-    together = joint_prices(profile, task.loaded, contenders, arguments.folder / "joint.json")
-    lines = [*plans_table(contenders, measured), "", *predictions_table(profiles, contenders, measured)]
+        entries[name] = {of["layer"]: of["format"] for of in plan["assignments"]}
+    measured = measured_once(profile, task, entries, arguments.folder, arguments.sequences)
+    together = joint_prices(profile, task.loaded, entries, arguments.folder / "joint.json")
+    lines = [*plans_table(entries, measured), "", *predictions_table(profiles, entries, measured)]
     lines += [joint_row(together, measured), ""]
     lines += seconds_table(json.loads((arguments.folder / "seconds.json").read_text(encoding="utf-8")))
     (RESULTS / arguments.results).write_text("\n".join([*lines, ""]), encoding="utf-8")
     print("\n".join(lines))
 
 
-def plans_table(contenders: Mapping[str, object], measured: Mapping[str, tuple[list[float], float]]) -> list[str]:
+def plans_table(entries: Mapping[str, object], measured: Mapping[str, tuple[list[float], float]]) -> list[str]:
     """Lay out the measured loss of every estimator's plans.
 
     Args:
-        contenders: by NAME@BITS.
+        entries: by NAME@BITS.
         measured: likewise.
 
     Returns:
@@ -298,7 +307,7 @@ def plans_table(contenders: Mapping[str, object], measured: Mapping[str, tuple[l
         "| prices by | " + " | ".join(f"{bits} bits" for bits in AVERAGE_BITS) + " |",
         "|---|" + "---|" * len(AVERAGE_BITS),
     ]
-    for name in dict.fromkeys(word.partition("@")[0] for word in contenders):
+    for name in dict.fromkeys(word.partition("@")[0] for word in entries):
         cells = []
         for bits in AVERAGE_BITS:
             key = f"{name}@{bits}" if f"{name}@{bits}" in measured else f"{name}@{bits:g}"
@@ -315,14 +324,14 @@ def plans_table(contenders: Mapping[str, object], measured: Mapping[str, tuple[l
 
 def predictions_table(
     profiles: Mapping[str, Profile],
-    contenders: Mapping[str, dict[str, str]],
+    entries: Mapping[str, dict[str, str]],
     measured: Mapping[str, tuple[list[float], float]],
 ) -> list[str]:
     """Lay out predicted over measured loss, for uniform plans and each estimator's own.
 
     Args:
         profiles: of every estimator.
-        contenders: by NAME@BITS.
+        entries: by NAME@BITS.
         measured: likewise.
 
     Returns:
@@ -338,27 +347,27 @@ def predictions_table(
     ]
     for name, of in profiles.items():
         keys = [*(f"uniform@{width}" for width in UNIFORMS), *(f"{name}@{bits}" for bits in AVERAGE_BITS)]
-        ratios = [of.predict(contenders[key])[0] / fmean(measured[key][0]) for key in keys]
+        ratios = [of.predict(entries[key])[0] / fmean(measured[key][0]) for key in keys]
         lines.append(f"| {name} | {' | '.join(f'{ratio:.3g}' for ratio in ratios)} |")
     return lines
 
 
 def joint_prices(
-    profile: Profile, loaded: LoadedModel, contenders: Mapping[str, dict[str, str]], kept: Path
+    profile: Profile, loaded: LoadedModel, entries: Mapping[str, dict[str, str]], kept: Path
 ) -> dict[str, tuple[float, float | None]]:
     """Price the uniforms and the plans of ``fisher`` as wholes.
 
     Args:
         profile: the reference profile.
         loaded: the model.
-        contenders: by NAME@BITS.
+        entries: by NAME@BITS.
         kept: keeps the prices.
 
     Returns:
         Prices and standard errors, by NAME@BITS.
     """
     if not kept.exists():
-        wanted = {name: of for name, of in contenders.items() if name.partition("@")[0] in {"uniform", "fisher"}}
+        wanted = {name: of for name, of in entries.items() if name.partition("@")[0] in {"uniform", "fisher"}}
         found = joint_samples(loaded, profile, wanted, silent)
         prices = {name: (of.price(), of.standard_error()) for name, of in found.items()}
         kept.write_text(json.dumps(prices), encoding="utf-8")

@@ -25,17 +25,17 @@ from torch import Tensor
 
 from scantling.common.progress import silent
 from scantling.models.demo_model import demo_model_path
-from scantling.models.layers import Anatomy, Layer, matrix_of, take_apart
+from scantling.models.layers import Layer, ModelStructure, find_layers, matrix_of
 from scantling.models.loading import LoadedModel, load_model
 from scantling.quantization.formats import Format, IntegerFormat
 from scantling.quantization.grid import RoundedMatrix
 from scantling.quantization.round_to_nearest import round_to_nearest
-from scantling.sensitivity.calibration.backward_pass import walk_blocks
+from scantling.sensitivity.calibration.backward_pass import blocks_backward
 from scantling.sensitivity.calibration.capture import LabelDraws, capture
-from scantling.sensitivity.calibration.resume_cache import Parts
+from scantling.sensitivity.calibration.resume_cache import ResumeCache
 from scantling.sensitivity.estimators.base import Measurement
 from scantling.sensitivity.estimators.fisher import window_form
-from scantling.sensitivity.estimators.fisher_estimator import FisherPricer
+from scantling.sensitivity.estimators.fisher_estimator import FisherEstimator
 
 RESULTS = Path(__file__).parent / "results" / "fisher_cost.md"
 FORMATS = tuple(IntegerFormat(bits, 64) for bits in (2, 3, 4, 5, 6, 8))
@@ -77,37 +77,37 @@ def rounded_block(loaded: LoadedModel, layers: Sequence[Layer]) -> RoundedBlock:
     return RoundedBlock(matrices, records)
 
 
-def fisher_pass(loaded: LoadedModel, anatomy: Anatomy, on: Measurement, clock: Clock) -> None:
+def fisher_pass(loaded: LoadedModel, structure: ModelStructure, on: Measurement, clock: Clock) -> None:
     """Price every layer of the blocks.
 
     Args:
         loaded: the model.
-        anatomy: of the model.
+        structure: of the model.
         on: the sequences and draws.
         clock: gets two stages.
     """
     with clock.of("Fisher: forward pass, labels"):
-        captured = capture(loaded.model, anatomy, on.token_ids, on.draws, silent, "")
-    rounding = capture(loaded.model, anatomy, on.token_ids[:1], None, silent, "")
-    pricer = FisherPricer(on, window_form)
-    for visit in walk_blocks(loaded.model, anatomy, rounding, captured, silent):
+        captured = capture(loaded.model, structure, on.token_ids, on.draws, silent, "")
+    rounding = capture(loaded.model, structure, on.token_ids[:1], None, silent, "")
+    pricer = FisherEstimator(on, window_form)
+    for visit in blocks_backward(loaded.model, structure, rounding, captured, silent):
         changes = rounded_block(loaded, [layer for group in visit.groups for layer in group.layers])
         with clock.of("Fisher: blocks forward and backward, products"):
             pricer.price_block(visit, changes)
 
 
-def multiplications(anatomy: Anatomy, num_draws: int) -> dict[str, int]:
+def multiplications(structure: ModelStructure, num_draws: int) -> dict[str, int]:
     """Count multiplications by weights, and of weight gradients, for one token.
 
     Args:
-        anatomy: of the model.
+        structure: of the model.
         num_draws: of labels.
 
     Returns:
         Of both plain passes and of the Fisher pass.
     """
-    inside = sum(layer.num_weights for layer in anatomy.layers if layer.block is not None)
-    head = next(layer.num_weights for layer in anatomy.layers if layer.block is None)
+    inside = sum(layer.num_weights for layer in structure.layers if layer.block is not None)
+    head = next(layer.num_weights for layer in structure.layers if layer.block is None)
     forward = inside + head
     return {
         ALL: 3 * forward,
@@ -125,9 +125,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     loaded = load_model(str(demo_model_path()))
-    anatomy = take_apart(loaded.model)
-    inside = [layer for layer in anatomy.layers if layer.block is not None]
-    weights = {ALL: list(loaded.model.parameters()), BLOCKS: weights_of_blocks(loaded.model, anatomy)}
+    structure = find_layers(loaded.model)
+    inside = [layer for layer in structure.layers if layer.block is not None]
+    weights = {ALL: list(loaded.model.parameters()), BLOCKS: weights_of_blocks(loaded.model, structure)}
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, loaded.model.config.vocab_size, (arguments.sequences, LENGTH), generator=generator)
     draws = LabelDraws(0, arguments.label_draws)
@@ -137,10 +137,12 @@ def main() -> None:
         for name, of in weights.items():
             with clock.of(name):
                 plain_pass(loaded.model, of, ids)
-        fisher_pass(loaded, anatomy, Measurement(loaded, anatomy, ids, inside, draws, silent, Parts(Path())), clock)
+        fisher_pass(
+            loaded, structure, Measurement(loaded, structure, ids, inside, draws, silent, ResumeCache(Path())), clock
+        )
         turns.append(clock.seconds)
         print(turn, {stage: round(seconds, 1) for stage, seconds in clock.seconds.items()}, flush=True)
-    RESULTS.write_text("\n".join(report(turns, multiplications(anatomy, draws.number), arguments)), encoding="utf-8")
+    RESULTS.write_text("\n".join(report(turns, multiplications(structure, draws.number), arguments)), encoding="utf-8")
 
 
 def report(turns: Sequence[dict[str, float]], counted: dict[str, int], arguments: argparse.Namespace) -> list[str]:

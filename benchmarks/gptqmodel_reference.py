@@ -20,7 +20,7 @@ from scantling.common.progress import silent
 from scantling.evaluation.compare import EvaluationSettings, evaluation_sequences
 from scantling.evaluation.quality import measure_candidates
 from scantling.models.demo_model import demo_model_path
-from scantling.models.layers import take_apart
+from scantling.models.layers import find_layers
 from scantling.models.loading import load_model
 from scantling.quantization.formats import IntegerFormat
 from scantling.sensitivity.profile import read_profile, uniform_formats
@@ -63,7 +63,7 @@ def main() -> None:
     version = json.loads((written / "config.json").read_text())["quantization_config"]["checkpoint_format"]
     layout = GptqLayout(zero_offset=1 if version == "gptq" else 0)
     theirs = {}
-    for layer in take_apart(loaded.model).layers:
+    for layer in find_layers(loaded.model).layers:
         if layer.block is not None:
             parts = {name: tensors[f"{layer.name}.{name}"] for name in ("qweight", "qzeros", "scales", "g_idx")}
             assert torch.equal(parts["g_idx"], torch.arange(layer.in_features, dtype=torch.int32) // GROUP_SIZE)

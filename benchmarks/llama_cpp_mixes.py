@@ -38,10 +38,10 @@ from scantling.models.demo_model import demo_model_path
 from scantling.models.loading import load_model
 from scantling.planning.plan import write_plan
 from scantling.planning.program import Program
-from scantling.planning.solve import Origin, solve
+from scantling.planning.solve import ProfileOrigin, solve
 from scantling.sensitivity.profile import read_profile, uniform_formats
-from scantling.solver.milp.base import SearchSettings
-from scantling.solver.milp.cpsat import CpSat
+from scantling.solver.milp.base import SolverSettings
+from scantling.solver.milp.cpsat import CpSatSolver
 
 RESULTS = Path(__file__).parent / "results"
 WORKER = Path(__file__).parents[1] / "tests" / "llama_quantize_worker.py"
@@ -136,7 +136,7 @@ def make_plan(folder: Path, kind: str, name: str, budget_bytes: int | None) -> N
     if budget_bytes is None:
         program = program.allow("*", ["Q8_0"])
     instance = program.instance()
-    plan = solve(read, Origin(path, file_sha256(path)), instance, CpSat(), SearchSettings())
+    plan = solve(read, ProfileOrigin(path, file_sha256(path)), instance, CpSatSolver(), SolverSettings())
     write_plan(plan, folder / f"{name}.plan.json")
     loaded = load_model(str(folder / "source.gguf"))
     apply_gguf(

@@ -4,7 +4,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from scantling.solver.instance import Instance, LoadCase, Row, Unit
+from scantling.solver.instance import DomainCosts, Instance, Row, Unit
 from scantling.solver.rules import Distinct, Limit, Rule, Tie
 
 GROUPS_OF_WEIGHTS = 64
@@ -42,7 +42,7 @@ WATTS_AT_FULL_BANDWIDTH, IDLE_WATTS, TOKENS_PER_SECOND = 237, 111, 26
 
 
 @dataclass(frozen=True)
-class Layers:
+class LayerTable:
     """The tables of a made model."""
 
     units: tuple[Unit, ...]
@@ -52,7 +52,7 @@ class Layers:
     formats: tuple[tuple[int, int, float], ...]
 
 
-def make_layers(shapes: dict[str, tuple[int, int]], num_blocks: int, num_formats: int, seed: int) -> Layers:
+def make_layers(shapes: dict[str, tuple[int, int]], num_blocks: int, num_formats: int, seed: int) -> LayerTable:
     """Draw losses that fall by 3.6 a bit, with the spread over kinds and blocks that real profiles show."""
     draw = random.Random(seed)
     chosen = dict(list(FORMATS.items())[:num_formats])
@@ -79,10 +79,10 @@ def make_layers(shapes: dict[str, tuple[int, int]], num_blocks: int, num_formats
                 )
             )
             weights.append(num_weights)
-    return Layers(tuple(units), tuple(stored), tuple(losses), tuple(weights), tuple(chosen.values()))
+    return LayerTable(tuple(units), tuple(stored), tuple(losses), tuple(weights), tuple(chosen.values()))
 
 
-def rows_of(layers: Layers) -> dict[str, Row]:
+def rows_of(layers: LayerTable) -> dict[str, Row]:
     """Stored bytes, seconds a token, watts at a demanded rate, bits times weights."""
     efficiencies = [efficiency for _, _, efficiency in layers.formats]
     seconds = tuple(
@@ -124,5 +124,5 @@ def made_program(
         rules.append(Tie("gate/up", tuple((7 * b + 4, 7 * b + 5) for b in range(num_blocks))))
         rules.append(Distinct("three formats", tuple(range(len(layers.units))), 3))
     return Instance(
-        layers.units, tuple(rows[name] for name in shares), (LoadCase("made", layers.losses),), tuple(rules)
+        layers.units, tuple(rows[name] for name in shares), (DomainCosts("made", layers.losses),), tuple(rules)
     )

@@ -20,8 +20,8 @@ from peer_solvers import PEERS
 from scantling.solver.compilation import compile_instance
 from scantling.solver.frontier import frontier
 from scantling.solver.instance import Instance
-from scantling.solver.milp.base import SearchSettings
-from scantling.solver.milp.registry import engine_named
+from scantling.solver.milp.base import SolverSettings
+from scantling.solver.milp.registry import solver_named
 from scantling.solver.rules import Limit
 from scantling.solver.solve import solve
 
@@ -43,16 +43,16 @@ CASES = {
 }  # fmt: skip
 
 
-def program(case: str, seed: int) -> tuple[Instance, SearchSettings]:
+def program(case: str, seed: int) -> tuple[Instance, SolverSettings]:
     """Make a case's program."""
     shapes, num_blocks, num_formats, shares, tied, gap = CASES[case]
     made = made_program(shapes, num_blocks, num_formats, shares, seed, tied_and_distinct=tied)
-    return made, SearchSettings(120.0, 0, THREADS, gap)
+    return made, SolverSettings(120.0, 0, THREADS, gap)
 
 
 def measure(case: str, solver: str) -> dict[str, object]:
     """Solve a case for every seed, in this process."""
-    engine = engine_named(solver)
+    engine = solver_named(solver)
     warm, settings = program("210 × 6, 1 limit", 99)
     solve(warm, engine, settings)  # the worker starts, libraries load
     seconds, statuses, cores, gaps = [], [], [], []
@@ -68,7 +68,7 @@ def measure(case: str, solver: str) -> dict[str, object]:
 
 def measure_alone(case: str, solver: str) -> dict[str, object]:
     """Give the whole statement to the engine, without presolve; one seed, 60 seconds."""
-    engine = engine_named(solver)
+    engine = solver_named(solver)
     instance, settings = program(case, 0)
     settings = replace(settings, time_limit_seconds=60.0)
     statement = compile_instance(instance)
@@ -83,7 +83,7 @@ def measure_alone(case: str, solver: str) -> dict[str, object]:
 
 def measure_frontier(solver: str) -> dict[str, object]:
     """Forty points of memory on the tied case, the other three limits staying."""
-    engine = engine_named(solver)
+    engine = solver_named(solver)
     warm, settings = program("210 × 6, 1 limit", 99)
     solve(warm, engine, settings)
     seconds, proven = [], 0
@@ -102,17 +102,17 @@ def measure_frontier(solver: str) -> dict[str, object]:
 def measure_peers() -> dict[str, object]:
     """One budget, three ways of other tools and ours: what they lose against the optimum, and seconds."""
     rows: dict[str, dict[str, list[float]]] = {}
-    engine = engine_named("cpsat")
+    engine = solver_named("cpsat")
     for label, (shapes, blocks) in {"210 × 6": (SMOLLM_135M, 30), "448 × 6": (QWEN_32B, 64)}.items():
         for seed in SEEDS:
             instance = made_program(shapes, blocks, 6, {"memory": 0.2}, seed)
             (limit,) = instance.rules
             assert isinstance(limit, Limit)
             assert limit.at_most is not None
-            ours = solve(instance, engine, SearchSettings(60.0, 0, THREADS))
+            ours = solve(instance, engine, SolverSettings(60.0, 0, THREADS))
             optimum = ours.proofs[0].value
             add(rows, f"{label}: scantling", 0.0, ours.seconds)
-            losses = np.array(instance.load_cases[0].loss_increase_nats)
+            losses = np.array(instance.domains[0].loss_increase_nats)
             stored = np.array(instance.row("memory").amounts)
             for name, solver in PEERS.items():
                 began = time.perf_counter()

@@ -17,7 +17,7 @@ from scantling.common.units import BYTES_PER_SECOND
 from scantling.evaluation.prediction import ORIGINAL, Prediction, Use, predict
 from scantling.hardware.decode_laws import ReadBytes
 from scantling.hardware.resources import Rows
-from scantling.hardware.specification import Device, load_device
+from scantling.hardware.specification import Hardware, load_hardware
 from scantling.hardware.workload import Workload
 from scantling.quantization.formats import parse_format
 from scantling.sensitivity.profile import LayerRecord, Profile, ProfileRecord
@@ -130,17 +130,17 @@ def reference_case() -> ReferenceCase:
     """
     profile = shapes_profile(QWEN2_5_32B, "shapes of Qwen2.5-32B")
     plan = {layer.name: FORMAT if layer.block is not None else "float16" for layer in profile.record.layers}
-    contenders = {f"uniform {FORMAT}": plan, ORIGINAL: None}
-    device, rows = load_device(DEVICE), Rows(profile)
+    entries = {f"uniform {FORMAT}": plan, ORIGINAL: None}
+    device, rows = load_hardware(DEVICE), Rows(profile)
     read = (rows.read_bytes(None), rows.read_bytes(plan))
     work = Workload(rate=f"{ARTICLE_SPEEDS[0]:g} tok/s")
-    prediction = predict(profile, contenders, Use(device, work))
-    small, large = prediction.contenders
+    prediction = predict(profile, entries, Use(device, work))
+    small, large = prediction.entries
     return ReferenceCase(
         stored_bytes=(large.stored_bytes, small.stored_bytes),
         read_bytes=(_total(read[0]), _total(read[1])),
         prediction=prediction,
-        published=predict(profile, contenders, Use(load_device(PUBLISHED_DEVICE), Workload())),
+        published=predict(profile, entries, Use(load_hardware(PUBLISHED_DEVICE), Workload())),
         fitted=fitted_case(_total(read[0]), _total(read[1]), device),
     )
 
@@ -149,7 +149,7 @@ def _total(read: ReadBytes) -> int:
     return round(sum(read.values()))
 
 
-def fitted_case(large_bytes: int, small_bytes: int, device: Device) -> FittedCase:
+def fitted_case(large_bytes: int, small_bytes: int, device: Hardware) -> FittedCase:
     """Solve the four equations.
 
     Args:

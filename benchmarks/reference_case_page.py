@@ -14,7 +14,7 @@ from reference_case_model import (
 )
 
 from scantling.common.units import BYTES_PER_UNIT
-from scantling.evaluation.prediction import ContenderPrediction
+from scantling.evaluation.prediction import PredictedEntry
 
 _GIB = BYTES_PER_UNIT["GiB"]
 
@@ -44,7 +44,7 @@ def reference_page(case: ReferenceCase) -> str:
 
 
 def _table(case: ReferenceCase) -> list[str]:
-    small, large = case.prediction.contenders
+    small, large = case.prediction.entries
     lines = ["| | article | ours | error | |", "|---|---|---|---|---|"]
     lines += [
         _line(f"memory, {name}", f"{asked / _GIB:.0f} GB", f"{ours / _GIB:.2f} GiB", ours / asked, "exact")
@@ -68,7 +68,7 @@ def _line(label: str, article: str, ours: str, ratio: float, word: str) -> str:
 
 def _fitted(case: ReferenceCase) -> list[str]:
     fitted = case.fitted
-    small, large = case.published.contenders
+    small, large = case.published.entries
     return [
         f"Memory is exact arithmetic and the article's GB are read as GiB ({case.stored_bytes[0] / 1e9:.1f} and "
         f"{case.stored_bytes[1] / 1e9:.1f} GB of 10⁹ bytes). A token reads {case.read_bytes[0] / 1e9:.2f} and "
@@ -86,13 +86,13 @@ def _fitted(case: ReferenceCase) -> list[str]:
     ]
 
 
-def _error(row: ContenderPrediction, which: int) -> str:
+def _error(row: PredictedEntry, which: int) -> str:
     assert row.tokens_per_second is not None
     return f"{row.tokens_per_second / ARTICLE_SPEEDS[which] - 1:+.1%}"
 
 
 def _power(case: ReferenceCase) -> list[str]:
-    small, large = case.prediction.contenders
+    small, large = case.prediction.entries
     points = (large.same_rate, small.same_rate, large.full_speed, small.full_speed)
     assert all(point is not None for point in points)
     equal_large, equal_small, full_large, full_small = (point for point in points if point is not None)

@@ -79,7 +79,7 @@ def main() -> None:
     first, *others = [str(path) for pair in pairs for path in pair]
     words = [word for path in others for word in ("--plan", path)]
     compared = json.loads(command("compare", first, *words, "--sequences", "24", "--json"))
-    measured = {one["name"]: one for one in compared["contenders"]}
+    measured = {one["name"]: one for one in compared["entries"]}
     measured[first] = measured.pop("plan")
     model = compared["model_source"]
     lines = [

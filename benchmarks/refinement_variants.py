@@ -38,9 +38,9 @@ from scantling.planning.program import Program
 from scantling.planning.solve import choose_formats
 from scantling.sensitivity.calibration.capture import LabelDraws
 from scantling.sensitivity.profile import Profile, read_profile
-from scantling.solver.instance import Instance, LoadCase
-from scantling.solver.milp.base import SearchSettings
-from scantling.solver.milp.cpsat import CpSat
+from scantling.solver.instance import DomainCosts, Instance
+from scantling.solver.milp.base import SolverSettings
+from scantling.solver.milp.cpsat import CpSatSolver
 
 RESULTS = Path(__file__).parent / "results"
 AVERAGE_BITS = (2.5, 3.0, 3.5)
@@ -104,7 +104,7 @@ class Case:
 
     def choose(self, instance: Instance) -> Formats:
         """Solve."""
-        return choose_formats(instance, CpSat(), SearchSettings())
+        return choose_formats(instance, CpSatSolver(), SolverSettings())
 
     def expanded(self, formats: Formats) -> Expansion:
         """Expand the loss around a plan."""
@@ -133,7 +133,7 @@ class Case:
             group: {layer: target for layer, target in formats.items() if group_of[layer] != group} for group in groups
         }
         measured = {name: fmean(kl) for name, kl in self.measured({"all": formats, **without}, token_ids).items()}
-        prices, units = self.program.load_cases[0].loss_increase_nats, self.program.units
+        prices, units = self.program.domains[0].loss_increase_nats, self.program.units
         of_plan = dict.fromkeys(groups, 0.0)
         for unit, row in zip(units, prices, strict=True):
             if unit.name in self.records:
@@ -143,7 +143,7 @@ class Case:
             tuple(scale[group_of[unit.name]] * price for price in row) if unit.name in self.records else row
             for unit, row in zip(units, prices, strict=True)
         )
-        return self.choose(replace(self.program, load_cases=(LoadCase("corrected", table),)))
+        return self.choose(replace(self.program, domains=(DomainCosts("corrected", table),)))
 
 
 def variants(case: Case) -> Iterator[tuple[str, Formats]]:

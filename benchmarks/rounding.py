@@ -24,12 +24,12 @@ from scantling.evaluation.quality import Quality, measure_candidates
 from scantling.models.demo_model import demo_model_path
 from scantling.models.loading import load_model
 from scantling.planning.program import Program
-from scantling.planning.solve import Origin, solve
+from scantling.planning.solve import ProfileOrigin, solve
 from scantling.quantization.methods import rounding_method
 from scantling.sensitivity.profile import Profile, read_profile, uniform_formats
 from scantling.sensitivity.sequential_rounding import round_as_shipped
-from scantling.solver.milp.base import SearchSettings
-from scantling.solver.milp.cpsat import CpSat
+from scantling.solver.milp.base import SolverSettings
+from scantling.solver.milp.cpsat import CpSatSolver
 
 RESULTS = Path(__file__).parent / "results"
 ROWS = (
@@ -59,7 +59,7 @@ def measure(profile: Profile, path: Path, row: Row, columns: Sequence[str]) -> d
     """
     method, inputs = row
     instance = Program(profile).limit("average_bits", at_most=3.0).instance()
-    plan = solve(profile, Origin(path, file_sha256(path)), instance, CpSat(), SearchSettings())
+    plan = solve(profile, ProfileOrigin(path, file_sha256(path)), instance, CpSatSolver(), SolverSettings())
     formats = {name: plan.formats() if name == "plan" else uniform_formats(profile, name) for name in columns}
     record = profile.record.model_copy(update={"rounding": rounding_method({"method": method}).describe()})
     chosen = Profile(record, profile.samples, profile.rounding_token_ids, profile.pricing_token_ids)

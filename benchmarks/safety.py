@@ -20,22 +20,22 @@ from scantling.common.files import file_sha256
 from scantling.common.progress import silent
 from scantling.evaluation.cache import QualityOf
 from scantling.evaluation.quality import Quality
-from scantling.evaluation.safety.budget_sweep import ladder
-from scantling.evaluation.safety.degradation_curve import Curve
+from scantling.evaluation.safety.budget_sweep import sweep
+from scantling.evaluation.safety.degradation_curve import DegradationCurve
 from scantling.evaluation.safety.factor import judge_measured, judge_predicted
-from scantling.evaluation.safety.measured_sweep import MeasuredLadder, Thresholds, measured_ladder
+from scantling.evaluation.safety.measured_sweep import MeasuredSweep, Thresholds, measured_sweep
 from scantling.evaluation.safety.record import PlanSafety, SafetyFile, write_safety
 from scantling.evaluation.safety.run import SafetyRun, SafetySettings, safety_run
-from scantling.evaluation.text import EvaluationCase
+from scantling.evaluation.text import EvaluationDomain
 from scantling.models.demo_model import demo_model_path
 from scantling.models.loading import load_model
 from scantling.planning.program import Program
-from scantling.planning.solve import Origin, choose_formats
+from scantling.planning.solve import ProfileOrigin, choose_formats
 from scantling.sensitivity.profile import Profile, read_profile, uniform_formats
-from scantling.solver.milp.base import SearchSettings
-from scantling.solver.milp.cpsat import CpSat
+from scantling.solver.milp.base import SolverSettings
+from scantling.solver.milp.cpsat import CpSatSolver
 
-SETTINGS = SafetySettings(num_sequences=24, sequence_length=384, num_rungs=9)
+SETTINGS = SafetySettings(num_sequences=24, sequence_length=384, num_points=9)
 HALVES = ("one half", "other half")
 BITS = (2.5, 3.0, 3.5, 4.0)
 UNIFORMS = ("int3-g64", "int4-g64")
@@ -44,11 +44,11 @@ HERE = Path(__file__).parent
 Plans = dict[str, dict[str, str]]
 
 
-def contenders(profile: Profile) -> Plans:
+def entries(profile: Profile) -> Plans:
     """Give the plans whose factors are asked for."""
     plans = {
         f"plan at {bits:g} bits": choose_formats(
-            Program(profile).limit("average_bits", at_most=bits).instance(), CpSat(), SearchSettings()
+            Program(profile).limit("average_bits", at_most=bits).instance(), CpSatSolver(), SolverSettings()
         )
         for bits in BITS
     }
@@ -56,20 +56,20 @@ def contenders(profile: Profile) -> Plans:
 
 
 def prepared(path: Path, kept: Path) -> SafetyRun:
-    """Make what measures, or finds what was measured: the two halves of the text as two load cases."""
-    origin = Origin(path, file_sha256(path))
+    """Make what measures, or finds what was measured: the two halves of the text as two domains."""
+    origin = ProfileOrigin(path, file_sha256(path))
     run = safety_run(load_model(str(demo_model_path())), read_profile(path), origin, SETTINGS, kept, silent)
-    (case,) = run.measurer.cases
-    return replace(run, measurer=replace(run.measurer, cases=halves(case)))
+    (case,) = run.measurer.domains
+    return replace(run, measurer=replace(run.measurer, domains=halves(case)))
 
 
 def measure(run: SafetyRun) -> None:
     """Measure everything."""
     profile = run.measurer.profile
-    run.measurer.measure({**ladder(profile, SETTINGS.num_rungs, silent), **contenders(profile)})
+    run.measurer.measure({**sweep(profile, SETTINGS.num_points, silent), **entries(profile)})
 
 
-def halves(case: EvaluationCase) -> tuple[EvaluationCase, EvaluationCase]:
+def halves(case: EvaluationDomain) -> tuple[EvaluationDomain, EvaluationDomain]:
     """Deal out the documents in turn: no document is in both halves."""
     rank = {document: k for k, document in enumerate(sorted(set(case.document_of_sequence)))}
     sides: tuple[list[int], list[int]] = ([], [])
@@ -87,7 +87,7 @@ def halves(case: EvaluationCase) -> tuple[EvaluationCase, EvaluationCase]:
     return first, second
 
 
-def whole(cases: Sequence[EvaluationCase], measured: QualityOf) -> tuple[EvaluationCase, QualityOf]:
+def whole(cases: Sequence[EvaluationDomain], measured: QualityOf) -> tuple[EvaluationDomain, QualityOf]:
     """Put the halves together."""
     case = replace(
         cases[0],
@@ -101,17 +101,17 @@ def whole(cases: Sequence[EvaluationCase], measured: QualityOf) -> tuple[Evaluat
     }
 
 
-def by_accuracy(test: MeasuredLadder, offset: float) -> float:
+def by_accuracy(test: MeasuredSweep, offset: float) -> float:
     """Find the yield where next-token accuracy, in place of perplexity, has fallen by a share of itself."""
-    (one,) = test.cases
+    (one,) = test.domains
     accuracy = np.array(one.original.next_token_accuracy)
-    rungs = [np.array(test.measured[name][one.case.name].next_token_accuracy) for name in test.ladder]
-    lost = np.array([1 - rung.mean() / accuracy.mean() for rung in rungs])
+    sweep_points = [np.array(test.measured[name][one.domain.name].next_token_accuracy) for name in test.sweep]
+    lost = np.array([1 - sweep_point.mean() / accuracy.mean() for sweep_point in sweep_points])
     everything = np.array([one.curve.kl_nats, lost])[:, None, :]
-    return Curve(one.curve.names, one.curve.kl_nats, lost, *everything).crossing(offset).kl_nats
+    return DegradationCurve(one.curve.names, one.curve.kl_nats, lost, *everything).crossing(offset).kl_nats
 
 
-def factors(test: MeasuredLadder, plans: Plans, measured: QualityOf, judge: str = "measured") -> dict[str, PlanSafety]:
+def factors(test: MeasuredSweep, plans: Plans, measured: QualityOf, judge: str = "measured") -> dict[str, PlanSafety]:
     """Judge plans."""
     if judge == "predicted":
         return {name: judge_predicted(test, name, formats, 1.0) for name, formats in plans.items()}
@@ -123,20 +123,20 @@ def moved(first: float, second: float) -> float:
     return 2 * abs(first - second) / (first + second)
 
 
-def stability(run: SafetyRun, rungs: Plans, plans: Plans, measured: QualityOf) -> list[str]:
+def stability(run: SafetyRun, sweep_points: Plans, plans: Plans, measured: QualityOf) -> list[str]:
     """Tabulate how far factors move between two halves of the text, by what is called yield."""
-    profile, sides = run.measurer.profile, run.measurer.cases
+    profile, sides = run.measurer.profile, run.measurer.domains
     lines = ["| yield | D_yield, one half | other half | factors move by | at most |", "|---|---|---|---|---|"]
     for offset in OFFSETS:
-        tests = [measured_ladder(profile, rungs, measured, [side], Thresholds(offset=offset)) for side in sides]
-        yields = [test.cases[0].at_yield for test in tests]
+        tests = [measured_sweep(profile, sweep_points, measured, [side], Thresholds(offset=offset)) for side in sides]
+        yields = [test.domains[0].at_yield for test in tests]
         both = [factors(test, plans, measured) for test in tests]
         shares = {name: moved(*(found[name].factor for found in both)) for name in plans}
         words = [f"{one.kl_nats:.4f}" if one.reached else f"> {one.kl_nats:.4f}" for one in yields]
         each = ", ".join(f"{share:.0%}" for share in shares.values())
         lines.append(f"| perplexity {offset:.0%} up | {' | '.join(words)} | {each} | {max(shares.values()):.0%} |")
     for offset in OFFSETS:
-        tests = [measured_ladder(profile, rungs, measured, [side], Thresholds()) for side in sides]
+        tests = [measured_sweep(profile, sweep_points, measured, [side], Thresholds()) for side in sides]
         kl = [by_accuracy(test, offset) for test in tests]
         shares = {
             name: moved(*(kl[k] / measured[name][sides[k].name].mean_kl_nats for k in range(2))) for name in plans
@@ -152,7 +152,7 @@ def stability(run: SafetyRun, rungs: Plans, plans: Plans, measured: QualityOf) -
 def ranking(found: Mapping[str, PlanSafety]) -> str:
     """Say how factors rank plans, against what was measured of them."""
     by_factor = [plan.factor for plan in found.values()]
-    cases = [plan.plan.cases[0] for plan in found.values()]
+    cases = [plan.plan.domains[0] for plan in found.values()]
     by_perplexity = stats.kendalltau(by_factor, [-case.perplexity.estimate for case in cases]).statistic
     by_share = stats.kendalltau(by_factor, [case.next_token_accuracy.estimate for case in cases]).statistic
     return (
@@ -169,21 +169,21 @@ def plan_lines(found: Mapping[str, PlanSafety], predicted: Mapping[str, PlanSafe
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, plan in found.items():
-        case, only = plan.plan.cases[0], predicted[name]
-        at_yield, at_ultimate = plan.cases[0].at_yield, plan.cases[0].at_ultimate
-        at_least = "≥ " if plan.cases[0].at_least_at_ultimate else ""
+        case, only = plan.plan.domains[0], predicted[name]
+        at_yield, at_ultimate = plan.domains[0].at_yield, plan.domains[0].at_ultimate
+        at_least = "≥ " if plan.domains[0].at_least_at_ultimate else ""
         lines.append(
             f"| {name} | {plan.plan.stored_bytes:,} | {plan.plan.average_bits:.2f} | {case.kl_nats.estimate:.4f} "
             f"({case.kl_nats.lower:.4f}–{case.kl_nats.upper:.4f}) | {case.perplexity.estimate:.2f} | "
             f"{case.next_token_accuracy.estimate:.1%} | {case.top1_agreement.estimate:.1%} | {at_yield.estimate:.2f} "
             f"({at_yield.lower:.2f}–{at_yield.upper:.2f}) | {at_least}{at_ultimate.estimate:.2f} "
-            f"({at_ultimate.lower:.2f}–{at_ultimate.upper:.2f}) | {only.gamma.value:.2f}, {only.factor:.2f}, "
-            f"{only.factor_lower:.2f} |"
+            f"({at_ultimate.lower:.2f}–{at_ultimate.upper:.2f}) | {only.prediction_margin.value:.2f}, "
+            f"{only.factor:.2f}, {only.factor_lower:.2f} |"
         )
     return lines
 
 
-def ladder_lines(safety: SafetyFile) -> list[str]:
+def sweep_lines(safety: SafetyFile) -> list[str]:
     """Tabulate the ladder."""
     (curve,) = safety.curves
     lines = [
@@ -191,11 +191,12 @@ def ladder_lines(safety: SafetyFile) -> list[str]:
         "|---|---|---|---|---|---|---|",
         f"| original | | | {curve.original_perplexity:.2f} | {curve.original_accuracy.estimate:.1%} | | |",
     ]
-    for rung in safety.ladder:
-        (case,) = rung.cases
+    for sweep_point in safety.sweep:
+        (case,) = sweep_point.domains
         lines.append(
-            f"| {rung.name} | {rung.predicted_kl_nats:.4f} | {case.kl_nats.estimate:.4f} ({case.kl_nats.lower:.4f}–"
-            f"{case.kl_nats.upper:.4f}) | {case.perplexity.estimate:.2f} | {case.next_token_accuracy.estimate:.1%} | "
+            f"| {sweep_point.name} | {sweep_point.predicted_kl_nats:.4f} | "
+            f"{case.kl_nats.estimate:.4f} ({case.kl_nats.lower:.4f}–{case.kl_nats.upper:.4f}) | "
+            f"{case.perplexity.estimate:.2f} | {case.next_token_accuracy.estimate:.1%} | "
             f"{case.top1_agreement.estimate:.1%} | {case.flips.estimate:.1%} |"
         )
     return lines
@@ -206,17 +207,17 @@ def draw(safety: SafetyFile, path: Path) -> None:
     mpl.use("Agg")
     mpl.rcParams["svg.hashsalt"] = "scantling"
     (curve,) = safety.curves
-    cases = [rung.cases[0] for rung in safety.ladder]
+    cases = [sweep_point.domains[0] for sweep_point in safety.sweep]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     measured = [case.kl_nats.estimate for case in cases]
-    predicted = [rung.predicted_kl_nats for rung in safety.ladder]
-    left.loglog(predicted, measured, "o-", color="#0072B2", label="ladder")
+    predicted = [sweep_point.predicted_kl_nats for sweep_point in safety.sweep]
+    left.loglog(predicted, measured, "o-", color="#0072B2", label="sweep")
     left.loglog(
         [min(predicted), max(predicted)], [min(predicted), max(predicted)], "--", color="#666666", label="equal"
     )
     left.set(xlabel="predicted KL, nats per token", ylabel="measured KL, nats per token")
     losses = [100 * (case.perplexity.estimate / curve.original_perplexity - 1) for case in cases]
-    right.loglog(measured, [max(loss, 1e-3) for loss in losses], "o-", color="#0072B2", label="ladder")
+    right.loglog(measured, [max(loss, 1e-3) for loss in losses], "o-", color="#0072B2", label="sweep")
     for point, words, colour in (
         (curve.yield_point, f"yield, {safety.offset:.0%}", "#E69F00"),
         (curve.ultimate_point, f"ultimate, {safety.ultimate:.0%}", "#D55E00"),
@@ -224,7 +225,7 @@ def draw(safety: SafetyFile, path: Path) -> None:
         right.axvspan(point.kl_nats.lower, point.kl_nats.upper, color=colour, alpha=0.2)
         right.axvline(point.kl_nats.estimate, color=colour, label=words)
     for mark, plan in zip("sD^v<>", safety.plans, strict=False):
-        case = plan.plan.cases[0]
+        case = plan.plan.domains[0]
         rise = 100 * (case.perplexity.estimate / curve.original_perplexity - 1)
         right.loglog([case.kl_nats.estimate], [rise], mark, color="#009E73", label=plan.plan.name)
     right.set(xlabel="measured KL, nats per token", ylabel="rise of perplexity, %")
@@ -237,10 +238,10 @@ def draw(safety: SafetyFile, path: Path) -> None:
 def report(run: SafetyRun) -> None:
     """Write the figures."""
     profile = run.measurer.profile
-    rungs, plans = ladder(profile, SETTINGS.num_rungs, silent), contenders(profile)
-    in_halves = run.measurer.measure({**rungs, **plans})
-    case, measured = whole(run.measurer.cases, in_halves)
-    test = measured_ladder(profile, rungs, measured, [case], SETTINGS.thresholds)
+    sweep_points, plans = sweep(profile, SETTINGS.num_points, silent), entries(profile)
+    in_halves = run.measurer.measure({**sweep_points, **plans})
+    case, measured = whole(run.measurer.domains, in_halves)
+    test = measured_sweep(profile, sweep_points, measured, [case], SETTINGS.thresholds)
     found = factors(test, plans, measured)
     predicted = factors(test, plans, measured, "predicted")
     safety = run.record((test, found)).model_copy(
@@ -258,7 +259,7 @@ def report(run: SafetyRun) -> None:
         f"Yield, perplexity {safety.offset:.0%} up: D = {at_yield.estimate:.4f} nats ({at_yield.lower:.4f}–"
         f"{at_yield.upper:.4f}). Ultimate, perplexity {safety.ultimate:.0%} up: D = {at_ultimate.estimate:.4f} "
         f"({at_ultimate.lower:.4f}–{at_ultimate.upper:.4f}){'' if curve.ultimate_point.reached else ', not reached'}. "
-        f"Onset of a loss beyond doubt on this text: {curve.onset_rung}. Predictions hold (within a quarter) up to a "
+        f"Onset of a loss beyond doubt on this text: {curve.onset_point}. Predictions hold (within a quarter) up to a "
         f"measured {curve.elastic_limit_nats or 0:.4f} nats.",
         "",
         *plan_lines(found, predicted),
@@ -267,14 +268,14 @@ def report(run: SafetyRun) -> None:
         "",
         "## The ladder",
         "",
-        *ladder_lines(safety),
+        *sweep_lines(safety),
         "",
         "## Between two halves of the text",
         "",
         "No document is in both. How far the factor of each plan moves (in the order of the table above), as a share "
         "of the mean of the two:",
         "",
-        *stability(run, rungs, plans, in_halves),
+        *stability(run, sweep_points, plans, in_halves),
         "",
     ]
     (HERE / "results" / "safety.md").write_text("\n".join(lines), encoding="utf-8")

@@ -3,7 +3,7 @@
     python benchmarks/texts.py FOLDER
 
 The demo model, 8 + 12 sequences of 512 tokens, 3.0 average bits. ``code`` is the folder of Python's own asyncio;
-``all`` are the three texts as load cases, 9 + 12 sequences in thirds. Everything is rounded and priced on the
+``all`` are the three texts as domains, 9 + 12 sequences in thirds. Everything is rounded and priced on the
 calibration text; measured on 8 sequences of the part of each text that no calibration sees, the same for all. What is
 measured stays in FOLDER, so that a stopped run goes on. Writes results/texts.md.
 """
@@ -48,10 +48,10 @@ def calibrated(folder: Path, name: str) -> tuple[Path, Path]:
         The profile and the plan.
     """
     profile, plan = folder / f"{name}.safetensors", folder / f"{name}.plan.json"
-    num_cases = len(CALIBRATED_ON[name])
+    num_domains = len(CALIBRATED_ON[name])
     if not profile.exists():
         words = [word for source in CALIBRATED_ON[name] for word in ("--text", source)]
-        numbers = ["--sequences", "8" if num_cases == 1 else "9", "--pricing-sequences", str(12 // num_cases)]
+        numbers = ["--sequences", "8" if num_domains == 1 else "9", "--pricing-sequences", str(12 // num_domains)]
         command("profile", str(demo_model_path()), "-o", str(profile), *words, *numbers)
     if not plan.exists():
         command("solve", str(profile), "--average-bits", "3.0", "--no-cross-fit", "-o", str(plan))

@@ -143,7 +143,7 @@ def measure(stages: Stages, model: str, folder: Path, sequences: int) -> list[st
         f"compare {len(plans)} plans, {len(UNIFORMS)} uniforms ({label})",
         ["compare", plans[0], "--json", "--sequences", str(NUM_SETS * SET_SIZE), *options],
     )
-    rows = json.loads(compared)["contenders"]
+    rows = json.loads(compared)["entries"]
     for row, bits in zip(rows, AVERAGE_BITS, strict=False):
         row["name"] = f"plan at {bits} bits"
     rows.sort(key=lambda row: (row["name"] == "original", not row["name"].startswith("plan"), row["average_bits"]))

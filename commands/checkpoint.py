@@ -47,8 +47,8 @@ def apply(
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Write a checkpoint of a plan; a run that was stopped goes on where it ended."""
-    from ..backends.write import ApplySettings, apply_plan, refuse_before_loading, refuse_plan_before_loading
-    from ..common.units import parse_bytes, show_bytes
+    from ..backends.write import ApplySettings, apply_plan, validate_plan, validate_settings
+    from ..common.units import parse_bytes, render_bytes
 
     if backend == "gguf":
         source = (plan_path, profile_path, model, trust_remote_code)
@@ -57,15 +57,15 @@ def apply(
     if write_imatrix is not None or emit is not None:
         raise ScantlingError("--write-imatrix and --emit are for --backend gguf. Leave them out.")
     settings = ApplySettings(backend, inputs or "quantized", parse_bytes(shard))
-    refuse_before_loading(settings, output)
+    validate_settings(settings, output)
     plan, read = plan_and_profile(plan_path, profile_path)
-    refuse_plan_before_loading(plan, read, settings)
+    validate_plan(plan, read, settings)
     scratch = None if in_memory else output.absolute().parent
     loaded = load(model or plan.model_source, trust_remote_code=trust_remote_code, scratch=scratch)
     manifest = apply_plan(loaded, read, plan, settings, output, progress())
     typer.echo(
-        f"Wrote {output}: {show_bytes(manifest.folder_bytes)} in {len(manifest.files) + 1} files, "
-        f"{show_bytes(manifest.tensor_bytes)} of them the model's tensors; the plan counts {manifest.plan_bytes:,}.\n"
+        f"Wrote {output}: {render_bytes(manifest.folder_bytes)} in {len(manifest.files) + 1} files, "
+        f"{render_bytes(manifest.tensor_bytes)} of them the model's tensors; the plan counts {manifest.plan_bytes:,}.\n"
         f"Compare what an engine makes of it with: scantling check {output}"
     )
 
@@ -77,19 +77,19 @@ def _apply_gguf(
     imatrix: Path | None,
     emit: str | None,
 ) -> None:
-    from ..backends.llama_quantize import command_line, refuse_emission
-    from ..backends.write_gguf import apply_gguf, refuse_gguf_before_loading
-    from ..common.units import show_bytes
+    from ..backends.llama_quantize import command_line, validate_emission
+    from ..backends.write_gguf import apply_gguf, validate_gguf_settings
+    from ..common.units import render_bytes
 
     plan_path, profile_path, model, trust_remote_code = source
     plan, read = plan_and_profile(plan_path, profile_path)
-    refuse_emission(emit, imatrix, str(read.record.rounding["method"]))
-    refuse_gguf_before_loading(plan, inputs, output)
+    validate_emission(emit, imatrix, str(read.record.rounding["method"]))
+    validate_gguf_settings(plan, inputs, output)
     loaded = load(model or plan.model_source, trust_remote_code=trust_remote_code)
     manifest = apply_gguf(loaded, read, plan, (output, imatrix), progress())
     typer.echo(
-        f"Wrote {output}: {show_bytes(manifest.file_bytes)}, {show_bytes(manifest.tensor_bytes)} of them tensors; the "
-        f"plan counts {manifest.plan_bytes:,}.\nCompare what llama.cpp makes of it with: scantling check {output}"
+        f"Wrote {output}: {render_bytes(manifest.file_bytes)}, {render_bytes(manifest.tensor_bytes)} of them tensors; "
+        f"the plan counts {manifest.plan_bytes:,}.\nCompare what llama.cpp makes of it with: scantling check {output}"
     )
     if emit is not None and imatrix is not None:
         typer.echo(command_line(output, imatrix, loaded.source))
@@ -116,7 +116,7 @@ def check(
     settings = CheckSettings(engine=engine, python=python, time_limit_seconds=time_limit)
     with waiting(progress(), f"running {folder} in its engine"):
         report = check_gguf(folder, settings) if folder.suffix == ".gguf" else check_folder(folder, settings)
-    typer.echo(report.model_dump_json() if as_json else report.in_words())
+    typer.echo(report.model_dump_json() if as_json else report.describe())
     if not report.passed:
         raise ScantlingError(
             f"the engine computes something else from {folder} than the plan in memory: do not deploy it."

@@ -46,8 +46,8 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Put a plan beside uniform quantization and the original, predicted and measured on text."""
-    from ..common.files import refuse_unwritable
-    from ..evaluation.baselines import SIZED, rivals
+    from ..common.files import require_writable
+    from ..evaluation.baselines import SIZED, baselines
     from ..evaluation.compare import EvaluationSettings
     from ..evaluation.compare import compare as compare_plan
     from ..evaluation.comparison import write_comparison
@@ -55,9 +55,9 @@ def compare(
 
     plan, read = plan_and_profile(plan_path, profile_path)
     plans = {"plan": plan, **plans_of_one_profile(plan, plan_path, other or [])}
-    rivals(read, plan.formats(), [target for target in uniform or [] if target not in SIZED])  # before loading
+    baselines(read, plan.formats(), [target for target in uniform or [] if target not in SIZED])  # before loading
     if output is not None:
-        refuse_unwritable(output, 1 << 16)
+        require_writable(output, 1 << 16)
     loaded = load(model or plan.model_source, trust_remote_code=trust_remote_code)
     targets = uniform or ([] if other else SIZED)
     settings = EvaluationSettings(text, sequences, length, inputs)

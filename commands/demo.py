@@ -45,7 +45,7 @@ def run_demo(folder: Path, console: Console, progress: "TerminalProgress") -> No
     from ..models.loading import load_model
     from ..planning.plan import write_plan
     from ..planning.program import Program
-    from ..planning.solve import Origin, choose_formats, solve
+    from ..planning.solve import ProfileOrigin, choose_formats, solve
     from ..reporting.terminal.comparison_tables import print_comparison
     from ..reporting.terminal.diagnostics import print_cross_fit, print_regime
     from ..reporting.terminal.plan_view import (
@@ -55,14 +55,14 @@ def run_demo(folder: Path, console: Console, progress: "TerminalProgress") -> No
         print_verdict,
         waiting,
     )
-    from ..sensitivity.calibration.resume_cache import discard_parts
+    from ..sensitivity.calibration.resume_cache import discard_resume_cache
     from ..sensitivity.calibration.text import load_text
     from ..sensitivity.calibration.text_sources import PYDOC
-    from ..sensitivity.domains import DEFAULT_NAME, LoadCase
+    from ..sensitivity.domains import DEFAULT_NAME, Domain
     from ..sensitivity.profile import uniform_formats, write_or_rescue_profile
     from ..sensitivity.profiling import ProfileSettings, build_profile
-    from ..solver.milp.base import SearchSettings
-    from ..solver.milp.cpsat import CpSat
+    from ..solver.milp.base import SolverSettings
+    from ..solver.milp.cpsat import CpSatSolver
 
     # Half the default's time. With so few prices the token form, which is low by a twentieth, makes the better plan:
     # its error for a single layer is less than half of that of the window form (benchmarks/LOG.md).
@@ -75,10 +75,10 @@ def run_demo(folder: Path, console: Console, progress: "TerminalProgress") -> No
     with waiting(progress, "loading SmolLM2-135M-Instruct"):
         loaded = load_model(str(demo_model_path()))
     console.rule("1 of 3: what every format of every layer costs")
-    case = LoadCase(DEFAULT_NAME, load_text(PYDOC))
-    profile = build_profile(loaded, [case], settings, profile_path, progress)
+    domain = Domain(DEFAULT_NAME, load_text(PYDOC))
+    profile = build_profile(loaded, [domain], settings, profile_path, progress)
     write_or_rescue_profile(profile, profile_path)
-    discard_parts(profile_path)
+    discard_resume_cache(profile_path)
     print_profile(profile, console)
     print_regime(profile, console)
 
@@ -88,13 +88,13 @@ def run_demo(folder: Path, console: Console, progress: "TerminalProgress") -> No
     def program(priced: "Profile") -> "Instance":
         return Program(priced).limit("memory", at_most=f"{budget_bytes}B", origin=f"as uniform {UNIFORM}").instance()
 
-    origin = Origin(profile_path, file_sha256(profile_path))
-    plan = solve(profile, origin, program(profile), CpSat(), SearchSettings())
+    origin = ProfileOrigin(profile_path, file_sha256(profile_path))
+    plan = solve(profile, origin, program(profile), CpSatSolver(), SolverSettings())
     write_plan(plan, plan_path)
     print_verdict(plan, profile, console)
     print_allocation(plan, console)
     print_certificate(plan, console)
-    print_cross_fit(profile, plan, lambda part: choose_formats(program(part), CpSat(), SearchSettings()), console)
+    print_cross_fit(profile, plan, lambda part: choose_formats(program(part), CpSatSolver(), SolverSettings()), console)
 
     console.rule("3 of 3: plan, uniform and original, measured on text")
     comparison = compare(loaded, profile, {"plan": plan}, [UNIFORM], EvaluationSettings(), progress)

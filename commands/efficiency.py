@@ -12,7 +12,7 @@ from .flags import JsonOption, ModelOption, PlanArgument, ProfileOption, TrustOp
 from .loading import load, progress
 
 if TYPE_CHECKING:
-    from ..evaluation.prediction import Contenders
+    from ..evaluation.prediction import Entries
     from ..evaluation.tasks.accuracies import Accuracy, AccuracyFile
     from ..evaluation.tasks.efficiency import Power
     from ..planning.program import Program
@@ -46,8 +46,8 @@ def tasks(
     Task files work offline. They are lm-eval's, and may name Python code that is run: use only those that you trust.
     """  # noqa: DOC501
     from .. import __version__
-    from ..common.files import refuse_unwritable
-    from ..evaluation.bootstrap import Certainty
+    from ..common.files import require_writable
+    from ..evaluation.bootstrap import BootstrapSettings
     from ..evaluation.cache import ORIGINAL, formats_sha256
     from ..evaluation.tasks.accuracies import AccuracyFile, PlanAccuracy, write_accuracies
     from ..evaluation.tasks.tasks import TaskSettings, lm_eval_version, run_tasks
@@ -55,8 +55,8 @@ def tasks(
     from ..sensitivity.sequential_rounding import round_as_shipped
 
     version = lm_eval_version()
-    refuse_unwritable(output, 1 << 20)
-    settings = TaskSettings(tuple(task), limit, fewshot, Certainty(confidence=confidence))
+    require_writable(output, 1 << 20)
+    settings = TaskSettings(tuple(task), limit, fewshot, BootstrapSettings(confidence=confidence))
     if plan_path.is_dir():
         if other or uniform:
             raise ScantlingError("a checkpoint is asked alone: --plan and --uniform are for a plan.")
@@ -81,7 +81,7 @@ def tasks(
         scantling_version=__version__,
         model_sha256=loaded.sha256,
         origin=version,
-        certainty=settings.certainty,
+        bootstrap=settings.bootstrap,
         plans=tuple(plans),
     )
     write_accuracies(found, output)
@@ -143,50 +143,48 @@ def intelligence(
     from ..evaluation.tasks.efficiency import intelligence as put_together
     from ..evaluation.tasks.efficiency import measured_powers
     from ..planning.program import Program
-    from ..reporting.terminal.efficiency_table import print_intelligence
+    from ..reporting.terminal.efficiency_table import print_efficiency
 
     plan, profile = plan_and_profile(plan_path, profile_path)
-    contenders: Contenders = {
+    entries: Entries = {
         **_formats(plan_path, profile, plan.profile_sha256, other or [], uniform or []),
         ORIGINAL: None,
     }
     embedding = next((layer.out_features for layer in profile.record.layers if layer.kind == "embedding"), None)
     accuracies = read_accuracies(accuracy, embedding)
     stated = measured_powers(measured or [])
-    if stated.keys() - contenders.keys():
+    if stated.keys() - entries.keys():
         raise ScantlingError(
-            f"--measured names {min(stated.keys() - contenders.keys())!r}. There are: {', '.join(contenders)}."
+            f"--measured names {min(stated.keys() - entries.keys())!r}. There are: {', '.join(entries)}."
         )
     if not stated and not device:
         raise ScantlingError("no power was given. Name a --device to model it, or state what you --measured.")
     work = {"context": context, "batch": batch, "rate": rate, "prompt": prompt, "answer": answer}
-    powers = {name: list(stated.get(name, [])) for name in contenders}
+    powers = {name: list(stated.get(name, [])) for name in entries}
     for named in device or []:
         program = Program(profile).device(named, "--device").workload("the flags", **work)
-        _add_modelled(powers, profile, contenders, program)
-    hashes = {name: None if formats is None else formats_sha256(formats) for name, formats in contenders.items()}
+        _add_modelled(powers, profile, entries, program)
+    hashes = {name: None if formats is None else formats_sha256(formats) for name, formats in entries.items()}
     rows = [
         put_together(name, known, power)
-        for name in contenders
+        for name in entries
         for known in _accuracies_of(accuracies, name, hashes[name], accuracy)
         for power in powers[name]
     ]
     if as_json:
         typer.echo(json.dumps([row.model_dump() for row in rows]))
     else:
-        print_intelligence(rows, Console(markup=False))
+        print_efficiency(rows, Console(markup=False))
 
 
-def _add_modelled(
-    powers: "dict[str, list[Power]]", profile: "Profile", contenders: "Contenders", program: "Program"
-) -> None:
+def _add_modelled(powers: "dict[str, list[Power]]", profile: "Profile", entries: "Entries", program: "Program") -> None:
     from ..evaluation.prediction import Use, predict
     from ..evaluation.tasks.efficiency import modelled_powers
 
-    assert program.on_device is not None
-    prediction = predict(profile, contenders, Use(program.on_device, program.work))
-    for contender in prediction.contenders:
-        powers[contender.name] += modelled_powers(prediction, contender)
+    assert program.on_hardware is not None
+    prediction = predict(profile, entries, Use(program.on_hardware, program.work))
+    for entry in prediction.entries:
+        powers[entry.name] += modelled_powers(prediction, entry)
 
 
 def _accuracies_of(accuracies: "AccuracyFile", name: str, sha256: str | None, path: Path) -> "tuple[Accuracy, ...]":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from ..solver.milp.base import Engine, SearchSettings
+    from ..solver.milp.base import MilpSolver, SolverSettings
 
 ProfileArgument = Annotated[Path, typer.Argument(metavar="PROFILE", help="Written by: scantling profile")]
 PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="Written by: scantling solve")]
@@ -67,7 +67,7 @@ _PROGRAM_FLAGS: dict[str, Any] = {
         list[str] | None, _flag("loss_increase (the default), or a row such as memory; one after the other.", _AIM)
     ],
     "robust": Annotated[float | None, _flag("Standard errors that are added to the predicted loss.", _AIM)],
-    "load_cases": Annotated[str | None, _flag("mean, or worst: which load case counts.", _AIM)],
+    "domains": Annotated[str | None, _flag("mean, or worst: which domain counts.", _AIM)],
 }
 _SOLVER_FLAGS: dict[str, tuple[Any, Any]] = {
     "solver": (Annotated[str, _flag("cpsat, or highs (HiGHS through cvxpy).", "Solver")], "cpsat"),
@@ -115,8 +115,8 @@ def with_program_flags(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _search(solver: str, time_limit: float, threads: int, seed: int, gap: float) -> "tuple[Engine, SearchSettings]":
-    from ..solver.milp.base import SearchSettings
-    from ..solver.milp.registry import engine_named
+def _search(solver: str, time_limit: float, threads: int, seed: int, gap: float) -> "tuple[MilpSolver, SolverSettings]":
+    from ..solver.milp.base import SolverSettings
+    from ..solver.milp.registry import solver_named
 
-    return engine_named(solver), SearchSettings(time_limit, seed, threads, gap)
+    return solver_named(solver), SolverSettings(time_limit, seed, threads, gap)

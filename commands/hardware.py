@@ -11,8 +11,8 @@ from .files import plan_and_profile
 from .flags import JsonOption, PlanArgument, ProfileOption
 
 if TYPE_CHECKING:
-    from ..hardware.runtimes import DecodeEngine
-    from ..hardware.specification import Device
+    from ..hardware.runtimes import DecodeRuntime
+    from ..hardware.specification import Hardware
 
 app = typer.Typer()
 device = typer.Typer(
@@ -60,7 +60,7 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Predict bytes, speed, power and energy of a plan on a device, beside uniform alternatives and the original."""
-    from ..evaluation.prediction import Use, contenders_of
+    from ..evaluation.prediction import Use, entries_of
     from ..evaluation.prediction import predict as predict_needs
     from ..planning.plan import read_plan
     from ..planning.program import Program
@@ -70,13 +70,13 @@ def predict(
     plans = {"plan": plan} | {str(path): read_plan(path) for path in other or []}
     work = {"context": context, "batch": batch, "kv_bits": kv_bits, "rate": rate, "prompt": prompt, "answer": answer}
     program = Program(profile).device(device_name, "--device").workload("the flags", **work)
-    assert program.on_device is not None
+    assert program.on_hardware is not None
     for path, read in plans.items():
         if read.profile_sha256 != plan.profile_sha256:
             raise ScantlingError(
                 f"{path} was solved from another profile than {plan_path}. Solve both from one profile."
             )
-    found = predict_needs(profile, contenders_of(profile, plans, uniform), Use(program.on_device, program.work))
+    found = predict_needs(profile, entries_of(profile, plans, uniform), Use(program.on_hardware, program.work))
     if as_json:
         typer.echo(found.model_dump_json())
     else:
@@ -98,16 +98,16 @@ def fit(
     """Fit efficiency, overhead and power of a device to measured points, and write a device file."""
     import json
 
-    from ..common.files import refuse_unwritable
+    from ..common.files import require_writable
     from ..common.units import BYTES_PER_SECOND
     from ..hardware.fit import fit_power, fit_speed
-    from ..hardware.fitted_file import device_of, law_record
+    from ..hardware.fitted_file import hardware_of, law_record
     from ..hardware.points import read_points
-    from ..hardware.specification import write_device
+    from ..hardware.specification import write_hardware
     from ..reporting.terminal.hardware_table import draw_fits, print_fits
 
-    refuse_unwritable(output, 1 << 16)
-    start = _base_device(base, bandwidth, name or output.stem)
+    require_writable(output, 1 << 16)
+    start = _base_hardware(base, bandwidth, name or output.stem)
     points = read_points(measurements)
     bytes_per_second = float(start.number("bandwidth", BYTES_PER_SECOND, "a fit"))
     fits = [fit_speed(points.points, bytes_per_second)]
@@ -115,7 +115,7 @@ def fit(
         fits.append(fit_power(points.points, bytes_per_second))
     if picture is not None:
         draw_fits(fits, f"{start.name}: {points.name}", picture)
-    write_device(device_of(start, fits, points), output)
+    write_hardware(hardware_of(start, fits, points), output)
     if as_json:
         typer.echo(json.dumps([law_record(found).model_dump() for found in fits]))
         return
@@ -125,17 +125,17 @@ def fit(
     typer.echo(f"Wrote {output}: use it with --device {output}")
 
 
-def _base_device(base: str | None, bandwidth: str | None, name: str) -> "Device":
+def _base_hardware(base: str | None, bandwidth: str | None, name: str) -> "Hardware":
     from ..common.units import BYTES_PER_SECOND, parse_quantity
-    from ..hardware.specification import Device, Figure, load_device
+    from ..hardware.specification import Figure, Hardware, load_hardware
 
     if (base is None) == (bandwidth is None):
         raise ScantlingError("efficiencies are shares of a bandwidth. Give --device or --bandwidth, one of the two.")
     if base is not None:
-        return load_device(base).model_copy(update={"name": name})
+        return load_hardware(base).model_copy(update={"name": name})
     assert bandwidth is not None
     parse_quantity(bandwidth, BYTES_PER_SECOND)
-    return Device(name=name, bandwidth=Figure(value=bandwidth))
+    return Hardware(name=name, bandwidth=Figure(value=bandwidth))
 
 
 @device.command()
@@ -153,23 +153,23 @@ def measure(
     """Measure this machine: bandwidth, decode in several formats, energy where it has a counter."""
     import torch
 
-    from ..common.files import refuse_unwritable
+    from ..common.files import require_writable
     from ..common.units import parse_bytes
     from ..hardware.energy_meters import SECONDS_OF_A_WINDOW, find_meters
     from ..hardware.measure import measure_runs, stream_bandwidth, write_points
     from ..hardware.points import read_points
-    from ..reporting.terminal.hardware_table import measured_device, print_measured
+    from ..reporting.terminal.hardware_table import measured_hardware, print_measured
     from ..reporting.terminal.plan_view import TerminalProgress
 
-    refuse_unwritable(output, 1 << 16)
+    require_writable(output, 1 << 16)
     if threads is not None:
         torch.set_num_threads(threads)
-    engine = _decode_engine(model, gguf or [], kernels, trust_remote_code=trust_remote_code)
+    engine = _decode_runtime(model, gguf or [], kernels, trust_remote_code=trust_remote_code)
     meters = find_meters()
     stream = stream_bandwidth(parse_bytes(array))
     window = max(seconds, SECONDS_OF_A_WINDOW) if meters.found else seconds
     runs = measure_runs(engine, window, meters.found, TerminalProgress(Console(stderr=True)))
-    found = measured_device(runs, stream, engine, (tuple(m.name for m in meters.found), meters.missing))
+    found = measured_hardware(runs, stream, engine, (tuple(m.name for m in meters.found), meters.missing))
     heading = (f"read bandwidth {stream.read_bytes_per_second:.6g} B/s", f"engine: {engine.name}")
     write_points(runs, heading, output)
     read_points(output)
@@ -183,12 +183,12 @@ def measure(
     typer.echo(f"Wrote {output}. Next: scantling device fit {output} --bandwidth '{bandwidth}' -o mine.yaml")
 
 
-def _decode_engine(
+def _decode_runtime(
     model: str | None, gguf: list[Path], kernels: str | None, *, trust_remote_code: bool
-) -> "DecodeEngine":
-    from ..hardware.kernel_runtime import KernelEngine, kernel_formats
-    from ..hardware.llama_cpp_runtime import LlamaCppEngine
-    from ..hardware.runtimes import TorchEngine
+) -> "DecodeRuntime":
+    from ..hardware.kernel_runtime import KernelRuntime, kernel_formats
+    from ..hardware.llama_cpp_runtime import LlamaCppRuntime
+    from ..hardware.runtimes import TorchRuntime
     from ..models.demo_model import demo_model_path
     from ..models.loading import load_model
 
@@ -197,7 +197,7 @@ def _decode_engine(
             "--model is decoded by torch, --gguf by llama.cpp, --kernels are its products alone. Give one of them."
         )
     if kernels is not None:
-        return KernelEngine(kernel_formats(kernels))
+        return KernelRuntime(kernel_formats(kernels))
     if gguf:
-        return LlamaCppEngine(gguf)
-    return TorchEngine(load_model(model or str(demo_model_path()), trust_remote_code=trust_remote_code))
+        return LlamaCppRuntime(gguf)
+    return TorchRuntime(load_model(model or str(demo_model_path()), trust_remote_code=trust_remote_code))

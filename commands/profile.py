@@ -25,7 +25,7 @@ def profile(
         list[str] | None,
         typer.Option(
             help="pydoc (the default), wikipedia, sampled (from the model), hub:NAME, a UTF-8 file, a .jsonl file of "
-            "conversations, or a folder. Several load cases: NAME=SOURCE, repeatable."
+            "conversations, or a folder. Several domains: NAME=SOURCE, repeatable."
         ),
     ] = None,
     formats: Annotated[str, typer.Option(help="With commas; by default int2-g64 to int8-g64 and 16 bits.")] = "",
@@ -51,7 +51,7 @@ def profile(
         typer.Option(help="Price sequences until uniform plans are predicted this well, such as 5%."),
     ] = None,
     extend: Annotated[
-        bool, typer.Option("--extend", help="Add formats, sequences and load cases to the profile that stands there.")
+        bool, typer.Option("--extend", help="Add formats, sequences and domains to the profile that stands there.")
     ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Measure a ladder of plans and say how far predictions hold.")
@@ -61,13 +61,13 @@ def profile(
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Measure what every format of every layer costs."""
-    from ..common.files import refuse_unwritable
+    from ..common.files import require_writable
     from ..quantization.methods import rounding_named
-    from ..reporting.terminal.diagnostics import print_rarely_reached, print_regime, print_still_together
+    from ..reporting.terminal.diagnostics import print_rarely_covered, print_regime, print_stacked_experts
     from ..reporting.terminal.plan_view import print_profile
-    from ..sensitivity.calibration.resume_cache import discard_parts
+    from ..sensitivity.calibration.resume_cache import discard_resume_cache
     from ..sensitivity.calibration.text import load_text
-    from ..sensitivity.domains import LoadCase, named_sources
+    from ..sensitivity.domains import Domain, named_sources
     from ..sensitivity.extending import Extension, parse_share
     from ..sensitivity.profile import read_profile, write_or_rescue_profile
     from ..sensitivity.profiling import ProfileSettings, build_profile
@@ -85,25 +85,25 @@ def profile(
         num_label_draws=label_draws,
     )
     target = None if until is None else parse_share(until)
-    refuse_unwritable(output, 1 << 20)
+    require_writable(output, 1 << 20)
     sources = named_sources(text or ["pydoc"])
     loaded = load(model, trust_remote_code=trust_remote_code)
-    cases = [LoadCase(name, load_text(source, loaded)) for name, source in sources]
+    domains = [Domain(name, load_text(source, loaded)) for name, source in sources]
     extension = Extension(loaded, output.absolute(), progress())
     if extend:
-        extension.refuse_other_settings(read_profile(output), settings)
-        built = extension.by_sequences(read_profile(output), cases, pricing_sequences)
+        extension.require_same_settings(read_profile(output), settings)
+        built = extension.by_sequences(read_profile(output), domains, pricing_sequences)
         built = extension.by_formats(built, settings.formats or built.record.formats)
     else:
-        built = build_profile(loaded, cases, settings, output.absolute(), progress())
+        built = build_profile(loaded, domains, settings, output.absolute(), progress())
     if target is not None:
-        built = extension.until(built, cases, target, Console(stderr=True, markup=False).print)
+        built = extension.until(built, domains, target, Console(stderr=True, markup=False).print)
     write_or_rescue_profile(built, output)
-    discard_parts(output.absolute())
+    discard_resume_cache(output.absolute())
     print_profile(built, Console(markup=False))
     print_regime(built, Console(markup=False))
-    print_rarely_reached(built, Console(markup=False))
-    print_still_together(loaded.model, Console(markup=False))
+    print_rarely_covered(built, Console(markup=False))
+    print_stacked_experts(loaded.model, Console(markup=False))
     if check:
         fresh = loaded if settings.rounding.input_scaling is None else load(model, trust_remote_code=trust_remote_code)
         _check(fresh, built, output)
@@ -112,19 +112,21 @@ def profile(
 def _check(loaded: "LoadedModel", built: "Profile", output: Path) -> None:
     from ..common.files import file_sha256
     from ..evaluation.compare import EvaluationSettings
-    from ..evaluation.validity_sweep import map_of_truth
+    from ..evaluation.validity_sweep import measure_prediction_validity
     from ..planning.program import Program
-    from ..planning.solve import Origin
+    from ..planning.solve import ProfileOrigin
     from ..planning.solve import solve as solve_program
-    from ..reporting.terminal.diagnostics import print_map_of_truth
-    from ..solver.milp.base import SearchSettings
-    from ..solver.milp.registry import engine_named
+    from ..reporting.terminal.diagnostics import print_prediction_validity
+    from ..solver.milp.base import SolverSettings
+    from ..solver.milp.registry import solver_named
 
-    origin = Origin(output, file_sha256(output))
+    origin = ProfileOrigin(output, file_sha256(output))
     settings = EvaluationSettings(sequence_length=built.record.sequence_length)
 
     def solve_at(bits: float) -> "Plan":
         instance = Program(built).limit("average_bits", at_most=bits).instance()
-        return solve_program(built, origin, instance, engine_named("cpsat"), SearchSettings())
+        return solve_program(built, origin, instance, solver_named("cpsat"), SolverSettings())
 
-    print_map_of_truth(map_of_truth(loaded, built, solve_at, settings, progress()), Console(markup=False))
+    print_prediction_validity(
+        measure_prediction_validity(loaded, built, solve_at, settings, progress()), Console(markup=False)
+    )

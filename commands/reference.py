@@ -23,12 +23,12 @@ def rules(
 ) -> None:
     """Show what every limit and rule of a constraint file matches."""
     from ..planning.program import Program
-    from ..reporting.terminal.rules_table import print_rules, statement_records
+    from ..reporting.terminal.rules_table import constraint_records, print_rules
     from ..sensitivity.profile import read_profile
 
     program = Program(read_profile(profile_path)).read(path)
     if as_json:
-        typer.echo(json.dumps(statement_records(program), ensure_ascii=False))
+        typer.echo(json.dumps(constraint_records(program), ensure_ascii=False))
     else:
         print_rules(program, Console(markup=False))
 
@@ -65,15 +65,15 @@ def devices(
     as_json: JsonOption = False,
 ) -> None:
     """List the known devices, or show some with the origin of every number."""
-    from ..hardware.specification import FIGURES, device_names, load_device
-    from ..reporting.terminal.hardware_table import print_devices
+    from ..hardware.specification import FIGURES, hardware_names, load_hardware
+    from ..reporting.terminal.hardware_table import print_hardware
 
-    known = [load_device(name) for name in names or device_names()]
+    known = [load_hardware(name) for name in names or hardware_names()]
     if as_json:
         typer.echo(json.dumps([found.model_dump() for found in known], ensure_ascii=False))
         return
     if not names:
-        print_devices(known, Console(markup=False))
+        print_hardware(known, Console(markup=False))
         typer.echo("All numbers of one, with where each comes from: scantling devices NAME")
         return
     for found in known:
@@ -81,9 +81,9 @@ def devices(
         stated = [(key, getattr(found, key)) for key in FIGURES]
         stated += [(f"efficiency of {entry.formats}", entry.share) for entry in found.efficiency]
         for key, figure in stated:
-            words = "not known" if figure is None else _figure_in_words(figure)
+            words = "not known" if figure is None else _describe_figure(figure)
             typer.echo(f"  {key}: {words}")
 
 
-def _figure_in_words(figure: "Figure") -> str:
+def _describe_figure(figure: "Figure") -> str:
     return f"{figure.value} ({figure.origin}{': ' * bool(figure.source)}{figure.source})"

@@ -27,17 +27,17 @@ def report(
     profile_path: ProfileOption = None,
 ) -> None:
     """Write a plan as one page that opens offline in a browser."""
-    from ..common.files import file_sha256, refuse_unwritable
-    from ..reporting.page.files import refuse_without_renderer, write_files
+    from ..common.files import file_sha256, require_writable
+    from ..reporting.page.files import require_renderer, write_files
     from ..reporting.page.frontier_section import frontiers_of
     from ..reporting.page.material import Material, Source, read_measurements
     from ..reporting.page.report import sections_of, write_page
-    from ..solver.milp.base import SearchSettings
-    from ..solver.milp.registry import engine_named
+    from ..solver.milp.base import SolverSettings
+    from ..solver.milp.registry import solver_named
 
-    refuse_unwritable(output, 1 << 20)
+    require_writable(output, 1 << 20)
     if figures is not None:
-        refuse_without_renderer()
+        require_renderer()
     plan, profile = plan_and_profile(plan_path, profile_path)
     measured = read_measurements(plan, comparison, safety)
     profile_at = profile_path_of(plan, plan_path, profile_path)
@@ -46,7 +46,7 @@ def report(
         Source("profile", str(profile_at), plan.profile_sha256),
         *measured.sources,
     )
-    frontiers = frontiers_of(plan, profile, points, (engine_named("cpsat"), SearchSettings()), progress())
+    frontiers = frontiers_of(plan, profile, points, (solver_named("cpsat"), SolverSettings()), progress())
     material = Material(plan, profile, measured.comparison, measured.safety, frontiers, sources)
     sections = sections_of(material)
     if figures is not None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..evaluation.safety.solve_with_factor import PlanOf
     from ..planning.plan import Plan
     from ..planning.program import Program
-    from ..planning.solve import Origin
+    from ..planning.solve import ProfileOrigin
 
 app = typer.Typer()
 FAILS_STATUS = 3
@@ -37,9 +37,9 @@ def safety(
         list[str] | None,
         typer.Option(help="Evaluation text, NAME=SOURCE where several; default: what the profile's texts kept for it."),
     ] = None,
-    sequences: Annotated[int, typer.Option(help="Evaluation sequences of every load case.")] = 24,
+    sequences: Annotated[int, typer.Option(help="Evaluation sequences of every domain.")] = 24,
     length: Annotated[int, typer.Option(help="Tokens in each.")] = 512,
-    rungs: Annotated[int, typer.Option(help="Of the ladder.")] = 11,
+    sweep_points: Annotated[int, typer.Option(help="Of the ladder.")] = 11,
     inputs: Annotated[str, typer.Option(help="What layers are rounded against: original, quantized, corrected.")] = (
         "original"
     ),
@@ -62,13 +62,13 @@ def safety(
     Exit status 3 when the plan does not reach the required factor. The ladder is kept: the same command goes on where
     it was stopped, and another plan of the same profile only measures itself.
     """  # noqa: DOC501
-    from ..common.files import refuse_unwritable
-    from ..evaluation.bootstrap import Certainty
+    from ..common.files import require_writable
+    from ..evaluation.bootstrap import BootstrapSettings
     from ..evaluation.safety.measured_sweep import Thresholds
     from ..evaluation.safety.record import write_safety
-    from ..evaluation.safety.run import SafetySettings, kept_beside, safety_run
+    from ..evaluation.safety.run import SafetySettings, cache_beside, safety_run
     from ..planning.plan import read_plan
-    from ..planning.solve import Origin
+    from ..planning.solve import ProfileOrigin
     from ..reporting.terminal.safety_table import print_safety
     from ..sensitivity.domains import named_sources
     from ..sensitivity.extending import parse_share
@@ -78,16 +78,16 @@ def safety(
         tuple(named_sources(text)) if text else (),
         sequences,
         length,
-        rungs,
+        sweep_points,
         inputs,
         Thresholds(
             parse_share(offset),
             parse_share(ultimate),
-            Certainty(confidence=confidence, num_resamples=resamples, seed=seed),
+            BootstrapSettings(confidence=confidence, num_resamples=resamples, seed=seed),
         ),
         require,
     )
-    refuse_unwritable(output, 1 << 20)
+    require_writable(output, 1 << 20)
     plan, profile = plan_and_profile(plan_path, profile_path)
     plans = {str(plan_path): plan.formats()}
     for path in other or []:
@@ -99,10 +99,10 @@ def safety(
         plans[str(path)] = further.formats()
     for target in uniform or []:
         plans[f"uniform {target}"] = uniform_formats(profile, target)
-    origin = Origin(profile_path_of(plan, plan_path, profile_path), plan.profile_sha256)
+    origin = ProfileOrigin(profile_path_of(plan, plan_path, profile_path), plan.profile_sha256)
     loaded = load(model or plan.model_source, trust_remote_code=trust_remote_code)
-    run = safety_run(loaded, profile, origin, settings, cache or kept_beside(origin.path), progress())
-    found = run.record(run.predict(plans) if predicted else run.pull(plans))
+    run = safety_run(loaded, profile, origin, settings, cache or cache_beside(origin.path), progress())
+    found = run.record(run.predict(plans) if predicted else run.measure_plans(plans))
     write_safety(found, output)
     if as_json:
         typer.echo(found.model_dump_json())
@@ -118,18 +118,18 @@ class SafeOptions:
 
     Attributes:
         file: a safety file, whose text and thresholds are taken; None for the usual ones.
-        unconfirmed: whether prediction from that file is enough.
+        predicted_only: whether prediction from that file is enough.
         model: where the model is, if it has moved since it was profiled.
         trust_remote_code: whether code that comes with it is run.
     """
 
     file: Path | None
-    unconfirmed: bool
+    predicted_only: bool
     model: str | None
     trust_remote_code: bool
 
 
-def safe_plan(program: "Program", origin: "Origin", plan_of: "PlanOf", options: SafeOptions) -> "Plan":
+def safe_plan(program: "Program", origin: "ProfileOrigin", plan_of: "PlanOf", options: SafeOptions) -> "Plan":
     """Solve a program that asks for a factor of safety.
 
     Args:
@@ -145,12 +145,12 @@ def safe_plan(program: "Program", origin: "Origin", plan_of: "PlanOf", options: 
         ScantlingError: a prediction is wanted without a safety file.
     """
     from ..evaluation.safety.record import read_safety
-    from ..evaluation.safety.run import SafetySettings, kept_beside, safety_run, settings_of
+    from ..evaluation.safety.run import SafetySettings, cache_beside, safety_run, settings_of
     from ..evaluation.safety.solve_with_factor import solve_predicted, solve_safely
 
     safety = None if options.file is None else read_safety(options.file)
     settings = SafetySettings() if safety is None else settings_of(safety, program.profile, origin)
-    if options.unconfirmed:
+    if options.predicted_only:
         if safety is None:
             raise ScantlingError(
                 "--unconfirmed takes what the model bears from a safety file. Name it with --safety, or measure one "
@@ -158,5 +158,5 @@ def safe_plan(program: "Program", origin: "Origin", plan_of: "PlanOf", options: 
             )
         return solve_predicted(program, safety, plan_of)
     loaded = load(options.model or program.profile.record.model_source, trust_remote_code=options.trust_remote_code)
-    run = safety_run(loaded, program.profile, origin, settings, kept_beside(origin.path), progress())
+    run = safety_run(loaded, program.profile, origin, settings, cache_beside(origin.path), progress())
     return solve_safely(program, run, plan_of, lambda line: typer.echo(line, err=True))[0]

@@ -7,9 +7,9 @@ if TYPE_CHECKING:
     from ..common.progress import Progress
     from ..models.loading import LoadedModel
     from ..planning.plan import Plan, RefinementStep
-    from ..planning.solve import Origin
+    from ..planning.solve import ProfileOrigin
     from ..sensitivity.profile import Profile
-    from ..solver.milp.base import Engine, SearchSettings
+    from ..solver.milp.base import MilpSolver, SolverSettings
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,22 +34,22 @@ from .safety import SafeOptions, safe_plan
 if TYPE_CHECKING:
     from ..planning.plan import Plan
     from ..planning.program import Program
-    from ..planning.solve import Origin
+    from ..planning.solve import ProfileOrigin
     from ..sensitivity.profile import Profile
     from ..solver.instance import Instance
-    from ..solver.milp.base import Engine, SearchSettings
+    from ..solver.milp.base import MilpSolver, SolverSettings
 
 app = typer.Typer()
-Search = tuple["Engine", "SearchSettings"]
+Search = tuple["MilpSolver", "SolverSettings"]
 NO_PLAN_STATUS = 3
 
 
-def _profile_and_origin(profile_path: Path) -> "tuple[Profile, Origin]":
+def _profile_and_origin(profile_path: Path) -> "tuple[Profile, ProfileOrigin]":
     from ..common.files import file_sha256
-    from ..planning.solve import Origin
+    from ..planning.solve import ProfileOrigin
     from ..sensitivity.profile import read_profile
 
-    return read_profile(profile_path), Origin(profile_path, file_sha256(profile_path))
+    return read_profile(profile_path), ProfileOrigin(profile_path, file_sha256(profile_path))
 
 
 def _program(profile: "Profile", flags: dict[str, Any]) -> "Program":
@@ -67,7 +67,7 @@ def _stated(program: "Program", search: Search) -> "Instance":
 
 def _show(plan: "Plan", profile: "Profile", *, as_json: bool) -> None:
     from ..reporting.terminal.plan_view import print_allocation, print_certificate, print_verdict
-    from ..reporting.terminal.safety_table import safety_in_words
+    from ..reporting.terminal.safety_table import describe_safety
 
     if as_json:
         typer.echo(plan.model_dump_json(exclude={"program"}))
@@ -76,7 +76,7 @@ def _show(plan: "Plan", profile: "Profile", *, as_json: bool) -> None:
         print_allocation(plan, Console(markup=False))
         print_certificate(plan, Console(markup=False))
         if plan.safety is not None:
-            typer.echo(safety_in_words(plan.safety))
+            typer.echo(describe_safety(plan.safety))
 
 
 def _print_engine_cost(plan: "Plan", profile: "Profile", search: Search) -> None:
@@ -104,7 +104,7 @@ def solve(
             help="A safety file: --safety-factor takes its text and thresholds.", rich_help_panel="Factor of safety"
         ),
     ] = None,
-    unconfirmed: Annotated[
+    predicted_only: Annotated[
         bool,
         typer.Option(
             "--unconfirmed",
@@ -143,18 +143,18 @@ def solve(
 
     Exit status 3 when it is proven that there is none: then the conflict and what would mend it are printed.
     """  # noqa: DOC501
-    from ..common.files import refuse_unwritable
-    from ..planning.explanation import NoPlanError
+    from ..common.files import require_writable
+    from ..planning.explanation import InfeasibleError
     from ..planning.plan import write_plan
     from ..planning.solve import choose_formats
     from ..planning.solve import solve as solve_program
-    from ..reporting.terminal.diagnostics import print_cross_fit, print_rarely_reached
+    from ..reporting.terminal.diagnostics import print_cross_fit, print_rarely_covered
     from ..solver.instance import write_instance
 
-    refuse_unwritable(output, 1 << 16)
+    require_writable(output, 1 << 16)
     profile, origin = _profile_and_origin(profile_path)
     program = _program(profile, flags)
-    _refuse_clashes(program, asks_for_safety=safety is not None or unconfirmed, refines=refine is not None)
+    _validate_options(program, asks_for_safety=safety is not None or predicted_only, refines=refine is not None)
 
     def plan_of(wanted: "Program") -> "Plan":
         instance = _stated(wanted, search)
@@ -166,8 +166,8 @@ def solve(
         if program.safety_factor is None:
             plan = plan_of(program)
         else:
-            plan = safe_plan(program, origin, plan_of, SafeOptions(safety, unconfirmed, model, trust_remote_code))
-    except NoPlanError as error:
+            plan = safe_plan(program, origin, plan_of, SafeOptions(safety, predicted_only, model, trust_remote_code))
+    except InfeasibleError as error:
         typer.echo(error.explanation.model_dump_json() if as_json else str(error), err=not as_json)
         raise typer.Exit(NO_PLAN_STATUS) from error
     write_plan(plan, output)
@@ -186,7 +186,7 @@ def solve(
     _show(plan, profile, as_json=as_json)
     if not as_json and refine is None:
         _print_engine_cost(plan, profile, search)
-    print_rarely_reached(profile, Console(markup=False, stderr=as_json))
+    print_rarely_covered(profile, Console(markup=False, stderr=as_json))
     if cross_fit and not as_json and program.safety_factor is None:
         console = Console(markup=False)
         print_cross_fit(
@@ -194,7 +194,7 @@ def solve(
         )
 
 
-def _refuse_clashes(program: "Program", *, asks_for_safety: bool, refines: bool) -> None:
+def _validate_options(program: "Program", *, asks_for_safety: bool, refines: bool) -> None:
     if program.safety_factor is None and asks_for_safety:
         raise ScantlingError("--safety and --unconfirmed are for --safety-factor, which was not given.")
     if program.safety_factor is not None and refines:
@@ -210,10 +210,10 @@ def verify(plan_path: PlanArgument, profile_path: ProfileOption = None, as_json:
     import json
 
     from ..planning.plan import read_plan
-    from ..planning.verify_plan import check_plan
+    from ..planning.verify_plan import verify_plan
 
     plan = read_plan(plan_path)
-    found = check_plan(plan, profile_path or profile_beside(plan_path, plan.profile_path))
+    found = verify_plan(plan, profile_path or profile_beside(plan_path, plan.profile_path))
     if as_json:
         typer.echo(json.dumps({"valid": not found.faults, "faults": found.faults, "checked": found.checked}))
     else:
@@ -289,14 +289,14 @@ def frontier(
     as_json: JsonOption = False,
 ) -> None:
     """The least predicted loss at every limit: each point a proven optimum."""
-    from ..planning.pareto import Sweep, swept
+    from ..planning.pareto import FrontierRequest, sweep_frontier
     from ..reporting.terminal.plan_tables import print_frontier
     from ..reporting.terminal.plan_view import TerminalProgress
 
     profile, _ = _profile_and_origin(profile_path)
     instance = _program(profile, flags).instance()
-    sweep = Sweep(tuple(against), tuple(lowest or ()), tuple(highest or ()), points, nested)
-    found = swept(profile, instance, sweep, *search, TerminalProgress(Console(stderr=True)))
+    sweep = FrontierRequest(tuple(against), tuple(lowest or ()), tuple(highest or ()), points, nested)
+    found = sweep_frontier(profile, instance, sweep, *search, TerminalProgress(Console(stderr=True)))
     if output is not None:
         found.write(output)
     if picture is not None:
@@ -323,14 +323,14 @@ def jointly_priced(
         The plan with its joint price.
     """
     from ..planning.plan import JointLoss
-    from ..reporting.terminal.verdicts import show_nats
+    from ..reporting.terminal.verdicts import render_nats
     from ..sensitivity.joint import joint_samples
 
     load, progress, say = later
     samples = joint_samples(load(), profile, {"plan": plan.formats()}, progress)["plan"]
     joint = JointLoss(loss_increase_nats=samples.price(), loss_increase_standard_error_nats=samples.standard_error())
-    whole = show_nats(joint.loss_increase_nats, joint.loss_increase_standard_error_nats)
-    summed = show_nats(plan.loss_increase_nats, plan.loss_increase_standard_error_nats)
+    whole = render_nats(joint.loss_increase_nats, joint.loss_increase_standard_error_nats)
+    summed = render_nats(plan.loss_increase_nats, plan.loss_increase_standard_error_nats)
     say(
         f"Priced as a whole, with what the errors of its layers have in common: predicted KL {whole} nats per token; "
         f"the sum of its layers' prices is {summed}."
@@ -340,8 +340,8 @@ def jointly_priced(
 
 def refined_plan(
     plan: "Plan",
-    solved_from: "tuple[Profile, Origin]",
-    search: "tuple[Engine, SearchSettings]",
+    solved_from: "tuple[Profile, ProfileOrigin]",
+    search: "tuple[MilpSolver, SolverSettings]",
     most_steps: int,
     later: "tuple[Callable[[], LoadedModel], Progress, Callable[[str], None]]",
 ) -> "Plan":
@@ -361,7 +361,7 @@ def refined_plan(
         ScantlingError: the number of steps, or the plan's program, is no case for refinement.
     """
     from ..common.errors import ScantlingError
-    from ..evaluation.refinement import Refinement, refuse_unrefinable
+    from ..evaluation.refinement import Refinement, require_refinable
     from ..planning.solve import choose_formats, plan_of
     from ..sensitivity.calibration.capture import LabelDraws
 
@@ -369,7 +369,7 @@ def refined_plan(
     load, progress, say = later
     if most_steps < 1:
         raise ScantlingError(f"--refine {most_steps} asks for no step. Give the steps to be tried at most, such as 4.")
-    refuse_unrefinable(plan.program, profile)
+    require_refinable(plan.program, profile)
     refinement = Refinement(
         load(),
         profile,
@@ -382,7 +382,7 @@ def refined_plan(
     steps = []
     for step in refinement.steps(most_steps):
         steps.append(step)
-        say(f"step {len(steps)}: {_in_words(step)}")
+        say(f"step {len(steps)}: {_describe(step)}")
     if not any(step.kept for step in steps):
         say("no step lowered the measured loss: the plan stays as it was solved")
         return plan
@@ -392,7 +392,7 @@ def refined_plan(
     return plan_of(profile, origin, plan.program, choice, certificate)
 
 
-def _in_words(step: "RefinementStep") -> str:
+def _describe(step: "RefinementStep") -> str:
     error = "" if step.change_standard_error_nats is None else f" ± {step.change_standard_error_nats:.2g}"
     return (
         f"{step.num_moved} layers moved, predicted {step.predicted_change_nats:+.3g} nats per token, measured "

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import ScantlingError
-from .units import show_bytes
+from .units import render_bytes
 
 
 def _temporary_sibling(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
-def refuse_unwritable(path: Path, num_bytes: int) -> None:
+def require_writable(path: Path, num_bytes: int) -> None:
     """Refuse an output that could not be written, before the work that fills it.
 
     Args:
@@ -36,7 +36,7 @@ def refuse_unwritable(path: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < num_bytes:
         raise ScantlingError(
-            f"cannot write {path}: it takes about {show_bytes(num_bytes)}, the disk has {show_bytes(free)} left. "
+            f"cannot write {path}: it takes about {render_bytes(num_bytes)}, the disk has {render_bytes(free)} left. "
             "Free some space or choose another disk."
         )
 
@@ -54,7 +54,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         ScantlingError: the parent folder does not exist, or the disk refused the write.
     """
-    refuse_unwritable(path, 0)
+    require_writable(path, 0)
     if path.is_dir():
         raise ScantlingError(f"cannot write the file {path}: a folder stands there. Give another name.")
     partial = _temporary_sibling(path)
@@ -84,8 +84,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises:
         ScantlingError: ``path`` exists, its parent does not, or the disk refused the write.
     """
-    refuse_existing(path)
-    refuse_unwritable(path, 0)
+    require_absent(path)
+    require_writable(path, 0)
     partial = _temporary_sibling(path)
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -100,7 +100,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def refuse_existing(path: Path) -> None:
+def require_absent(path: Path) -> None:
     """Refuse an output folder that already exists.
 
     Args:

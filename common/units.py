@@ -156,7 +156,7 @@ def parse_bytes(text: str) -> int:
     return int(parse_quantity(text, BYTES))
 
 
-def show_bytes(num_bytes: int) -> str:
+def render_bytes(num_bytes: int) -> str:
     """Write bytes in the largest binary unit that leaves at least 1, with the exact number behind it.
 
     Args:
@@ -186,7 +186,7 @@ _SHOWN_IN = {
 }
 
 
-def show_quantity(amount: float | Fraction, measure: str) -> str:
+def render_quantity(amount: float | Fraction, measure: str) -> str:
     """Write a quantity for a person, in a unit that fits its size.
 
     Args:
@@ -200,7 +200,7 @@ def show_quantity(amount: float | Fraction, measure: str) -> str:
     ('14.29 ms', '165 W', '3.5 bits')
     """
     if measure in {BYTES, BYTES_PER_TOKEN}:
-        return show_bytes(int(amount)) if amount >= 0 else f"-{show_bytes(-int(amount))}"
+        return render_bytes(int(amount)) if amount >= 0 else f"-{render_bytes(-int(amount))}"
     value = float(amount)
     choices = _SHOWN_IN.get(measure, ((measure, 0),))
     unit, exponent = next((choice for choice in choices if abs(value) >= 10.0 ** choice[1]), choices[-1])

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ValidationError, WithJsonSchema
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from .errors import ScantlingError
-from .yaml_source import Place, Positioned
+from .yaml_source import Place, SourceValue
 
 MAX_MESSAGES: Final = 20
 _Record = TypeVar("_Record", bound=BaseModel)
@@ -77,7 +77,7 @@ def validated(record: type[_Record], value: object) -> _Record:
     return record.model_validate_json(json.dumps(value), strict=True)
 
 
-def in_words(error: ValidationError, read: Positioned, record: type[BaseModel]) -> str:
+def describe(error: ValidationError, read: SourceValue, record: type[BaseModel]) -> str:
     """Say what is wrong with a file.
 
     Args:

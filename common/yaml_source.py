@@ -33,7 +33,7 @@ Value = str | int | float | bool | None | dict[str, Any] | list[Any]
 
 
 @dataclass(frozen=True)
-class Positioned:
+class SourceValue:
     """What a file says, and where.
 
     Attributes:
@@ -72,7 +72,7 @@ class Positioned:
         return f"{self.path}:{line}:{column}"
 
 
-def read_yaml(path: Path, max_bytes: int = MAX_BYTES) -> Positioned:
+def read_yaml(path: Path, max_bytes: int = MAX_BYTES) -> SourceValue:
     """Read a YAML file.
 
     Args:
@@ -104,7 +104,7 @@ def read_yaml(path: Path, max_bytes: int = MAX_BYTES) -> Positioned:
     return parse_yaml(text, path)
 
 
-def parse_yaml(text: str, path: Path) -> Positioned:
+def parse_yaml(text: str, path: Path) -> SourceValue:
     """Read YAML text.
 
     Args:
@@ -130,7 +130,7 @@ def parse_yaml(text: str, path: Path) -> Positioned:
         raise ScantlingError(f"{path}: this is no YAML: {' '.join(str(error).split())}.") from error
     if not builder.num_documents:
         raise ScantlingError(f"{path}:1:1: the file is empty. Write at least one key.")
-    return Positioned(path, builder.root, builder.marks)
+    return SourceValue(path, builder.root, builder.marks)
 
 
 def _events(text: str) -> Iterator[yaml.Event]:
@@ -182,7 +182,7 @@ class _Builder:
             if self.num_documents > 1:
                 raise self.refuse(event, "a second document begins here. Keep one in a file.")
         elif isinstance(event, yaml.NodeEvent):
-            self.refuse_what_could_grow(event)
+            self.validate_size(event)
             if isinstance(event, yaml.ScalarEvent):
                 self.scalar(event)
             else:
@@ -192,7 +192,7 @@ class _Builder:
         elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
             self.open.pop()
 
-    def refuse_what_could_grow(self, event: yaml.NodeEvent) -> None:
+    def validate_size(self, event: yaml.NodeEvent) -> None:
         self.num_values += 1
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             raise self.refuse(event, f"anchors and aliases (&{event.anchor}, *{event.anchor}) are not read. "

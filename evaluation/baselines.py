@@ -33,7 +33,7 @@ Amount = Callable[[LayerRecord, str], Fraction]
 
 
 @dataclass(frozen=True)
-class Rival:
+class Baseline:
     """One set of formats beside a plan.
 
     Attributes:
@@ -51,12 +51,12 @@ class Rival:
     is_plan: bool = False
 
     @property
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """What it is and what it was looked for as."""
         return "; ".join(part for part in (self.says, *self.answers) if part)
 
 
-def rivals(profile: Profile, plan_formats: Mapping[str, str], targets: Sequence[str]) -> tuple[Rival, ...]:
+def baselines(profile: Profile, plan_formats: Mapping[str, str], targets: Sequence[str]) -> tuple[Baseline, ...]:
     """Find what a plan is put beside.
 
     Args:
@@ -70,19 +70,19 @@ def rivals(profile: Profile, plan_formats: Mapping[str, str], targets: Sequence[
     Raises:
         ScantlingError: a target that the profile cannot give; the message says which.
     """
-    found: list[Rival] = []
+    found: list[Baseline] = []
     for target in targets:
-        for rival in _rivals_of(profile, plan_formats, target):
-            twin = next((index for index, other in enumerate(found) if other.formats == rival.formats), None)
+        for baseline in _baselines_of(profile, plan_formats, target):
+            twin = next((index for index, other in enumerate(found) if other.formats == baseline.formats), None)
             if twin is None:
-                found.append(rival)
+                found.append(baseline)
             else:
-                answers = dict.fromkeys((*found[twin].answers, *rival.answers))
+                answers = dict.fromkeys((*found[twin].answers, *baseline.answers))
                 found[twin] = replace(found[twin], answers=tuple(answers))
     return tuple(found)
 
 
-def _rivals_of(profile: Profile, plan_formats: Mapping[str, str], target: str) -> list[Rival]:
+def _baselines_of(profile: Profile, plan_formats: Mapping[str, str], target: str) -> list[Baseline]:
     if target == SAME_BYTES:
         return [_even(profile, plan_formats, "bytes", _stored_bytes(profile))]
     if target == SAME_BITS:
@@ -99,9 +99,9 @@ def _rivals_of(profile: Profile, plan_formats: Mapping[str, str], target: str) -
     return [_uniform(profile, name)]
 
 
-def _uniform(profile: Profile, name: str, *answers: str) -> Rival:
+def _uniform(profile: Profile, name: str, *answers: str) -> Baseline:
     says = f"{name} in every layer that the program decides"
-    return Rival(f"uniform {name}", uniform_formats(profile, name), says, answers)
+    return Baseline(f"uniform {name}", uniform_formats(profile, name), says, answers)
 
 
 def uniform_names(profile: Profile) -> list[str]:
@@ -143,10 +143,10 @@ def _loads(engine: EngineProfile, profile: Profile, formats: Mapping[str, str]) 
     )
 
 
-def _nearest_deployable(profile: Profile, plan_formats: Mapping[str, str]) -> list[Rival]:
+def _nearest_deployable(profile: Profile, plan_formats: Mapping[str, str]) -> list[Baseline]:
     size = profile.stored_bytes(dict(plan_formats))
-    below: Rival | None = None
-    above: Rival | None = None
+    below: Baseline | None = None
+    above: Baseline | None = None
     for name in uniform_names(profile):
         formats = uniform_formats(profile, name)
         engines = engines_that_load(profile, formats) if isinstance(parse_format(name), IntegerFormat) else []
@@ -159,7 +159,7 @@ def _nearest_deployable(profile: Profile, plan_formats: Mapping[str, str]) -> li
             below = _uniform(profile, name, answer)
         elif above is None:
             above = _uniform(profile, name, answer)
-    found = [rival for rival in (below, above) if rival is not None]
+    found = [baseline for baseline in (below, above) if baseline is not None]
     if not found:
         raise ScantlingError(
             f"no known engine ({', '.join(engine_names())}) loads a uniform format of this profile in every layer. Its "
@@ -172,7 +172,7 @@ def _stored_bytes(profile: Profile) -> Amount:
     return lambda layer, name: Fraction(layer.stored_bytes[layer.formats.index(profile.format_index[name])])
 
 
-def _even(profile: Profile, plan_formats: Mapping[str, str], counted: str, amount: Amount) -> Rival:
+def _even(profile: Profile, plan_formats: Mapping[str, str], counted: str, amount: Amount) -> Baseline:
     decided = decided_layers(profile)
     asked = sum((amount(layer, plan_formats[layer.name]) for layer in decided), Fraction(0))
     totals = {name: sum((amount(layer, name) for layer in decided), Fraction(0)) for name in uniform_names(profile)}
@@ -206,7 +206,7 @@ def _even(profile: Profile, plan_formats: Mapping[str, str], counted: str, amoun
     formats |= dict.fromkeys(widened, wide)
     if not widened:
         return _uniform(profile, narrow, f"the most within the plan's {counted}")
-    return Rival(
+    return Baseline(
         f"even {narrow}/{wide}",
         formats,
         f"{wide} in {len(widened)} of {len(decided)} layers, spread evenly, {narrow} in the others, no price looked at",

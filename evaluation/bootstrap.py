@@ -41,7 +41,7 @@ class Interval(Record):
     upper: Finite
 
 
-class Certainty(Record):
+class BootstrapSettings(Record):
     """How intervals are made.
 
     Attributes:
@@ -79,47 +79,47 @@ def needed_documents(confidence: float) -> int:
 
 
 @dataclass(frozen=True)
-class Resampling:
+class BlockBootstrap:
     """Draws of documents.
 
     Attributes:
         document_of_sequence: for every sequence the number of its document.
-        certainty: confidence, number of draws, seed.
+        bootstrap: confidence, number of draws, seed.
     """
 
     document_of_sequence: tuple[int, ...]
-    certainty: Certainty = field(default_factory=Certainty)
+    bootstrap: BootstrapSettings = field(default_factory=BootstrapSettings)
 
     @cached_property
     def num_documents(self) -> int:
         """How many different documents the sequences are of."""
         return len(set(self.document_of_sequence))
 
-    def refuse_too_few(self) -> None:
+    def require_enough(self) -> None:
         """Refuse what cannot carry the confidence asked for.
 
         Raises:
             ScantlingError: there are too few documents, or too few draws.
         """
-        needed = needed_documents(self.certainty.confidence)
+        needed = needed_documents(self.bootstrap.confidence)
         if self.num_documents < needed:
             raise ScantlingError(
                 f"the evaluation sequences come from {self.num_documents} documents, too few for intervals of "
-                f"{self.certainty.confidence:.0%} confidence, which take {needed}. Measure on at least {needed} "
+                f"{self.bootstrap.confidence:.0%} confidence, which take {needed}. Measure on at least {needed} "
                 "sequences of different documents (--sequences, or a longer text), or ask for less with --confidence."
             )
-        if self.certainty.num_resamples < 1000:
+        if self.bootstrap.num_resamples < 1000:
             raise ScantlingError(
-                f"{self.certainty.num_resamples} resamples do not settle an interval's ends. Ask for 1000 or more."
+                f"{self.bootstrap.num_resamples} resamples do not settle an interval's ends. Ask for 1000 or more."
             )
 
     @cached_property
     def weights(self) -> NDArray[np.float64]:
         """The weight of every sequence in every resample, float64 [resamples, sequences]; rows add up to 1."""
         _, document = np.unique(self.document_of_sequence, return_inverse=True)
-        generator = np.random.default_rng(self.certainty.seed)
+        generator = np.random.default_rng(self.bootstrap.seed)
         counts = generator.multinomial(
-            self.num_documents, [1 / self.num_documents] * self.num_documents, self.certainty.num_resamples
+            self.num_documents, [1 / self.num_documents] * self.num_documents, self.bootstrap.num_resamples
         )
         drawn = counts[:, document].astype(np.float64)
         shares: NDArray[np.float64] = drawn / drawn.sum(axis=1, keepdims=True)
@@ -141,7 +141,7 @@ class Resampling:
     def levels(self) -> tuple[float, float]:
         """The quantiles of the resamples that are an interval's ends."""
         blocks = self.num_documents
-        tail = (1 - self.certainty.confidence) / 2
+        tail = (1 - self.bootstrap.confidence) / 2
         level = float(stats.norm.cdf(math.sqrt(blocks / (blocks - 1)) * stats.t.ppf(tail, blocks - 1)))
         return level, 1 - level
 

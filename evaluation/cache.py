@@ -1,4 +1,4 @@
-"""Measurements that are kept: one small file for every plan and load case, found again by what decides its values.
+"""Measurements that are kept: one small file for every plan and domain, found again by what decides its values.
 
 A run that is killed at any moment loses at most the measurements that it was in the middle of.
 
@@ -23,7 +23,7 @@ from ..models.loading import LoadedModel
 from ..sensitivity.profile import Profile
 from ..sensitivity.sequential_rounding import round_as_shipped
 from .quality import Quality, measure_candidates
-from .text import EvaluationCase
+from .text import EvaluationDomain
 
 ORIGINAL: Final = "original"
 _AT_ONCE = 5  # plans measured together share one run of the original; killed together they are lost together
@@ -32,13 +32,13 @@ Formats = Mapping[str, str]
 QualityOf = dict[str, dict[str, Quality]]
 
 
-class Kept(Record):
+class CachedQuality(Record):
     """One measurement, as its file holds it; see Quality.
 
     Attributes:
         key: a hash of what decides the values.
         name: of the plan, for a person who looks.
-        load_case: likewise.
+        domain: likewise.
         kl_nats: by sequence.
         negative_log_likelihood_nats: likewise.
         top1_agreement: likewise.
@@ -48,7 +48,7 @@ class Kept(Record):
 
     key: str
     name: str
-    load_case: str
+    domain: str
     kl_nats: tuple[Finite, ...]
     negative_log_likelihood_nats: tuple[Finite, ...]
     top1_agreement: tuple[Finite, ...]
@@ -79,13 +79,13 @@ def formats_sha256(formats: Formats) -> str:
 
 
 @dataclass(frozen=True)
-class Measurer:
+class MeasurementCache:
     """Measures plans of one profile, and keeps what was measured.
 
     Attributes:
         loaded: the model.
         profile: of this model.
-        cases: what is measured on.
+        domains: what is measured on.
         inputs: what layers are rounded against; see final_rounding.
         folder: where measurements are kept; made when it is needed.
         progress: shows how far the work is.
@@ -93,7 +93,7 @@ class Measurer:
 
     loaded: LoadedModel
     profile: Profile
-    cases: tuple[EvaluationCase, ...]
+    domains: tuple[EvaluationDomain, ...]
     inputs: str
     folder: Path
     progress: Progress
@@ -105,7 +105,7 @@ class Measurer:
             plans: the format of every layer, by the plan's name.
 
         Returns:
-            For every plan and for ``original`` the quality on every load case.
+            For every plan and for ``original`` the quality on every domain.
 
         Raises:
             ScantlingError: a plan is called ``original``.
@@ -129,30 +129,32 @@ class Measurer:
         rounded = round_as_shipped(self.loaded, self.profile, missing, self.inputs, self.progress) if missing else {}
         names = list(missing)
         groups = [names[start : start + _AT_ONCE] for start in range(0, max(len(names), 1), _AT_ONCE)]
-        for case in self.cases:
+        for domain in self.domains:
             for group in groups:
                 candidates = {name: rounded[name] for name in group}
-                measured = measure_candidates(self.loaded.model, candidates, case.token_ids, self.progress)
-                self._keep(ORIGINAL, None, case, measured[ORIGINAL])
+                measured = measure_candidates(self.loaded.model, candidates, domain.token_ids, self.progress)
+                self._keep(ORIGINAL, None, domain, measured[ORIGINAL])
                 for name in group:
-                    self._keep(name, missing[name], case, measured[name])
+                    self._keep(name, missing[name], domain, measured[name])
 
-    def _keep(self, name: str, formats: Formats | None, case: EvaluationCase, quality: Quality) -> None:
-        key = self._key(formats, case)
-        kept = Kept(key=key, name=name, load_case=case.name, **asdict(quality))
+    def _keep(self, name: str, formats: Formats | None, domain: EvaluationDomain, quality: Quality) -> None:
+        key = self._key(formats, domain)
+        kept = CachedQuality(key=key, name=name, domain=domain.name, **asdict(quality))
         with whole_file(self._file(key)) as partial:
             partial.write_text(kept.model_dump_json(), encoding="utf-8")
 
     def _stand_there(self, formats: Formats | None) -> bool:
-        return all(self._file(self._key(formats, case)).is_file() for case in self.cases)
+        return all(self._file(self._key(formats, domain)).is_file() for domain in self.domains)
 
     def _found(self, name: str, formats: Formats | None) -> dict[str, Quality]:
-        return {case.name: self._read(name, self._key(formats, case), len(case.token_ids)) for case in self.cases}
+        return {
+            domain.name: self._read(name, self._key(formats, domain), len(domain.token_ids)) for domain in self.domains
+        }
 
     def _read(self, name: str, key: str, num_sequences: int) -> Quality:
         path = self._file(key)
         try:
-            kept = Kept.model_validate_json(path.read_text(encoding="utf-8"))
+            kept = CachedQuality.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, ValidationError) as error:
             raise ScantlingError(
                 f"the measurement {path} of {name} is damaged. Remove it and measure again."
@@ -165,11 +167,11 @@ class Measurer:
     def _file(self, key: str) -> Path:
         return self.folder / f"{key[:32]}.json"
 
-    def _key(self, formats: Formats | None, case: EvaluationCase) -> str:
+    def _key(self, formats: Formats | None, domain: EvaluationDomain) -> str:
         record = self.profile.record
         decides = {
             "model": record.model_sha256,
-            "tokens": case.tokens_sha256,
+            "tokens": domain.tokens_sha256,
             "torch": torch.__version__.split("+")[0],
         }
         if formats is not None:

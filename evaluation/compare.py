@@ -20,11 +20,11 @@ from ..sensitivity.calibration.text import Text
 from ..sensitivity.domains import DEFAULT_NAME
 from ..sensitivity.profile import Profile, decided_layers
 from ..sensitivity.sequential_rounding import ORIGINAL_INPUTS, round_as_shipped
-from .baselines import SIZED, Rival, rivals
-from .bootstrap import Certainty, Resampling, needed_documents
-from .comparison import ORIGINAL, Comparison, Contender, PairedDifference, moves
+from .baselines import SIZED, Baseline, baselines
+from .bootstrap import BlockBootstrap, BootstrapSettings, needed_documents
+from .comparison import ORIGINAL, Comparison, ComparisonEntry, PairedDifference, format_changes
 from .quality import Quality, measure_candidates, standard_error
-from .text import EvaluationCase, evaluation_case, profiled_cases
+from .text import EvaluationDomain, evaluation_domain, profiled_domains
 
 
 @dataclass(frozen=True)
@@ -58,33 +58,37 @@ def evaluation_sequences(
     Returns:
         The text and int64 [sequences, tokens].
     """
-    case = _case(loaded, profile, settings)
-    return case.text, case.token_ids
+    domain = _case(loaded, profile, settings)
+    return domain.text, domain.token_ids
 
 
-def _case(loaded: LoadedModel, profile: Profile, settings: EvaluationSettings) -> EvaluationCase:
-    named = profiled_cases(profile)[0] if settings.text_source is None else (DEFAULT_NAME, settings.text_source)
-    return evaluation_case(loaded, profile, named, settings.num_sequences, settings.sequence_length)
+def _case(loaded: LoadedModel, profile: Profile, settings: EvaluationSettings) -> EvaluationDomain:
+    named = profiled_domains(profile)[0] if settings.text_source is None else (DEFAULT_NAME, settings.text_source)
+    return evaluation_domain(loaded, profile, named, settings.num_sequences, settings.sequence_length)
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredModels:
     """Sets of formats, measured on one text.
 
     Attributes:
-        case: the text and its sequences.
+        domain: the text and its sequences.
         rows: one a set of formats.
         original: the original's row.
     """
 
-    case: EvaluationCase
-    rows: tuple[Contender, ...]
-    original: Contender
+    domain: EvaluationDomain
+    rows: tuple[ComparisonEntry, ...]
+    original: ComparisonEntry
 
 
 def measured_beside(
-    loaded: LoadedModel, profile: Profile, everyone: Sequence[Rival], settings: EvaluationSettings, progress: Progress
-) -> Measured:
+    loaded: LoadedModel,
+    profile: Profile,
+    everyone: Sequence[Baseline],
+    settings: EvaluationSettings,
+    progress: Progress,
+) -> MeasuredModels:
     """Measure sets of formats and the original on the same text.
 
     Args:
@@ -97,12 +101,12 @@ def measured_beside(
     Returns:
         What was measured.
     """
-    case = _case(loaded, profile, settings)
+    domain = _case(loaded, profile, settings)
     formats = {one.name: one.formats for one in everyone}
     candidates = round_as_shipped(loaded, profile, formats, settings.inputs, progress)
-    found = measure_candidates(loaded.model, candidates, case.token_ids, progress)
-    rows = tuple(_contender(profile, one, found) for one in everyone)
-    return Measured(case, rows, _original(profile, found[ORIGINAL]))
+    found = measure_candidates(loaded.model, candidates, domain.token_ids, progress)
+    rows = tuple(_entry(profile, one, found) for one in everyone)
+    return MeasuredModels(domain, rows, _original(profile, found[ORIGINAL]))
 
 
 def compare(
@@ -119,7 +123,7 @@ def compare(
         loaded: the original model.
         profile: of this model.
         plans: solved from this profile, by the names they shall have; at least one.
-        targets: what the first plan is put beside, as ``contenders.rivals`` reads it.
+        targets: what the first plan is put beside, as ``entries.rivals`` reads it.
         settings: what is measured on.
         progress: shows how far the work is.
 
@@ -128,10 +132,10 @@ def compare(
     """
     first = next(iter(plans.values()))
     beside, left_out = _beside(profile, first, targets)
-    everyone = [*(Rival(name, plan.formats(), is_plan=True) for name, plan in plans.items()), *beside]
+    everyone = [*(Baseline(name, plan.formats(), is_plan=True) for name, plan in plans.items()), *beside]
     measured = measured_beside(loaded, profile, everyone, settings, progress)
     plan_row, *others = measured.rows
-    resampling = Resampling(measured.case.document_of_sequence, Certainty())
+    resampling = BlockBootstrap(measured.domain.document_of_sequence, BootstrapSettings())
     closest = min(
         (row for row in others if row.role == "rival"),
         key=lambda row: abs(row.stored_bytes - plan_row.stored_bytes),
@@ -142,43 +146,43 @@ def compare(
         model_source=loaded.source,
         model_sha256=loaded.sha256,
         profile_sha256=first.profile_sha256,
-        text_source=measured.case.text.source,
-        text_sha256=measured.case.text.sha256,
-        num_sequences=len(measured.case.token_ids),
-        sequence_length=measured.case.token_ids.shape[1],
+        text_source=measured.domain.text.source,
+        text_sha256=measured.domain.text.sha256,
+        num_sequences=len(measured.domain.token_ids),
+        sequence_length=measured.domain.token_ids.shape[1],
         num_documents=resampling.num_documents,
         rounding_inputs=settings.inputs,
-        certainty=resampling.certainty,
+        bootstrap=resampling.bootstrap,
         layers=tuple(layer.name for layer in profile.record.layers),
-        contenders=(*measured.rows, measured.original),
+        entries=(*measured.rows, measured.original),
         differences=tuple(_difference(plan_row, row, resampling) for row in others),
-        moves_from=None if closest is None else closest.name,
-        moves=()
+        changes_from=None if closest is None else closest.name,
+        format_changes=()
         if closest is None
-        else moves(profile, first, dict(zip(profile.layer_index, closest.formats, strict=True))),
+        else format_changes(profile, first, dict(zip(profile.layer_index, closest.formats, strict=True))),
         left_out=left_out,
     )
 
 
-def _beside(profile: Profile, plan: Plan, targets: Sequence[str]) -> tuple[tuple[Rival, ...], tuple[str, ...]]:
+def _beside(profile: Profile, plan: Plan, targets: Sequence[str]) -> tuple[tuple[Baseline, ...], tuple[str, ...]]:
     """Find the rivals; what is looked for by size may not be there, and then that is said."""
     possible, left_out = [], []
     for target in targets:
         try:
-            rivals(profile, plan.formats(), [target])
+            baselines(profile, plan.formats(), [target])
             possible.append(target)
         except ScantlingError as error:
             if target not in SIZED:
                 raise
             left_out.append(f"{target}: {error}")
-    return rivals(profile, plan.formats(), possible), tuple(left_out)
+    return baselines(profile, plan.formats(), possible), tuple(left_out)
 
 
-def _difference(plan: Contender, other: Contender, resampling: Resampling) -> PairedDifference:
+def _difference(plan: ComparisonEntry, other: ComparisonEntry, resampling: BlockBootstrap) -> PairedDifference:
     """Pair two contenders by sequence: what both share, such as hard text, is not in the error of the difference."""
     pairs = zip(other.measured_kl_nats_by_sequence, plan.measured_kl_nats_by_sequence, strict=True)
     values = [theirs - mine for theirs, mine in pairs]
-    enough = resampling.num_documents >= needed_documents(resampling.certainty.confidence)
+    enough = resampling.num_documents >= needed_documents(resampling.bootstrap.confidence)
     return PairedDifference(
         other=other.name,
         kl_nats=math.fsum(values) / len(values),
@@ -189,13 +193,13 @@ def _difference(plan: Contender, other: Contender, resampling: Resampling) -> Pa
     )
 
 
-def _contender(profile: Profile, one: Rival, measured: Mapping[str, Quality]) -> Contender:
+def _entry(profile: Profile, one: Baseline, measured: Mapping[str, Quality]) -> ComparisonEntry:
     predicted, error = profile.predict(one.formats)
     counted, quality = widths(profile, one.formats), measured[one.name]
-    return Contender(
+    return ComparisonEntry(
         name=one.name,
         role="plan" if one.is_plan else "rival",
-        says=one.in_words,
+        says=one.describe,
         formats=tuple(one.formats[layer.name] for layer in profile.record.layers),
         stored_bytes=profile.stored_bytes(one.formats),
         average_bits=counted.average,
@@ -212,8 +216,8 @@ def _contender(profile: Profile, one: Rival, measured: Mapping[str, Quality]) ->
     )
 
 
-def _original(profile: Profile, measured: Quality) -> Contender:
-    return Contender(
+def _original(profile: Profile, measured: Quality) -> ComparisonEntry:
+    return ComparisonEntry(
         name=ORIGINAL,
         role="original",
         says="the model as it came, its matrices counted in 16 bits",

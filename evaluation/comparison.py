@@ -9,20 +9,20 @@ from typing import Final, Literal
 
 from ..common.records import Finite, Record, read_record, write_record
 from ..planning.plan import Plan
-from ..planning.reduced_costs import exchanges
+from ..planning.reduced_costs import reduced_costs
 from ..sensitivity.profile import Profile
-from .bootstrap import Certainty, Interval
+from .bootstrap import BootstrapSettings, Interval
 
 COMPARISON_VERSION: Final = 1
 ORIGINAL: Final = "original"
 
 
-class Contender(Record):
+class ComparisonEntry(Record):
     """One row of the comparison.
 
     Attributes:
         name: of the plan, ``uniform`` and its format, ``even`` and two formats, or ``original``.
-        role: ``plan``, ``rival`` (uniform, or as naive) or ``original``.
+        role: ``plan``, ``baseline`` (uniform, or as naive) or ``original``.
         says: exactly what it is.
         formats: of every layer, in the order of the comparison's ``layers``; empty for the original.
         stored_bytes: of all tensors, exact.
@@ -82,7 +82,7 @@ class PairedDifference(Record):
         return None if self.interval is None else not self.interval.lower <= 0 <= self.interval.upper
 
 
-class Move(Record):
+class FormatChange(Record):
     """One layer that the plan gives another format than a contender does, and why.
 
     Attributes:
@@ -127,12 +127,12 @@ class Comparison(Record):
         sequence_length: tokens in each.
         num_documents: that the sequences are of; intervals rest on them.
         rounding_inputs: what layers were rounded against for the measurement. Predictions are for ``original`` inputs.
-        certainty: of all intervals.
+        bootstrap: of all intervals.
         layers: names of all layers.
-        contenders: the plans, their rivals, the original.
+        entries: the plans, their rivals, the original.
         differences: of the first plan from every other contender but the original.
-        moves_from: the contender that ``moves`` are counted from: the rival closest in bytes; None without a rival.
-        moves: where the first plan differs from it.
+        changes_from: the baseline closest in bytes, which ``format_changes`` are counted from; None without baselines.
+        format_changes: where the first plan differs from it.
         left_out: why a rival that was looked for is not there.
     """
 
@@ -147,15 +147,15 @@ class Comparison(Record):
     sequence_length: int
     num_documents: int
     rounding_inputs: str
-    certainty: Certainty
+    bootstrap: BootstrapSettings
     layers: tuple[str, ...]
-    contenders: tuple[Contender, ...]
+    entries: tuple[ComparisonEntry, ...]
     differences: tuple[PairedDifference, ...]
-    moves_from: str | None
-    moves: tuple[Move, ...]
+    changes_from: str | None
+    format_changes: tuple[FormatChange, ...]
     left_out: tuple[str, ...]
 
-    def contender(self, name: str) -> Contender:
+    def entry(self, name: str) -> ComparisonEntry:
         """Give a row by its name.
 
         Args:
@@ -164,12 +164,12 @@ class Comparison(Record):
         Returns:
             The contender.
         """
-        return next(row for row in self.contenders if row.name == name)
+        return next(row for row in self.entries if row.name == name)
 
     @property
-    def rival(self) -> PairedDifference | None:
+    def baseline(self) -> PairedDifference | None:
         """The difference from the rival closest in bytes; None without a rival."""
-        return next((row for row in self.differences if row.other == self.moves_from), None)
+        return next((row for row in self.differences if row.other == self.changes_from), None)
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:
@@ -197,7 +197,7 @@ def read_comparison(path: Path) -> Comparison:
     return read_record(Comparison, path, f"comparison of version {COMPARISON_VERSION}", "scantling compare PLAN")
 
 
-def moves(profile: Profile, plan: Plan, formats: Mapping[str, str]) -> tuple[Move, ...]:
+def format_changes(profile: Profile, plan: Plan, formats: Mapping[str, str]) -> tuple[FormatChange, ...]:
     """List where a plan differs from other formats.
 
     Args:
@@ -211,12 +211,12 @@ def moves(profile: Profile, plan: Plan, formats: Mapping[str, str]) -> tuple[Mov
     plan_loss = plan.loss_increase_nats
     other_loss, _ = profile.predict(dict(formats))
     found = []
-    for one in exchanges(plan, formats):
+    for one in reduced_costs(plan, formats):
         layer = profile.record.layers[one.unit]
         before, after = (profile.format_index[name] for name in (one.before, one.after))
         stored = dict(zip(layer.formats, layer.stored_bytes, strict=True))
         found.append(
-            Move(
+            FormatChange(
                 layer=layer.name,
                 kind=layer.kind,
                 block=layer.block,

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from ..common.progress import Progress
 from ..models.install import Candidate, installed, removing
-from ..models.layers import Anatomy, blocks_of, take_apart
+from ..models.layers import ModelStructure, blocks_of, find_layers
 from ..models.loading import LoadedModel
 from ..quantization.grid import CastMatrix, Rounded
-from ..sensitivity.calibration.backward_pass import Tape, walk_blocks
+from ..sensitivity.calibration.backward_pass import LayerGradients, blocks_backward
 from ..sensitivity.calibration.capture import Capture, LabelDraws, capture, first_tensor, gradients_of_draws
 from ..sensitivity.estimators.fisher import first_order_changes, window_form
 
@@ -70,19 +70,24 @@ def linearise(
         The linearisation; only layers inside blocks have changes.
     """
     token_ids, draws = on
-    anatomy = take_apart(loaded.model)
+    structure = find_layers(loaded.model)
     quantized = {name: CastMatrix(of[formats[name]].dequantize()) for name, of in records.items()}
     with installed(loaded.model, quantized):
-        captured = capture(loaded.model, anatomy, token_ids, None, progress, "reading text through the plan")
-    kl_nats = _differentiate_loss(loaded.model, anatomy, quantized, (token_ids, draws, captured), progress)
+        captured = capture(loaded.model, structure, token_ids, None, progress, "reading text through the plan")
+    kl_nats = _differentiate_loss(loaded.model, structure, quantized, (token_ids, draws, captured), progress)
     changes: dict[str, dict[str, list[Tensor]]] = {}
     with installed(loaded.model, quantized):
         one_sequence = Capture([calls[:1] for calls in captured.calls], [], 0.0)
-        for visit in walk_blocks(loaded.model, anatomy, one_sequence, captured, progress):
-            for tapes in visit.tapes():
-                for layer, tape in tapes.items():
+        for visit in blocks_backward(loaded.model, structure, one_sequence, captured, progress):
+            for gradients_by_layer in visit.gradients_by_layer():
+                for layer, layer_gradients in gradients_by_layer.items():
                     if layer.name in records:
-                        _price(changes.setdefault(layer.name, {}), tape, records[layer.name], formats[layer.name])
+                        _price(
+                            changes.setdefault(layer.name, {}),
+                            layer_gradients,
+                            records[layer.name],
+                            formats[layer.name],
+                        )
     return Linearisation(
         np.array(kl_nats),
         {layer: {name: torch.cat(parts).numpy() for name, parts in of.items()} for layer, of in changes.items()},
@@ -91,7 +96,7 @@ def linearise(
 
 def _differentiate_loss(
     model: Any,  # noqa: ANN401
-    anatomy: Anatomy,
+    structure: ModelStructure,
     quantized: Candidate,
     on: tuple[Tensor, LabelDraws, Capture],
     progress: Progress,
@@ -110,7 +115,7 @@ def _differentiate_loss(
             original = model(sequence.unsqueeze(0), use_cache=False).logits[0].float().log_softmax(-1)
         with ExitStack() as during:
             during.enter_context(installed(model, quantized))
-            during.enter_context(removing(blocks_of(model, anatomy)[-1].register_forward_hook(start_graph)))
+            during.enter_context(removing(blocks_of(model, structure)[-1].register_forward_hook(start_graph)))
             logits = model(sequence.unsqueeze(0), use_cache=False).logits
         changed = logits[0].float().log_softmax(-1)
         divergence = nn.functional.kl_div(changed, original, reduction="sum", log_target=True)
@@ -121,14 +126,16 @@ def _differentiate_loss(
     return kl_nats
 
 
-def _price(found: dict[str, list[Tensor]], tape: Tape, records: Mapping[str, Rounded], own: str) -> None:
+def _price(
+    found: dict[str, list[Tensor]], layer_gradients: LayerGradients, records: Mapping[str, Rounded], own: str
+) -> None:
     """Add what some sequences say about one layer."""
     current = records[own].dequantize()
     for name, record in records.items():
         if name == own:
             continue
-        terms = first_order_changes(tape.inputs, tape.gradients, record.dequantize() - current)
-        of_sequence = torch.split(terms[0], tape.rows_per_sequence)
-        slope = torch.stack([part.sum() for part in of_sequence]) / tape.sequence_length
-        curvature = window_form(terms[1:], tape.rows_per_sequence, tape.sequence_length)
+        terms = first_order_changes(layer_gradients.inputs, layer_gradients.gradients, record.dequantize() - current)
+        of_sequence = torch.split(terms[0], layer_gradients.rows_per_sequence)
+        slope = torch.stack([part.sum() for part in of_sequence]) / layer_gradients.sequence_length
+        curvature = window_form(terms[1:], layer_gradients.rows_per_sequence, layer_gradients.sequence_length)
         found.setdefault(name, []).append(slope + curvature)

@@ -15,7 +15,7 @@ from typing import Final, Literal, TypeVar
 
 from ..common.errors import ScantlingError
 from ..common.records import Finite, Record
-from ..common.units import BYTES, show_bytes
+from ..common.units import BYTES, render_bytes
 from ..hardware.decode_laws import (
     OperatingPoint,
     above_power_limit,
@@ -25,7 +25,7 @@ from ..hardware.decode_laws import (
     seconds_per_step,
 )
 from ..hardware.resources import RESIDENT_BYTES, Rows
-from ..hardware.specification import Device
+from ..hardware.specification import Hardware
 from ..hardware.workload import Workload
 from ..planning.plan import Plan
 from ..sensitivity.profile import Profile, decided_layers, uniform_formats
@@ -59,7 +59,7 @@ class QueryRecord(Record):
     joules: Finite
 
 
-class ContenderPrediction(Record):
+class PredictedEntry(Record):
     """A plan, a uniform alternative, or the original.
 
     Attributes:
@@ -117,7 +117,7 @@ class Prediction(Record):
         parameters: the device's numbers behind the predictions.
         estimates: names of those that are estimates.
         words: which numbers of a contender are exact and which predicted.
-        contenders: the plans first, the original last.
+        entries: the plans first, the original last.
     """
 
     model_source: str
@@ -130,7 +130,7 @@ class Prediction(Record):
     parameters: tuple[Parameter, ...]
     estimates: tuple[str, ...]
     words: dict[str, Literal["exact", "predicted"]]
-    contenders: tuple[ContenderPrediction, ...]
+    entries: tuple[PredictedEntry, ...]
 
 
 @dataclass(frozen=True)
@@ -142,17 +142,17 @@ class Use:
         workload: context, rate, query.
     """
 
-    device: Device
+    device: Hardware
     workload: Workload
 
 
 ORIGINAL: Final = "original"
 _Found = TypeVar("_Found")
-Contenders = Mapping[str, Mapping[str, str] | None]
+Entries = Mapping[str, Mapping[str, str] | None]
 """Formats of every layer by the contender's name; None for the original."""
 
 
-def contenders_of(profile: Profile, plans: Mapping[str, Plan], uniforms: Sequence[str] | None) -> Contenders:
+def entries_of(profile: Profile, plans: Mapping[str, Plan], uniforms: Sequence[str] | None) -> Entries:
     """Put plans, uniform alternatives and the original beside each other.
 
     Args:
@@ -173,21 +173,21 @@ def contenders_of(profile: Profile, plans: Mapping[str, Plan], uniforms: Sequenc
     return {**found, ORIGINAL: None}
 
 
-def predict(profile: Profile, contenders: Contenders, use: Use) -> Prediction:
+def predict(profile: Profile, entries: Entries, use: Use) -> Prediction:
     """Predict what contenders need on a device.
 
     Args:
         profile: the layers; its prices are used where it has them.
-        contenders: in the order of the table.
+        entries: in the order of the table.
         use: device and workload.
 
     Returns:
         The prediction.
     """
     rows = Rows(profile, use.workload, use.device)
-    read = {name: rows.read_bytes(formats) for name, formats in contenders.items()}
+    read = {name: rows.read_bytes(formats) for name, formats in entries.items()}
     rate, origin = _same_rate(rows, read, use.device)
-    found = tuple(_contender(rows, name, formats, read[name], rate) for name, formats in contenders.items())
+    found = tuple(_entry(rows, name, formats, read[name], rate) for name, formats in entries.items())
     used = list(dict.fromkeys(format_name for sizes in read.values() for format_name in sizes))
     figures = figures_behind(use.device, used)
     return Prediction(
@@ -205,14 +205,14 @@ def predict(profile: Profile, contenders: Contenders, use: Use) -> Prediction:
         estimates=tuple(name for name, figure in figures.items() if figure.origin == "estimate"),
         words={
             name: "exact" if name == "stored_bytes" else "predicted"
-            for name in ContenderPrediction.model_fields
+            for name in PredictedEntry.model_fields
             if name not in {"name", "notes"}
         },
-        contenders=found,
+        entries=found,
     )
 
 
-def _same_rate(rows: Rows, read: Mapping[str, Mapping[str, Fraction]], device: Device) -> tuple[Fraction | None, str]:
+def _same_rate(rows: Rows, read: Mapping[str, Mapping[str, Fraction]], device: Hardware) -> tuple[Fraction | None, str]:
     """Give the throughput at which powers are compared: the stated one, else the slowest contender's full speed."""
     stated = rows.rate()
     if stated is not None:
@@ -225,26 +225,26 @@ def _same_rate(rows: Rows, read: Mapping[str, Mapping[str, Fraction]], device: D
     return Fraction(speeds[slowest]) * (1 - Fraction(1, 10**9)), f"full speed of {slowest}"
 
 
-def _contender(
+def _entry(
     rows: Rows,
     name: str,
     formats: Mapping[str, str] | None,
     read: Mapping[str, Fraction],
     same_rate: Fraction | None,
-) -> ContenderPrediction:
+) -> PredictedEntry:
     record, device = rows.profile.record, rows.on("a prediction")
     originally = 2 * sum(layer.num_weights for layer in record.layers) + record.other_bytes
     stored = originally if formats is None else rows.profile.stored_bytes(dict(formats))
     resident = stored + rows.row(RESIDENT_BYTES).fixed - record.other_bytes
     notes = _Notes([])
     if device.memory is not None and resident > device.number("memory", BYTES, "a prediction"):
-        notes.lines.append(f"does not fit: {show_bytes(resident)}, where {device.name} has {device.memory.value}")
+        notes.lines.append(f"does not fit: {render_bytes(resident)}, where {device.name} has {device.memory.value}")
     speed = notes.attempt(lambda: float(1 / seconds_per_step(read, device)))
     full = notes.attempt(lambda: operate(read, device, None, rows.batch))
     rated = None if same_rate is None else notes.attempt(lambda: operate(read, device, same_rate, rows.batch))
     query = notes.attempt(lambda: _query(rows, formats))
     notes.lines.extend(above_power_limit(point.watts, device) for point in (full, rated) if point is not None)
-    return ContenderPrediction(
+    return PredictedEntry(
         name=name,
         stored_bytes=stored,
         resident_bytes=resident,

@@ -11,13 +11,13 @@ import math
 from collections.abc import Sequence
 
 from ..common.records import Record
-from .comparison import Contender
+from .comparison import ComparisonEntry
 
 _TOLERANCE = 0.25
 _NUM_ERRORS = 2.0
 
 
-class Rung(Record):
+class SweepPoint(Record):
     """One plan of the ladder.
 
     Attributes:
@@ -41,23 +41,23 @@ class Rung(Record):
     joint_kl_nats: float | None = None
 
 
-class MapOfTruth(Record):
+class PredictionValidity(Record):
     """How far predictions hold for a model.
 
     Attributes:
-        rungs: from the lightest compression to the heaviest, by predicted loss increase.
+        sweep_points: from the lightest compression to the heaviest, by predicted loss increase.
         elastic_limit_nats: the largest predicted loss increase below which all predictions hold; None where none does.
         correction: what predictions within the elastic range are to be multiplied by; None where there is no range.
         correction_error: how far it differs from plan to plan, one standard deviation, relative.
     """
 
-    rungs: tuple[Rung, ...]
+    sweep_points: tuple[SweepPoint, ...]
     elastic_limit_nats: float | None
     correction: float | None
     correction_error: float | None
 
 
-def rung(row: Contender, joint_kl_nats: float | None = None) -> Rung:
+def sweep_point(row: ComparisonEntry, joint_kl_nats: float | None = None) -> SweepPoint:
     """Judge one plan.
 
     Args:
@@ -78,7 +78,7 @@ def rung(row: Contender, joint_kl_nats: float | None = None) -> Rung:
 
 def held_against(
     name: str, average_bits: float, predicted: tuple[float, float | None], measured: tuple[float, float | None]
-) -> Rung:
+) -> SweepPoint:
     """Judge one prediction.
 
     Args:
@@ -95,7 +95,7 @@ def held_against(
     if predicted[1] is not None and measured[1] is not None:
         error = ratio * math.hypot(predicted[1] / predicted[0], measured[1] / measured[0])
     off = abs(ratio - 1)
-    return Rung(
+    return SweepPoint(
         name=name,
         average_bits=average_bits,
         predicted_kl_nats=predicted[0],
@@ -106,23 +106,23 @@ def held_against(
     )
 
 
-def judge(rungs: Sequence[Rung]) -> MapOfTruth:
+def judge(sweep_points: Sequence[SweepPoint]) -> PredictionValidity:
     """Find the elastic range and the correction.
 
     Args:
-        rungs: in any order.
+        sweep_points: in any order.
 
     Returns:
         The map.
     """
-    ordered = sorted(rungs, key=lambda one: one.predicted_kl_nats)
+    ordered = sorted(sweep_points, key=lambda one: one.predicted_kl_nats)
     first_off = next((position for position, one in enumerate(ordered) if not one.holds), len(ordered))
     elastic = ordered[:first_off]
     logs = [math.log(one.ratio) for one in elastic]
     mean = math.fsum(logs) / len(logs) if logs else 0.0
     spread = math.sqrt(math.fsum((log - mean) ** 2 for log in logs) / (len(logs) - 1)) if len(logs) > 1 else None
-    return MapOfTruth(
-        rungs=tuple(ordered),
+    return PredictionValidity(
+        sweep_points=tuple(ordered),
         elastic_limit_nats=elastic[-1].predicted_kl_nats if elastic else None,
         correction=math.exp(mean) if elastic else None,
         correction_error=spread,

@@ -34,7 +34,7 @@ from ..quantization.formats import parse_format
 from ..sensitivity.calibration.capture import LabelDraws
 from ..sensitivity.profile import Profile
 from ..sensitivity.round_model import round_as_profiled
-from ..solver.instance import LOSS, Instance, LoadCase, LossMeasure, Row
+from ..solver.instance import LOSS, DomainCosts, Instance, LossMeasure, Row
 from ..solver.rules import Allow, Limit, LossLimit
 from .linearisation import Records, linearise
 from .quality import measure_candidates
@@ -194,7 +194,7 @@ def expand(
     return Expansion({layer: {name: separable(layer, name) for name in of} for layer, of in found.items()}, found)
 
 
-def refuse_unrefinable(program: Instance, profile: Profile) -> None:
+def require_refinable(program: Instance, profile: Profile) -> None:
     """Refuse programs that the expansion does not speak about, before the model is loaded.
 
     Args:
@@ -208,7 +208,7 @@ def refuse_unrefinable(program: Instance, profile: Profile) -> None:
         raise ScantlingError("--refine lowers the loss within limits: leave out --max-loss and --minimize.")
     if program.loss != LossMeasure():
         raise ScantlingError("--refine lowers the mean loss: leave out --robust, and --load-cases worst.")
-    fewest = min(np.bincount(np.array(profile.record.case_of_sequence or [0] * profile.samples.shape[2])))
+    fewest = min(np.bincount(np.array(profile.record.domain_of_sequence or [0] * profile.samples.shape[2])))
     if fewest < 2 * UNSEEN_EVERY:
         raise ScantlingError(
             f"--refine keeps every third pricing sequence from the gradient; the profile has {fewest} of each load "
@@ -217,7 +217,7 @@ def refuse_unrefinable(program: Instance, profile: Profile) -> None:
 
 
 def unseen_sequences(profile: Profile) -> NDArray[np.bool_]:
-    """Choose the pricing sequences that judge steps: every third one of each load case.
+    """Choose the pricing sequences that judge steps: every third one of each domain.
 
     Args:
         profile: the profile.
@@ -225,8 +225,8 @@ def unseen_sequences(profile: Profile) -> NDArray[np.bool_]:
     Returns:
         bool [sequences].
     """
-    cases = profile.record.case_of_sequence or (0,) * profile.samples.shape[2]
-    number = [cases[:position].count(case) for position, case in enumerate(cases)]
+    domains = profile.record.domain_of_sequence or (0,) * profile.samples.shape[2]
+    number = [domains[:position].count(domain) for position, domain in enumerate(domains)]
     return np.array([count % UNSEEN_EVERY == UNSEEN_EVERY - 1 for count in number])
 
 
@@ -303,16 +303,16 @@ def around(program: Instance, formats: Formats, costs: Mapping[str, Mapping[str,
     Returns:
         The program, with a row that counts the layers that move.
     """
-    table, moves, allowed = [], [], []
+    table, format_changes, allowed = [], [], []
     for index, unit in enumerate(program.units):
         own, of = formats[unit.name], costs.get(unit.name, {})
         table.append(tuple(of.get(name, 0.0) for name in unit.formats))
-        moves.append(tuple(int(name != own) for name in unit.formats))
+        format_changes.append(tuple(int(name != own) for name in unit.formats))
         allowed.append((index, tuple(at for at, name in enumerate(unit.formats) if name == own or name in of)))
     return replace(
         program,
-        rows=(*program.rows, Row(_MOVED, "layers", tuple(moves))),
-        load_cases=(LoadCase("around the plan", tuple(table)),),
+        rows=(*program.rows, Row(_MOVED, "layers", tuple(format_changes))),
+        domains=(DomainCosts("around the plan", tuple(table)),),
         rules=(*program.rules, Allow("formats next to the plan's", tuple(allowed))),
     )
 
@@ -332,4 +332,4 @@ def within(nearby: Instance, radius: int) -> Instance:
 
 def _cost(nearby: Instance, layer: str, target: str) -> float:
     index = [unit.name for unit in nearby.units].index(layer)
-    return nearby.load_cases[0].loss_increase_nats[index][nearby.units[index].formats.index(target)]
+    return nearby.domains[0].loss_increase_nats[index][nearby.units[index].formats.index(target)]

@@ -13,20 +13,20 @@ from ..quantization.methods import rounding_method
 from ..sensitivity.estimators.registry import WITHOUT_UNIT
 from ..sensitivity.joint import joint_samples
 from ..sensitivity.profile import Profile, decided_layers
-from .baselines import Rival, rivals
+from .baselines import Baseline, baselines
 from .compare import EvaluationSettings, measured_beside
-from .prediction_validity import MapOfTruth, judge, rung
+from .prediction_validity import PredictionValidity, judge, sweep_point
 
-LADDER_BITS = (2.25, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
+SWEEP_BITS = (2.25, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
 
 
-def map_of_truth(
+def measure_prediction_validity(
     loaded: LoadedModel,
     profile: Profile,
     solve: Callable[[float], Plan],
     settings: EvaluationSettings,
     progress: Progress,
-) -> MapOfTruth:
+) -> PredictionValidity:
     """Measure the ladder.
 
     Args:
@@ -53,21 +53,21 @@ def map_of_truth(
         if all(position in layer.formats for layer in decided) and not name.endswith("float16")
     ]
     plans: dict[str, Plan] = {}
-    for bits in LADDER_BITS:
+    for bits in SWEEP_BITS:
         try:
             plans[f"solved at {bits:g} bits"] = solve(bits)
         except ScantlingError:  # outside the range of this profile's formats
             continue
-    solved = [Rival(name, plan.formats(), is_plan=True) for name, plan in plans.items()]
-    everyone = [*solved, *rivals(profile, {}, everywhere)]
+    solved = [Baseline(name, plan.formats(), is_plan=True) for name, plan in plans.items()]
+    everyone = [*solved, *baselines(profile, {}, everywhere)]
     as_wholes = _joint_prices(loaded, profile, everyone, progress)
     rows = measured_beside(loaded, profile, everyone, settings, progress).rows
     shown = [row for row in rows if row.predicted_kl_nats > 0 and row.measured_kl_nats > 0]
-    return judge([rung(row, as_wholes.get(row.name)) for row in shown])
+    return judge([sweep_point(row, as_wholes.get(row.name)) for row in shown])
 
 
 def _joint_prices(
-    loaded: LoadedModel, profile: Profile, everyone: Sequence[Rival], progress: Progress
+    loaded: LoadedModel, profile: Profile, everyone: Sequence[Baseline], progress: Progress
 ) -> dict[str, float]:
     """Price plans as wholes; none where the rounding scales inputs, which is done to a loaded model only once."""
     if rounding_method(profile.record.rounding).input_scaling is not None:

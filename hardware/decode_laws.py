@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ..common.errors import ScantlingError
-from ..common.units import BYTES_PER_SECOND, OPERATIONS_PER_SECOND, SECONDS, WATTS, show_quantity
-from .specification import Device, Figure
+from ..common.units import BYTES_PER_SECOND, OPERATIONS_PER_SECOND, SECONDS, WATTS, render_quantity
+from .specification import Figure, Hardware
 
 ReadBytes = Mapping[str, int | Fraction]
 """Bytes read for one step, by the format that they are in."""
@@ -70,7 +70,7 @@ class QueryCost:
         return self.prompt_joules + self.answer_joules
 
 
-def seconds_per_step(read_bytes: ReadBytes, device: Device, what_for: str = "a speed") -> Fraction:
+def seconds_per_step(read_bytes: ReadBytes, device: Hardware, what_for: str = "a speed") -> Fraction:
     """Give t.
 
     Args:
@@ -91,7 +91,9 @@ def seconds_per_step(read_bytes: ReadBytes, device: Device, what_for: str = "a s
     return sum(reading, start=Fraction(0)) / bandwidth + overhead
 
 
-def watts_at(read_bytes: ReadBytes, device: Device, steps_per_second: Fraction, what_for: str = "a power") -> Fraction:
+def watts_at(
+    read_bytes: ReadBytes, device: Hardware, steps_per_second: Fraction, what_for: str = "a power"
+) -> Fraction:
     """Give P(r), whether or not the device can reach the rate.
 
     Args:
@@ -108,7 +110,7 @@ def watts_at(read_bytes: ReadBytes, device: Device, steps_per_second: Fraction, 
 
 
 def operate(
-    read_bytes: ReadBytes, device: Device, rate: float | Fraction | None = None, batch: int = 1
+    read_bytes: ReadBytes, device: Hardware, rate: float | Fraction | None = None, batch: int = 1
 ) -> OperatingPoint:
     """Give speed, power and energy at a demanded rate, or at full speed.
 
@@ -143,7 +145,7 @@ def operate(
 
 
 def query_cost(
-    read_bytes: ReadBytes, device: Device, prompt_tokens: int, answer_tokens: int, multiplied_weights: int
+    read_bytes: ReadBytes, device: Hardware, prompt_tokens: int, answer_tokens: int, multiplied_weights: int
 ) -> QueryCost:
     """Give what a query takes, of a single sequence at full speed.
 
@@ -181,14 +183,14 @@ def query_cost(
     )
 
 
-def _traffic_joules(read_bytes: ReadBytes, device: Device, what_for: str) -> Fraction:
+def _traffic_joules(read_bytes: ReadBytes, device: Hardware, what_for: str) -> Fraction:
     """Give c · Σ b / B."""
     bandwidth = device.number("bandwidth", BYTES_PER_SECOND, what_for)
     total = sum((Fraction(size) for size in read_bytes.values()), start=Fraction(0))
     return device.number("traffic_power", WATTS, what_for) * total / bandwidth
 
 
-def above_power_limit(watts: float, device: Device) -> str:
+def above_power_limit(watts: float, device: Hardware) -> str:
     """Say where a predicted power is more than the device ever draws: then it would be slower, and the law not hold.
 
     Args:
@@ -204,12 +206,12 @@ def above_power_limit(watts: float, device: Device) -> str:
     if watts <= limit:
         return ""
     return (
-        f"{show_quantity(watts, WATTS)} is above the power limit of {device.name}, {show_quantity(limit, WATTS)}: it "
-        "would run slower than predicted."
+        f"{render_quantity(watts, WATTS)} is above the power limit of {device.name}, {render_quantity(limit, WATTS)}: "
+        "it would run slower than predicted."
     )
 
 
-def figures_behind(device: Device, format_names: list[str]) -> dict[str, Figure]:
+def figures_behind(device: Hardware, format_names: list[str]) -> dict[str, Figure]:
     """List the numbers of a device that predictions for some formats rest on.
 
     Args:

@@ -119,7 +119,7 @@ def fit_speed(points: Sequence[MeasuredPoint], bandwidth: float) -> LawFit:
     formats = list(dict.fromkeys(point.format for point in points))
     design = np.array([[p.read_bytes * (p.format == f) for f in formats] + [1.0] for p in points])
     seconds = np.array([1 / p.tokens_per_second for p in points])
-    _refuse_unidentified_speed(points, formats, design)
+    _require_identified_speed(points, formats, design)
     solution = _least_squares(design / seconds[:, None], np.ones(len(points)))
     numbers = []
     for index, name in enumerate(formats):
@@ -229,7 +229,7 @@ def _identified(design: Matrix) -> bool:
     return bool((largest > 0).all()) and float(np.linalg.cond(design / largest)) < _WELL_CONDITIONED
 
 
-def _refuse_unidentified_speed(points: Sequence[MeasuredPoint], formats: list[str], design: Matrix) -> None:
+def _require_identified_speed(points: Sequence[MeasuredPoint], formats: list[str], design: Matrix) -> None:
     if len(points) > len(formats) > 0 and _identified(design):
         return
     sizes = {name: len({p.read_bytes for p in points if p.format == name}) for name in formats}

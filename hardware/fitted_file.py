@@ -9,7 +9,7 @@ from typing import Final
 from ..common.records import Finite, Record
 from .fit import FittedNumber, LawFit
 from .points import MeasuredPoints
-from .specification import Device, Efficiency, Figure
+from .specification import Efficiency, Figure, Hardware
 
 _PREFIX: Final = "efficiency of "
 _FORMATS: Final = (".png", ".svg", ".pdf")
@@ -76,7 +76,7 @@ def law_record(fit: LawFit) -> LawRecord:
     )
 
 
-def device_of(base: Device, fits: Sequence[LawFit], points: MeasuredPoints) -> Device:
+def hardware_of(base: Hardware, fits: Sequence[LawFit], points: MeasuredPoints) -> Hardware:
     """Put fitted numbers in place of a device's own, and keep its efficiencies of formats that were not fitted.
 
     Args:

@@ -49,7 +49,7 @@ def kernel_formats(names: str) -> tuple[Format, ...]:
 
 
 @dataclass(frozen=True)
-class KernelEngine:
+class KernelRuntime:
     """The kernels of some formats.
 
     Attributes:

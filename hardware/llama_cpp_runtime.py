@@ -78,7 +78,7 @@ def gguf_contents(path: Path) -> GgufContents:
 
 
 @dataclass(frozen=True)
-class LlamaCppEngine:
+class LlamaCppRuntime:
     """llama.cpp on some files.
 
     Attributes:

@@ -22,7 +22,7 @@ from ..common.files import whole_file
 from ..common.progress import Progress
 from .energy_meters import EnergyMeter
 from .points import COLUMNS
-from .runtimes import DecodeEngine, DecodeRun
+from .runtimes import DecodeRun, DecodeRuntime
 
 _PASSES: Final = 7
 _WARM_UP, _FEWEST, _MOST = 3, 16, 256
@@ -30,7 +30,7 @@ DEFAULT_ARRAY_BYTES: Final = 1 << 30
 
 
 @dataclass(frozen=True)
-class Stream:
+class StreamBandwidth:
     """How fast memory is read.
 
     Attributes:
@@ -46,7 +46,7 @@ class Stream:
     threads: int
 
 
-def stream_bandwidth(array_bytes: int = DEFAULT_ARRAY_BYTES) -> Stream:
+def stream_bandwidth(array_bytes: int = DEFAULT_ARRAY_BYTES) -> StreamBandwidth:
     """Read a large array over and over.
 
     Args:
@@ -69,11 +69,11 @@ def stream_bandwidth(array_bytes: int = DEFAULT_ARRAY_BYTES) -> Stream:
         rates.append(array.numel() * 8 / (time.perf_counter() - began))
         if int(total) != array.numel():
             raise ScantlingError("this machine's memory does not give back what was written. Do not use it.")
-    return Stream(max(rates), statistics.median(rates), array.numel() * 8, torch.get_num_threads())
+    return StreamBandwidth(max(rates), statistics.median(rates), array.numel() * 8, torch.get_num_threads())
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRun:
     """A run and what was measured.
 
     Attributes:
@@ -110,8 +110,8 @@ class Measured:
 
 
 def measure_runs(
-    engine: DecodeEngine, seconds: float, meters: Sequence[EnergyMeter], progress: Progress
-) -> list[Measured]:
+    engine: DecodeRuntime, seconds: float, meters: Sequence[EnergyMeter], progress: Progress
+) -> list[MeasuredRun]:
     """Decode every run for a while.
 
     Args:
@@ -130,7 +130,7 @@ def measure_runs(
     return found
 
 
-def _measured(run: DecodeRun, seconds: float, meters: Sequence[EnergyMeter]) -> Measured:
+def _measured(run: DecodeRun, seconds: float, meters: Sequence[EnergyMeter]) -> MeasuredRun:
     step = run.begin()
     for _ in range(_WARM_UP):
         step()
@@ -147,7 +147,7 @@ def _measured(run: DecodeRun, seconds: float, meters: Sequence[EnergyMeter]) -> 
     elapsed = time.perf_counter() - window
     joules = sum(meter.between(start, meter.read()) for meter, start in zip(meters, before, strict=True))
     undisturbed, median = (float(q) for q in np.quantile(times, (0.1, 0.5)))
-    return Measured(
+    return MeasuredRun(
         run.format,
         run.num_blocks,
         run.whole,
@@ -160,7 +160,7 @@ def _measured(run: DecodeRun, seconds: float, meters: Sequence[EnergyMeter]) -> 
     )
 
 
-def write_points(found: Sequence[Measured], heading: Sequence[str], path: Path) -> None:
+def write_points(found: Sequence[MeasuredRun], heading: Sequence[str], path: Path) -> None:
     """Write what was measured as a file that ``device fit`` reads.
 
     Args:

@@ -43,7 +43,7 @@ from ..quantization.formats import parse_format
 from ..sensitivity.profile import LayerRecord, Profile
 from ..solver.instance import Row
 from .activations import activation_bytes
-from .specification import Device
+from .specification import Hardware
 from .workload import Workload
 
 STORED_BYTES: Final = "stored_bytes"
@@ -72,7 +72,7 @@ PICO, NANO, MICRO = Fraction(1, 10**12), Fraction(1, 10**9), Fraction(1, 10**6)
 Amounts = tuple[tuple[int, ...], ...]
 
 
-def refuse_overflow(row: Row) -> Row:
+def validate_range(row: Row) -> Row:
     """Refuse a row whose sums would not fit in 64 bits.
 
     Args:
@@ -110,7 +110,7 @@ class Rows:
 
     profile: Profile
     workload: Workload = field(default_factory=Workload)
-    device: Device | None = None
+    device: Hardware | None = None
     made: dict[str, Row] = field(default_factory=dict, repr=False, compare=False)
 
     def row(self, name: str) -> Row:
@@ -139,7 +139,7 @@ class Rows:
             POWER: self._watts,
         }
         if name not in self.made:
-            self.made[name] = refuse_overflow(makers[name]())
+            self.made[name] = validate_range(makers[name]())
         return self.made[name]
 
     def available(self) -> dict[str, Row]:
@@ -253,7 +253,7 @@ class Rows:
             for layer in self.profile.record.layers
         )
 
-    def on(self, what_for: str) -> Device:
+    def on(self, what_for: str) -> Hardware:
         """Give the device.
 
         Args:
@@ -401,4 +401,4 @@ class Rows:
         """
         what_for = "a limit on power"
         base = self.on(what_for).number("base_power", WATTS, what_for)
-        return refuse_overflow(self._with_time(name, what_for, base - at_most_watts))
+        return validate_range(self._with_time(name, what_for, base - at_most_watts))

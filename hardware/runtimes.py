@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
-from ..models.layers import blocks_of, output_head, take_apart
+from ..models.layers import blocks_of, find_layers, output_head
 from ..models.loading import LoadedModel
 
 Step = Callable[[], None]
@@ -42,7 +42,7 @@ class DecodeRun:
     begin: Callable[[], Step]
 
 
-class DecodeEngine(Protocol):
+class DecodeRuntime(Protocol):
     """What can decode models here."""
 
     @property
@@ -85,7 +85,7 @@ DEFAULT_SHARES: Final = (1 / 3, 2 / 3, 1.0)
 
 
 @dataclass(frozen=True)
-class TorchEngine:
+class TorchRuntime:
     """Transformers on torch, on the CPU: float32, bfloat16, and torch's own dynamic int8 (one scale a matrix).
 
     Attributes:
@@ -110,18 +110,18 @@ class TorchEngine:
             One run for every size and format.
         """
         model = self.loaded.model
-        anatomy = take_apart(model)
-        blocks = blocks_of(model, anatomy)
+        structure = find_layers(model)
+        blocks = blocks_of(model, structure)
         for share in self.shares:
             num_blocks = max(1, round(share * len(blocks)))
-            _set_blocks(model, anatomy.blocks_name, blocks[:num_blocks])
+            _set_blocks(model, structure.blocks_name, blocks[:num_blocks])
             try:
                 for name, convert in _FORMATS.items():
                     converted = convert(model)
                     size = read_bytes_of(converted, model)
                     yield DecodeRun(name, num_blocks, num_blocks == len(blocks), size, _beginner(converted))
             finally:
-                _set_blocks(model, anatomy.blocks_name, blocks)
+                _set_blocks(model, structure.blocks_name, blocks)
 
 
 def _set_blocks(model: PreTrainedModel, blocks_name: str, blocks: Sequence[nn.Module]) -> None:

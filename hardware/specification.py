@@ -24,8 +24,8 @@ from ..common.files import whole_file
 from ..common.patterns import Pattern, compiled
 from ..common.records import Record
 from ..common.units import BYTES, BYTES_PER_SECOND, OPERATIONS_PER_SECOND, SECONDS, WATTS, exact_number, parse_quantity
-from ..common.validation import Quantity, check, in_words, refusal, validated
-from ..common.yaml_source import Positioned, parse_yaml, read_yaml
+from ..common.validation import Quantity, check, describe, refusal, validated
+from ..common.yaml_source import SourceValue, parse_yaml, read_yaml
 
 FIGURES: Final = (
     "memory", "bandwidth", "overhead", "base_power", "traffic_power", "power_limit", "compute", "compute_power",
@@ -111,7 +111,7 @@ class Efficiency(Record):
     share: Annotated[Figure, AfterValidator(_share)]
 
 
-class Device(Record):
+class Hardware(Record):
     """One device.
 
     Attributes:
@@ -199,7 +199,7 @@ class Device(Record):
         return next((entry for entry in self.efficiency if compiled(entry.formats).matches(format_name)), None)
 
 
-def device_names() -> list[str]:
+def hardware_names() -> list[str]:
     """List the devices that come with the package.
 
     Returns:
@@ -208,11 +208,11 @@ def device_names() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in (Path(__file__).with_name("devices")).iterdir())
 
 
-def load_device(name: str, beside: Path | None = None) -> Device:
+def load_hardware(name: str, beside: Path | None = None) -> Hardware:
     """Give a device by name or file.
 
     Args:
-        name: one of ``device_names()``, or the path of a YAML file.
+        name: one of ``hardware_names()``, or the path of a YAML file.
         beside: the folder that a relative path is looked for in first.
 
     Returns:
@@ -221,19 +221,19 @@ def load_device(name: str, beside: Path | None = None) -> Device:
     Raises:
         ScantlingError: there is none, or the file is no device.
     """
-    if name in device_names():
+    if name in hardware_names():
         text = (Path(__file__).with_name("devices") / f"{name}.yaml").read_text(encoding="utf-8")
         return _validated(parse_yaml(text, Path(f"{name}.yaml")))
     for path in (*([beside / name] if beside else []), Path(name)):
         if path.is_file():
             return _validated(read_yaml(path))
     raise ScantlingError(
-        f"{name!r} is neither a known device nor a file. Known: {', '.join(device_names())}; "
+        f"{name!r} is neither a known device nor a file. Known: {', '.join(hardware_names())}; "
         "or give the path of a device file."
     )
 
 
-def write_device(device: Device, path: Path) -> None:
+def write_hardware(device: Hardware, path: Path) -> None:
     """Write a device file, whole or not at all.
 
     Args:
@@ -245,8 +245,8 @@ def write_device(device: Device, path: Path) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def _validated(read: Positioned) -> Device:
+def _validated(read: SourceValue) -> Hardware:
     try:
-        return validated(Device, read.value)
+        return validated(Hardware, read.value)
     except ValidationError as error:
-        raise ScantlingError(in_words(error, read, Device)) from error
+        raise ScantlingError(describe(error, read, Hardware)) from error

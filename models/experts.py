@@ -55,7 +55,7 @@ class Expert(nn.Module):
         return leaving
 
 
-class SeparateExperts(nn.Module):
+class UnstackedExperts(nn.Module):
     """A block's experts, each a module of its own under its number."""
 
     def __init__(self, experts: Sequence[Expert]) -> None:
@@ -101,10 +101,10 @@ class _Fused:
 
     name: str
     module: nn.Module
-    separate: SeparateExperts
+    separate: UnstackedExperts
 
 
-def separate_experts(model: PreTrainedModel) -> dict[str, str] | None:
+def unstack_experts(model: PreTrainedModel) -> dict[str, str] | None:
     """Take the fused experts of a model apart, where that leaves what they compute as it is; others stay as they are.
 
     Args:
@@ -130,7 +130,7 @@ def separate_experts(model: PreTrainedModel) -> dict[str, str] | None:
     return names
 
 
-def still_together(model: nn.Module) -> list[str]:
+def stacked_experts(model: nn.Module) -> list[str]:
     """List the tensors that look like experts' and were not taken apart: three dimensions, two of them wide.
 
     Args:
@@ -146,7 +146,7 @@ def still_together(model: nn.Module) -> list[str]:
     ]
 
 
-def _separated(module: nn.Module) -> SeparateExperts | None:
+def _separated(module: nn.Module) -> UnstackedExperts | None:
     """Make what takes a module's place; None where it holds no fused experts, or not in a way that is understood."""
     parameters = dict(module.named_parameters(recurse=False))
     first = GATE_UP if GATE_UP in parameters else UP
@@ -158,7 +158,7 @@ def _separated(module: nn.Module) -> SeparateExperts | None:
     if not callable(combine):
         return None
     experts = [Expert(_linears(module, parameters, first, number), combine) for number in range(len(parameters[DOWN]))]
-    separate = SeparateExperts(experts).eval().requires_grad_(requires_grad=False)
+    separate = UnstackedExperts(experts).eval().requires_grad_(requires_grad=False)
     return separate if _agree(module, separate, parameters[DOWN]) else None
 
 
@@ -186,7 +186,7 @@ def _linear(matrix: Tensor, bias: Tensor | None) -> nn.Linear:
     return linear
 
 
-def _agree(module: nn.Module, separate: SeparateExperts, down: Tensor) -> bool:
+def _agree(module: nn.Module, separate: UnstackedExperts, down: Tensor) -> bool:
     """Tell whether two modules give the same, every expert being given two tokens."""
     num_experts = len(down)
     hidden_size = separate.get_submodule("0").get_submodule(DOWN).out_features

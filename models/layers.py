@@ -48,7 +48,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelStructure:
     """A model taken apart.
 
     Attributes:
@@ -113,17 +113,17 @@ def install_matrix(module: nn.Module, matrix: Tensor) -> None:
     weight.data = (matrix.t().contiguous() if isinstance(module, Conv1D) else matrix).to(weight.dtype)
 
 
-def blocks_of(model: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
+def blocks_of(model: nn.Module, structure: ModelStructure) -> list[nn.Module]:
     """Give the decoder blocks.
 
     Args:
         model: the model.
-        anatomy: of this model.
+        structure: of this model.
 
     Returns:
         The modules, first block first.
     """
-    found = model.get_submodule(anatomy.blocks_name)
+    found = model.get_submodule(structure.blocks_name)
     assert isinstance(found, nn.ModuleList)
     return list(found)
 
@@ -164,7 +164,7 @@ def _layer(name: str, kind: str, block: int | None, module: nn.Module, tied_name
     return Layer(name, kind, block, out_features, in_features, tied_name)
 
 
-def take_apart(model: PreTrainedModel) -> Anatomy:
+def find_layers(model: PreTrainedModel) -> ModelStructure:
     """Find the blocks and layers of a model.
 
     Args:
@@ -196,14 +196,14 @@ def take_apart(model: PreTrainedModel) -> Anatomy:
         layers.append(_layer(path_of[head], HEAD, None, head))
     in_layers = sum(layer.num_weights for layer in layers)
     everything = sum(parameter.numel() for parameter in model.parameters())  # a tied parameter counts once
-    return Anatomy(blocks_name, len(blocks), tuple(layers), everything - in_layers)
+    return ModelStructure(blocks_name, len(blocks), tuple(layers), everything - in_layers)
 
 
-def nothing_to_let_go() -> None:
+def no_release() -> None:
     """Do nothing: the weights stay in memory."""
 
 
-def refuse_broken_weights(model: nn.Module, let_go: Callable[[], None] = nothing_to_let_go) -> None:
+def require_finite_weights(model: nn.Module, let_go: Callable[[], None] = no_release) -> None:
     """Refuse a model with parameters that are not numbers.
 
     Args:

@@ -26,9 +26,9 @@ from transformers import (
 from transformers.utils import logging
 
 from ..common.errors import ScantlingError
-from .experts import separate_experts
-from .layers import nothing_to_let_go, refuse_broken_weights
-from .scratch_weights import ScratchWeights, put_weights_into_scratch
+from .experts import unstack_experts
+from .layers import no_release, require_finite_weights
+from .scratch_weights import ScratchWeights, offload_weights
 
 _STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -102,10 +102,10 @@ def load_model(source: str, *, trust_remote_code: bool = False, scratch: Path | 
         _forget_gguf(model)
     model.eval()  # type: ignore[no-untyped-call]
     model.requires_grad_(requires_grad=False)
-    weights = None if scratch is None else put_weights_into_scratch(model, scratch)
-    let_go = nothing_to_let_go if weights is None else weights.let_go
-    refuse_broken_weights(model, let_go)
-    stored_names = separate_experts(model)
+    weights = None if scratch is None else offload_weights(model, scratch)
+    let_go = no_release if weights is None else weights.let_go
+    require_finite_weights(model, let_go)
+    stored_names = unstack_experts(model)
     if weights is not None:
         weights.remember_places(model)
     sixteen = "bfloat16" if getattr(config, "dtype", None) is torch.bfloat16 else "float16"
@@ -177,7 +177,7 @@ def _first_lines(error: Exception) -> str:
     return " ".join(str(error).split())[:400] or type(error).__name__
 
 
-def weights_sha256(model: nn.Module, let_go: Callable[[], None] = nothing_to_let_go) -> str:
+def weights_sha256(model: nn.Module, let_go: Callable[[], None] = no_release) -> str:
     """Hash all parameters of a model.
 
     Args:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.errors import ScantlingError
-from ..common.units import show_bytes
+from ..common.units import render_bytes
 
 _FLOAT32_BYTES = 4
 
@@ -43,8 +43,8 @@ class ScratchWeights:
             except OSError as error:
                 raise ScantlingError(
                     f"cannot hold the model's weights in a scratch file in {folder}: {error.strerror or error}. It "
-                    f"takes {show_bytes(num_bytes)} while the checkpoint is made. Free some space, or hold the weights "
-                    "in memory with --in-memory."
+                    f"takes {render_bytes(num_bytes)} while the checkpoint is made. Free some space, or hold the "
+                    "weights in memory with --in-memory."
                 ) from error
             self._map = mmap.mmap(opened.fileno(), num_bytes)
         self._filled = 0
@@ -98,7 +98,7 @@ def room(tensor: Tensor) -> int:
     return -(-num_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def put_weights_into_scratch(model: nn.Module, folder: Path) -> ScratchWeights:
+def offload_weights(model: nn.Module, folder: Path) -> ScratchWeights:
     """Move all parameters of a model into a scratch file, one at a time.
 
     Args:

@@ -13,7 +13,7 @@ from .constraints.rules import AllowRule, DevicesRule, DistinctRule, LinearRule,
 
 
 @dataclass(frozen=True)
-class LimitWish:
+class PlanLimit:
     """A limit on the whole plan.
 
     Attributes:
@@ -26,7 +26,7 @@ class LimitWish:
 
 
 @dataclass(frozen=True)
-class PinWish:
+class PinToPlan:
     """Layers that keep the formats of another plan.
 
     Attributes:
@@ -40,12 +40,12 @@ class PinWish:
     plan: str
 
 
-RuleWish = AllowRule | TieRule | OrderRule | DistinctRule | SumRule | LinearRule | DevicesRule
-Asked = RuleWish | LimitWish | PinWish
+RuleRequest = AllowRule | TieRule | OrderRule | DistinctRule | SumRule | LinearRule | DevicesRule
+Asked = RuleRequest | PlanLimit | PinToPlan
 
 
 @dataclass(frozen=True)
-class Wish:
+class Constraint:
     """Something asked for.
 
     Attributes:
@@ -58,7 +58,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Statement:
+class LoweredConstraint:
     """What a wish stands for.
 
     Attributes:

@@ -14,11 +14,11 @@ from ..quantization.formats import parse_format
 from ..sensitivity.profile import Profile
 from ..solver.verify import violations
 from .plan import Certificate, Plan
-from .solve import Origin, plan_of
+from .solve import ProfileOrigin, plan_of
 
 
 @dataclass(frozen=True)
-class Edited:
+class EditedPlan:
     """A plan with formats set by hand.
 
     Attributes:
@@ -30,7 +30,7 @@ class Edited:
     faults: tuple[str, ...]
 
 
-def edit_plan(plan: Plan, profile: Profile, profile_path: Path, settings: Sequence[str]) -> Edited:
+def edit_plan(plan: Plan, profile: Profile, profile_path: Path, settings: Sequence[str]) -> EditedPlan:
     """Set formats of layers.
 
     Args:
@@ -74,8 +74,9 @@ def edit_plan(plan: Plan, profile: Profile, profile_path: Path, settings: Sequen
         num_options=plan.certificate.num_options,
         num_core_options=0,
     )
-    return Edited(
-        plan_of(profile, Origin(profile_path, sha256), program, edited, certificate), tuple(violations(program, edited))
+    return EditedPlan(
+        plan_of(profile, ProfileOrigin(profile_path, sha256), program, edited, certificate),
+        tuple(violations(program, edited)),
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ..sensitivity.cross_fit import totals
 from ..sensitivity.profile import Profile
 from ..solver.instance import LOSS, Instance
-from ..solver.milp.base import Engine, SearchSettings, Status
+from ..solver.milp.base import MilpSolver, SolverSettings, Status
 from ..solver.rules import Rule, Tie
 from ..solver.solve import solve as solve_instance
 from .engine_rules import ENGINE_ORIGIN
@@ -51,7 +51,7 @@ class EngineCost:
 
 
 def engine_cost(
-    profile: Profile, instance: Instance, formats: Mapping[str, str], engine: Engine, settings: SearchSettings
+    profile: Profile, instance: Instance, formats: Mapping[str, str], engine: MilpSolver, settings: SolverSettings
 ) -> EngineCost | None:
     """Solve a program again without the rules of its inference engine.
 
@@ -83,7 +83,7 @@ def engine_cost(
 
 
 def _saved(
-    profile: Profile, freer: Instance, formats: Mapping[str, str], search: tuple[Engine, SearchSettings]
+    profile: Profile, freer: Instance, formats: Mapping[str, str], search: tuple[MilpSolver, SolverSettings]
 ) -> Saved:
     found = solve_instance(freer, *search)
     assert found.choice is not None, "a program with fewer rules has every plan that the stricter one has"

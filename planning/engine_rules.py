@@ -7,19 +7,19 @@ from collections import defaultdict
 
 from ..common.errors import ScantlingError
 from ..solver.rules import Allow, Tie
-from .constraint import Statement
+from .constraint import LoweredConstraint
 from .constraints.inference_engines import EngineProfile, Shape, fits, objections
-from .layer_table import Layers
-from .lowering import Stater
+from .layer_table import LayerTable
+from .lowering import Lowering
 
 ENGINE_ORIGIN = "engine "
 
 
-def engine_statements(stater: Stater, engine: EngineProfile) -> list[Statement]:
+def lower_engine_rules(lowering: Lowering, engine: EngineProfile) -> list[LoweredConstraint]:
     """State what an engine asks.
 
     Args:
-        stater: of the profile.
+        lowering: of the profile.
         engine: the engine.
 
     Returns:
@@ -30,12 +30,12 @@ def engine_statements(stater: Stater, engine: EngineProfile) -> list[Statement]:
     """
     origin = f"{ENGINE_ORIGIN}{engine.name}"
     try:
-        return _closed(stater.layers, engine, origin) + _ties(stater, engine, origin)
+        return _closed(lowering.layers, engine, origin) + _ties(lowering, engine, origin)
     except ScantlingError as error:
         raise ScantlingError(f"{origin}: {error}") from error
 
 
-def _closed(layers: Layers, engine: EngineProfile, origin: str) -> list[Statement]:
+def _closed(layers: LayerTable, engine: EngineProfile, origin: str) -> list[LoweredConstraint]:
     closed: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
     known: dict[tuple[Shape, str], list[str]] = {}
     for index, layer in enumerate(layers.records):
@@ -52,7 +52,7 @@ def _closed(layers: Layers, engine: EngineProfile, origin: str) -> list[Statemen
                 f"it loads {layer.name} [{layer.out_features}, {layer.in_features}] in none of its formats "
                 f"({_by_reason(refused)}). Profile the model with such formats: {engine.suggest}."
             )
-    _refuse_without_choice(layers, engine, closed)
+    _require_choice(layers, engine, closed)
     statements = []
     for reason, refused_by_layer in closed.items():
         name = f"{origin}: {reason}"
@@ -61,7 +61,9 @@ def _closed(layers: Layers, engine: EngineProfile, origin: str) -> list[Statemen
             for index, refused in refused_by_layer.items()
         )
         says = "closes " + ", ".join(sorted(set.union(*refused_by_layer.values())))
-        statements.append(Statement(name, origin, says, tuple(refused_by_layer), (Allow(name, allowed, origin),)))
+        statements.append(
+            LoweredConstraint(name, origin, says, tuple(refused_by_layer), (Allow(name, allowed, origin),))
+        )
     return statements
 
 
@@ -72,7 +74,7 @@ def _by_reason(refused: dict[str, list[str]]) -> str:
     return "; ".join(f"{', '.join(names)}: {why}" for why, names in offers.items())
 
 
-def _refuse_without_choice(layers: Layers, engine: EngineProfile, closed: dict[str, dict[int, set[str]]]) -> None:
+def _require_choice(layers: LayerTable, engine: EngineProfile, closed: dict[str, dict[int, set[str]]]) -> None:
     left = [set(formats) for formats in layers.formats]
     for refused_by_layer in closed.values():
         for index, refused in refused_by_layer.items():
@@ -86,8 +88,8 @@ def _refuse_without_choice(layers: Layers, engine: EngineProfile, closed: dict[s
         )
 
 
-def _ties(stater: Stater, engine: EngineProfile, origin: str) -> list[Statement]:
-    layers = stater.layers
+def _ties(lowering: Lowering, engine: EngineProfile, origin: str) -> list[LoweredConstraint]:
+    layers = lowering.layers
     statements = []
     for tie in engine.ties:
         fitting = [index for index, layer in enumerate(layers.records) if fits(tie.kinds, layer.kind)]
@@ -99,6 +101,6 @@ def _ties(stater: Stater, engine: EngineProfile, origin: str) -> list[Statement]
         )
         if units:
             name = f"{origin}: {tie.why}"
-            groups = stater.tied_groups(units, tie.per)
-            statements.append(Statement(name, origin, "", units, (Tie(name, groups, origin),)))
+            groups = lowering.tied_groups(units, tie.per)
+            statements.append(LoweredConstraint(name, origin, "", units, (Tie(name, groups, origin),)))
     return statements

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..common.errors import ScantlingError
 from ..common.records import Finite, Record
-from ..common.units import BYTES, SECONDS, show_quantity
+from ..common.units import BYTES, SECONDS, render_quantity
 from ..solver.infeasibility import Conflict
 from ..solver.instance import Instance
 from ..solver.rules import Limit, LossLimit, Rule
@@ -19,7 +19,7 @@ _RATE_OF_TIME = "seconds"
 
 
 @dataclass(frozen=True)
-class Measure:
+class LimitUnit:
     """What integer steps stand for.
 
     Attributes:
@@ -45,11 +45,11 @@ class Measure:
         '20 ms (50 tok/s)'
         """
         amount = steps if self.step == 1 else steps * self.step
-        shown = show_quantity(amount, self.name)
+        shown = render_quantity(amount, self.name)
         return f"{shown} ({1 / amount:.4g} tok/s)" if self.name == SECONDS and amount > 0 else shown
 
 
-NATS_PER_TOKEN = Measure("nats per token")
+NATS_PER_TOKEN = LimitUnit("nats per token")
 
 
 class ConflictingRule(Record):
@@ -116,7 +116,7 @@ class Explanation(Record):
         return "\n".join(lines)
 
 
-class NoPlanError(ScantlingError):
+class InfeasibleError(ScantlingError):
     """No plan meets all limits and rules.
 
     Attributes:
@@ -128,7 +128,7 @@ class NoPlanError(ScantlingError):
         self.explanation = explanation
 
 
-def explained(conflict: Conflict, instance: Instance, measures: Sequence[Measure]) -> Explanation:
+def explained(conflict: Conflict, instance: Instance, measures: Sequence[LimitUnit]) -> Explanation:
     """Put a conflict into words.
 
     Args:
@@ -148,18 +148,18 @@ def explained(conflict: Conflict, instance: Instance, measures: Sequence[Measure
             ConflictingRule(
                 name=rule.name,
                 origin=rule.origin,
-                says=_bound_in_words(rule, measures[index]),
-                needed=None if steps is None else _needed_in_words(rule, steps, measures[index]),
+                says=_describe_bound(rule, measures[index]),
+                needed=None if steps is None else _describe_needed(rule, steps, measures[index]),
                 needed_steps=steps,
                 needed_is_proven=None if relaxation is None else relaxation.proven,
-                span=_span_in_words(rule, instance, measures[index]),
+                span=_describe_span(rule, instance, measures[index]),
             )
         )
     together = tuple(
         ConflictingRule(
             name=instance.rules[index].name,
             origin=instance.rules[index].origin,
-            needed=_needed_in_words(instance.rules[index], steps, measures[index]),
+            needed=_describe_needed(instance.rules[index], steps, measures[index]),
             needed_steps=steps,
         )
         for index, steps in conflict.together
@@ -172,7 +172,7 @@ def _described(rule: ConflictingRule) -> str:
     return f"{rule.name}{says}{f'  ({rule.origin})' if rule.origin else ''}"
 
 
-def _bound_in_words(rule: Rule, counted: Measure) -> str:
+def _describe_bound(rule: Rule, counted: LimitUnit) -> str:
     if isinstance(rule, LossLimit):
         return f"at most {counted.show(rule.at_most_nats)}"
     if isinstance(rule, Limit):
@@ -182,24 +182,24 @@ def _bound_in_words(rule: Rule, counted: Measure) -> str:
     return ""
 
 
-def _span_in_words(rule: Rule, instance: Instance, counted: Measure) -> str:
+def _describe_span(rule: Rule, instance: Instance, counted: LimitUnit) -> str:
     if not isinstance(rule, Limit):
         return ""
     low, high = instance.span(rule)
     return f"plans have {counted.show(low)} to {counted.show(high)}, other rules apart"
 
 
-def _least(rule: Limit, counted: Measure) -> str:
+def _least(rule: Limit, counted: LimitUnit) -> str:
     assert rule.at_least is not None
     return counted.show(rule.at_least)
 
 
-def _needed_in_words(rule: Rule, steps: float, counted: Measure) -> str:
+def _describe_needed(rule: Rule, steps: float, counted: LimitUnit) -> str:
     side = "at least" if isinstance(rule, Limit) and rule.at_least is not None else "at most"
     return f"{side} {counted.show(steps)}"
 
 
-def amount_in_words(use: LimitUse) -> str:
+def describe_amount(use: LimitUse) -> str:
     """Say how much of a limit a plan uses.
 
     Args:
@@ -208,14 +208,14 @@ def amount_in_words(use: LimitUse) -> str:
     Returns:
         Used and bound, in the limit's measure.
     """
-    counted = Measure(use.measure, use.step)
+    counted = LimitUnit(use.measure, use.step)
     if use.at_most is not None:
         return f"{counted.show(use.used)} of at most {counted.show(use.at_most)}"
     assert use.at_least is not None
     return f"{counted.show(use.used)} of at least {counted.show(use.at_least)}"
 
 
-def limit_in_words(use: LimitUse, objective: Objective) -> str:
+def describe_limit(use: LimitUse, objective: Objective) -> str:
     """Say how much of a limit a plan uses and what it is worth.
 
     Args:
@@ -225,17 +225,17 @@ def limit_in_words(use: LimitUse, objective: Objective) -> str:
     Returns:
         One line.
     """
-    line = amount_in_words(use)
+    line = describe_amount(use)
     if use.has_effect is False:
         return f"{line}; has no effect (proven: the optimum is the same without it)"
     if use.price_per_step:
-        return f"{line}; {price_in_words(use, objective)}"
+        return f"{line}; {describe_price(use, objective)}"
     if use.has_effect:
         return f"{line}; has an effect through whole formats, none on the linear relaxation"
     return line
 
 
-def price_in_words(use: LimitUse, objective: Objective) -> str:
+def describe_price(use: LimitUse, objective: Objective) -> str:
     """Say what a limit is worth at the margin.
 
     Args:
@@ -248,7 +248,7 @@ def price_in_words(use: LimitUse, objective: Objective) -> str:
     assert use.price_per_step is not None
     amount, unit = _marginal(use)
     gain = use.price_per_step * amount / use.step
-    measured = Measure(objective.measure, objective.step)
+    measured = LimitUnit(objective.measure, objective.step)
     looser = "more" if use.at_most is not None else "less"
     return f"{unit} {looser} saves about {measured.show(gain)} (linear relaxation)"
 
@@ -264,7 +264,7 @@ def _marginal(use: LimitUse) -> tuple[float, str]:
     return (0.1, f"0.1 {use.measure}") if use.measure == "bits per weight" else (1.0, f"1 {use.measure}")
 
 
-def freedom_in_words(plan: Plan) -> str | None:
+def describe_freedom(plan: Plan) -> str | None:
     """Say where limits leave little or no choice.
 
     Args:

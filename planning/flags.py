@@ -35,7 +35,7 @@ class ProgramOptions:
         engine: the inference engine that must load the checkpoint.
         minimize: objectives, one after the other.
         robust: standard errors added to the loss.
-        load_cases: mean or worst.
+        domains: mean or worst.
         pin_from: PLAN:PATTERN, each.
         safety_factor: that the plan must reach, measured.
         constraints: constraint files.
@@ -57,7 +57,7 @@ class ProgramOptions:
     engine: str | None = None
     minimize: tuple[str, ...] = ()
     robust: float | None = None
-    load_cases: Literal["mean", "worst"] | None = None
+    domains: Literal["mean", "worst"] | None = None
     pin_from: tuple[str, ...] = ()
     safety_factor: float | None = None
     constraints: tuple[Path, ...] = ()
@@ -94,9 +94,9 @@ def program_from_options(profile: Profile, options: ProgramOptions) -> Program:
         program = _pinned(program, spelled)
     if options.minimize:
         program = program.minimize(*options.minimize, origin="--minimize")
-    if options.robust is not None or options.load_cases is not None:
+    if options.robust is not None or options.domains is not None:
         flags = "--robust" if options.robust is not None else "--load-cases"
-        program = program.robust(float(options.robust or 0), options.load_cases or "mean", origin=flags)
+        program = program.robust(float(options.robust or 0), options.domains or "mean", origin=flags)
     if options.safety_factor is not None:
         program = program.safety(options.safety_factor, "--safety-factor")
     if options.constraints_py is not None:

@@ -15,7 +15,7 @@ from ..sensitivity.profile import LayerRecord, Profile
 
 
 @dataclass(frozen=True)
-class Layers:
+class LayerTable:
     """The layers of a profile.
 
     Attributes:

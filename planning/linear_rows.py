@@ -9,13 +9,13 @@ from fractions import Fraction
 from ..common.errors import ScantlingError
 from ..common.patterns import matching
 from ..common.units import BYTES, exact_number
-from ..hardware.resources import ROW_OF, Rows, refuse_overflow
+from ..hardware.resources import ROW_OF, Rows, validate_range
 from ..solver.instance import LOSS, Row
 from .constraints.rules import DevicesRule, LinearRule
-from .layer_table import Layers
+from .layer_table import LayerTable
 
 
-def linear_row(layers: Layers, rule: LinearRule, name: str) -> tuple[Row, tuple[int, ...]]:
+def linear_row(layers: LayerTable, rule: LinearRule, name: str) -> tuple[Row, tuple[int, ...]]:
     """Make a row of coefficients by number, exactly: its step is the power of ten of their last digit.
 
     Args:
@@ -58,10 +58,10 @@ def linear_row(layers: Layers, rule: LinearRule, name: str) -> tuple[Row, tuple[
     while any((amount * scale).denominator > 1 for unit in amounts for amount in unit):
         scale *= 10  # decimal numbers, so it ends
     whole = tuple(tuple(int(amount * scale) for amount in unit) for unit in amounts)
-    return refuse_overflow(Row(name, "", whole, 0, 1 / scale)), tuple(sorted(concerned))
+    return validate_range(Row(name, "", whole, 0, 1 / scale)), tuple(sorted(concerned))
 
 
-def part_rows(layers: Layers, rows: Rows, rule: DevicesRule) -> list[Row]:
+def part_rows(layers: LayerTable, rows: Rows, rule: DevicesRule) -> list[Row]:
     """Make a row of resident bytes for each device that holds some blocks.
 
     A device holds the matrices and the KV cache of its blocks; the first also the embedding, the last the head, and a
@@ -115,7 +115,9 @@ def _cache_by_block(rows: Rows, num_blocks: int) -> Sequence[int]:
     return [-(-sum(cache) // num_blocks)] * num_blocks  # stated in all: dealt out evenly
 
 
-def _part_row(layers: Layers, name: str, device: int, owners: dict[int, int], cache: Sequence[int], fixed: int) -> Row:
+def _part_row(
+    layers: LayerTable, name: str, device: int, owners: dict[int, int], cache: Sequence[int], fixed: int
+) -> Row:
     first, last = owners[0], owners[max(owners)]
     kinds = {layer.kind for layer in layers.records}
     amounts = []
@@ -128,4 +130,4 @@ def _part_row(layers: Layers, name: str, device: int, owners: dict[int, int], ca
             here = device == last
         amounts.append(layer.stored_bytes if here else (0,) * len(layer.stored_bytes))
     fixed += sum(size for block, size in enumerate(cache) if owners[block] == device)
-    return refuse_overflow(Row(f"resident_bytes on {name}", BYTES, tuple(amounts), fixed))
+    return validate_range(Row(f"resident_bytes on {name}", BYTES, tuple(amounts), fixed))

@@ -10,22 +10,22 @@ from fractions import Fraction
 
 from ..common.errors import ScantlingError
 from ..common.patterns import matching
-from ..common.units import exact_number, parse_quantity, show_bytes, show_quantity
+from ..common.units import exact_number, parse_quantity, render_bytes, render_quantity
 from ..hardware.resources import ROW_OF, SECONDS_PER_TOKEN, Rows
 from ..sensitivity.calibration.expert_coverage import FEWEST_TOKENS
-from ..sensitivity.expert_imputation import siblings_by_reach
+from ..sensitivity.expert_imputation import siblings_by_coverage
 from ..solver.instance import LOSS, Row
 from ..solver.rules import Allow, Distinct, Limit, LossLimit, Order, Tie
-from .constraint import LimitWish, PinWish, Statement, Wish
+from .constraint import Constraint, LoweredConstraint, PinToPlan, PlanLimit
 from .constraints.rules import AllowRule, DevicesRule, DistinctRule, LinearRule, OrderRule, Per, SumRule, TieRule
-from .layer_table import Layers
+from .layer_table import LayerTable
 from .linear_rows import linear_row, part_rows
 
 MAX_PAIRS = 200_000
 
 
 @dataclass(frozen=True)
-class Stater:
+class Lowering:
     """Makes statements for one profile.
 
     Attributes:
@@ -34,11 +34,11 @@ class Stater:
         named: rows by name that can be summed, those of users included.
     """
 
-    layers: Layers
+    layers: LayerTable
     rows: Rows
     named: Mapping[str, Row]
 
-    def state(self, wish: Wish) -> Statement:
+    def state(self, wish: Constraint) -> LoweredConstraint:
         """Make a statement of a wish.
 
         Args:
@@ -56,11 +56,11 @@ class Stater:
         except ScantlingError as error:
             raise ScantlingError(f"{wish.origin}: {error}") from error
 
-    def _state(self, wish: Wish) -> Statement:
+    def _state(self, wish: Constraint) -> LoweredConstraint:
         match wish.asked:
-            case LimitWish():
+            case PlanLimit():
                 return self._limit(wish.asked, wish.origin)
-            case PinWish():
+            case PinToPlan():
                 return self._pins(wish.asked, wish.origin)
             case AllowRule():
                 return self._allow(wish.asked, wish.origin)
@@ -79,13 +79,13 @@ class Stater:
 
     # Limits
 
-    def _limit(self, wish: LimitWish, origin: str) -> Statement:
+    def _limit(self, wish: PlanLimit, origin: str) -> LoweredConstraint:
         bound, name = wish.bound, wish.bound.name or wish.key
-        says = f"{wish.key} {_bounds_in_words(bound.at_most, bound.at_least)}"
+        says = f"{wish.key} {_describe_bounds(bound.at_most, bound.at_least)}"
         if wish.key == LOSS:
             assert bound.at_most is not None
             nats = float(parse_quantity(bound.at_most, bound.measure))
-            return Statement(name, origin, says, None, (LossLimit(name, nats, origin),))
+            return LoweredConstraint(name, origin, says, None, (LossLimit(name, nats, origin),))
         high, low = (None if b is None else parse_quantity(b, bound.measure) for b in (bound.at_most, bound.at_least))
         if wish.key == "power" and self.rows.rate() is None:
             return self._full_speed(name, origin, says, high, low)
@@ -96,29 +96,31 @@ class Stater:
             limits = self._bounded(
                 name, self.rows.row(SECONDS_PER_TOKEN), seconds, None, origin, sides=("at least", "at most")
             )
-            return Statement(name, origin, says, None, limits)
+            return LoweredConstraint(name, origin, says, None, limits)
         row = self.rows.row(ROW_OF[wish.key])
         if wish.key == "average_bits":
             high, low = self._times_weights(high, low, self.layers.matched_decided(None))
         if wish.key == "memory":
-            self._refuse_no_room(row, high)
-        return Statement(name, origin, says, None, self._bounded(name, row, (high, low), None, origin))
+            self._require_room(row, high)
+        return LoweredConstraint(name, origin, says, None, self._bounded(name, row, (high, low), None, origin))
 
-    def _refuse_no_room(self, row: Row, at_most_bytes: Fraction | None) -> None:
+    def _require_room(self, row: Row, at_most_bytes: Fraction | None) -> None:
         """Refuse a limit that the KV cache and the activations fill alone."""
         cache, activations = sum(self.rows.kv_cache_by_block), self.rows.activations
         if at_most_bytes is not None and cache + activations > 0 and row.fixed >= at_most_bytes:
             raise ScantlingError(
-                f"the workload leaves no memory for weights: of {show_bytes(math.floor(at_most_bytes))} the KV cache "
-                f"takes {show_bytes(cache)} and activations about {show_bytes(activations)}. Lower context, batch, "
+                f"the workload leaves no memory for weights: of {render_bytes(math.floor(at_most_bytes))} the KV cache "
+                f"takes {render_bytes(cache)} and activations about {render_bytes(activations)}. Lower context, batch, "
                 "kv_bits or prompt_chunk, or allow more memory."
             )
 
-    def _full_speed(self, name: str, origin: str, says: str, high: Fraction | None, low: Fraction | None) -> Statement:
+    def _full_speed(
+        self, name: str, origin: str, says: str, high: Fraction | None, low: Fraction | None
+    ) -> LoweredConstraint:
         if low is not None or high is None:
             raise ScantlingError("power at full speed can be limited from above only. State at_most, or a rate.")
         row = self.rows.full_speed_power(f"power at full speed over {high} W", high)
-        return Statement(
+        return LoweredConstraint(
             name, origin, f"{says} at full speed", None, (Limit(name, row.name, 0, origin=origin),), (row,)
         )
 
@@ -149,9 +151,9 @@ class Stater:
             limits.append(Limit(named, row.name, at_least=math.ceil(low / step), units=units, origin=origin))
         return tuple(limits)
 
-    def _sum(self, rule: SumRule, origin: str) -> Statement:
+    def _sum(self, rule: SumRule, origin: str) -> LoweredConstraint:
         row = self.row(rule.sum)
-        says = f"sum of {rule.sum} {_bounds_in_words(rule.at_most, rule.at_least)}"
+        says = f"sum of {rule.sum} {_describe_bounds(rule.at_most, rule.at_least)}"
         averaged = rule.sum == "average_bits"
         high, low = (
             None if b is None else exact_number(b) if row.measure == "" else parse_quantity(b, row.measure)
@@ -162,7 +164,7 @@ class Stater:
             units = self.layers.matched_decided(rule.layers)
             high, low = self._times_weights(high, low, units)
         name = rule.name or says
-        return Statement(name, origin, says, units, self._bounded(name, row, (high, low), units, origin))
+        return LoweredConstraint(name, origin, says, units, self._bounded(name, row, (high, low), units, origin))
 
     def row(self, name: str) -> Row:
         """Find a row that a user names.
@@ -182,14 +184,14 @@ class Stater:
             return self.rows.row(ROW_OF[name])
         raise ScantlingError(f"there is no row {name!r}. Known: {', '.join(sorted({*ROW_OF, *self.named}))}.")
 
-    def _linear(self, rule: LinearRule, origin: str) -> Statement:
+    def _linear(self, rule: LinearRule, origin: str) -> LoweredConstraint:
         row, units = linear_row(self.layers, rule, rule.name or f"linear row ({origin})")
         high, low = (None if b is None else exact_number(b) for b in (rule.at_most, rule.at_least))
         rules = self._bounded(row.name, row, (high, low), None, origin)
-        says = "linear row " + (_bounds_in_words(rule.at_most, rule.at_least) if rules else "without bounds")
-        return Statement(rule.name or says, origin, says, units, rules, (row,))
+        says = "linear row " + (_describe_bounds(rule.at_most, rule.at_least) if rules else "without bounds")
+        return LoweredConstraint(rule.name or says, origin, says, units, rules, (row,))
 
-    def _devices(self, rule: DevicesRule, origin: str) -> Statement:
+    def _devices(self, rule: DevicesRule, origin: str) -> LoweredConstraint:
         rows = part_rows(self.layers, self.rows, rule)
         limits = []
         for part, row in zip(rule.devices, rows, strict=True):
@@ -197,11 +199,13 @@ class Stater:
             limits.append(Limit(row.name, row.name, at_most, origin=origin))
         parts = (f"{limit.name} at most {part.at_most}" for limit, part in zip(limits, rule.devices, strict=True))
         says = ", ".join(parts)
-        return Statement(rule.name or says, origin, says, None, tuple(limits), tuple(rows))
+        return LoweredConstraint(rule.name or says, origin, says, None, tuple(limits), tuple(rows))
 
     # Rules about choices
 
-    def _allowing(self, name: str, origin: str, says: str, allowed: dict[int, set[str]], left_out: int) -> Statement:
+    def _allowing(
+        self, name: str, origin: str, says: str, allowed: dict[int, set[str]], left_out: int
+    ) -> LoweredConstraint:
         pairs, without = [], []
         for index, names in allowed.items():
             offered = self.layers.formats[index]
@@ -220,9 +224,9 @@ class Stater:
             raise ScantlingError(
                 "the rule has no effect: all that the profile offers there is allowed by it. Remove or tighten it."
             )
-        return Statement(name, origin, says, tuple(allowed), (Allow(name, tuple(pairs), origin),), (), left_out)
+        return LoweredConstraint(name, origin, says, tuple(allowed), (Allow(name, tuple(pairs), origin),), (), left_out)
 
-    def _allow(self, rule: AllowRule, origin: str) -> Statement:
+    def _allow(self, rule: AllowRule, origin: str) -> LoweredConstraint:
         units = self.layers.matched_decided(rule.layers)
         known = self.layers.profile.record.formats
         allowed = set(known)
@@ -244,7 +248,7 @@ class Stater:
         left_out = len(self.layers.matched(rule.layers)) - len(units)
         return self._allowing(rule.name or says, origin, says, dict.fromkeys(units, allowed), left_out)
 
-    def _pins(self, wish: PinWish, origin: str) -> Statement:
+    def _pins(self, wish: PinToPlan, origin: str) -> LoweredConstraint:
         units = self.layers.matched_decided(wish.layers)
         allowed = {}
         for index in units:
@@ -259,14 +263,14 @@ class Stater:
         left_out = len(self.layers.matched(wish.layers)) - len(units)
         return self._allowing(says, origin, says, allowed, left_out)
 
-    def _tie(self, rule: TieRule, origin: str) -> Statement:
+    def _tie(self, rule: TieRule, origin: str) -> LoweredConstraint:
         units = self.layers.matched_decided(rule.layers)
         per = "" if rule.per == "all" else f" per {rule.per}"
         says = f"same format{per} on {', '.join(rule.layers)}"
         name = rule.name or says
         groups = self.tied_groups(units, rule.per)
         left_out = len(self.layers.matched(rule.layers)) - len(units)
-        return Statement(name, origin, says, units, (Tie(name, groups, origin),), (), left_out)
+        return LoweredConstraint(name, origin, says, units, (Tie(name, groups, origin),), (), left_out)
 
     def tied_groups(self, units: tuple[int, ...], per: Per) -> tuple[tuple[int, ...], ...]:
         """Group layers that take the same format.
@@ -298,7 +302,7 @@ class Stater:
                 )
         return groups
 
-    def _order(self, rule: OrderRule, origin: str) -> Statement:
+    def _order(self, rule: OrderRule, origin: str) -> LoweredConstraint:
         finer = self.layers.matched_decided(rule.layers)
         coarser = self.layers.matched_decided(rule.at_least_as_fine_as)
         fine_groups, coarse_groups = (self.layers.groups(units, rule.per) for units in (finer, coarser))
@@ -317,9 +321,9 @@ class Stater:
         )
         name = rule.name or says
         concerned = tuple(sorted({unit for pair in pairs for unit in pair}))
-        return Statement(name, origin, says, concerned, (Order(name, pairs, origin),))
+        return LoweredConstraint(name, origin, says, concerned, (Order(name, pairs, origin),))
 
-    def _distinct(self, rule: DistinctRule, origin: str) -> Statement:
+    def _distinct(self, rule: DistinctRule, origin: str) -> LoweredConstraint:
         units = self.layers.matched_decided(rule.layers)
         limit = rule.distinct_formats
         says = f"at most {limit} different format{'s' if limit > 1 else ''}" + (
@@ -338,15 +342,15 @@ class Stater:
                 " different formats. Lower the number or remove the rule."
             )
         left_out = len(self.layers.matched(rule.layers)) - len(units)
-        return Statement(name, origin, says, units, tuple(rules), (), left_out)
+        return LoweredConstraint(name, origin, says, units, tuple(rules), (), left_out)
 
 
-def _bounds_in_words(at_most: object, at_least: object) -> str:
+def _describe_bounds(at_most: object, at_least: object) -> str:
     words = [f"{side} {bound}" for side, bound in (("at least", at_least), ("at most", at_most)) if bound is not None]
     return " and ".join(words)
 
 
-def amount_in_words(row: Row, amount: int) -> str:
+def describe_amount(row: Row, amount: int) -> str:
     """Write an amount of a row in its measure.
 
     Args:
@@ -356,7 +360,7 @@ def amount_in_words(row: Row, amount: int) -> str:
     Returns:
         For instance ``14.29 ms``.
     """
-    return show_quantity(amount * exact_number(row.step), row.measure)
+    return render_quantity(amount * exact_number(row.step), row.measure)
 
 
 ORIGIN = "profile"
@@ -364,7 +368,7 @@ ORIGIN = "profile"
 _NAME = f"experts reached by fewer than {FEWEST_TOKENS} calibration tokens, no sibling measured"
 
 
-def reach_statements(layers: Layers) -> list[Statement]:
+def lower_coverage(layers: LayerTable) -> list[LoweredConstraint]:
     """State what experts ask whose price is not known at all.
 
     Args:
@@ -373,14 +377,14 @@ def reach_statements(layers: Layers) -> list[Statement]:
     Returns:
         One statement; none where there are no such experts.
     """
-    unknown = [index for rare, measured in siblings_by_reach(layers.records) if not measured for index in rare]
+    unknown = [index for rare, measured in siblings_by_coverage(layers.records) if not measured for index in rare]
     if not unknown:
         return []
     rule = Allow(_NAME, tuple((index, _finest(layers, index)) for index in unknown), ORIGIN)
-    return [Statement(_NAME, ORIGIN, "as fine as offered", tuple(unknown), (rule,))]
+    return [LoweredConstraint(_NAME, ORIGIN, "as fine as offered", tuple(unknown), (rule,))]
 
 
-def _finest(layers: Layers, index: int) -> tuple[int, ...]:
+def _finest(layers: LayerTable, index: int) -> tuple[int, ...]:
     """Find the positions of a layer's widest formats."""
     bits = [layers.bits_of[name] for name in layers.formats[index]]
     return tuple(position for position, width in enumerate(bits) if width == max(bits))

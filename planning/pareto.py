@@ -15,10 +15,10 @@ from ..common.records import Finite, Record
 from ..common.units import exact_number, parse_quantity
 from ..hardware.resources import BIT_WEIGHTS, ROW_OF
 from ..sensitivity.profile import Profile, decided_layers
-from ..solver.frontier import Point, every_breakpoint, frontier, grid
+from ..solver.frontier import FrontierSolution, every_breakpoint, frontier, grid
 from ..solver.instance import Instance
-from ..solver.milp.base import Engine, SearchSettings
-from .explanation import Measure
+from ..solver.milp.base import MilpSolver, SolverSettings
+from .explanation import LimitUnit
 from .plan import average_bits
 
 EVERY = "every"
@@ -26,7 +26,7 @@ _PERCENT = 100
 
 
 @dataclass(frozen=True)
-class Sweep:
+class FrontierRequest:
     """What is swept, as a user writes it.
 
     Attributes:
@@ -72,7 +72,7 @@ class FrontierPoint(Record):
     seconds: Finite
 
 
-class SweptRow(Record):
+class FrontierAxis(Record):
     """What was swept.
 
     Attributes:
@@ -94,7 +94,7 @@ class SweptRow(Record):
         Returns:
             The amount with its unit.
         """
-        return Measure(self.measure, self.step).show(steps)
+        return LimitUnit(self.measure, self.step).show(steps)
 
 
 class Frontier(Record):
@@ -115,7 +115,7 @@ class Frontier(Record):
     model_source: str
     profile_seed: int
     objective: str
-    rows: tuple[SweptRow, ...]
+    rows: tuple[FrontierAxis, ...]
     nested: bool
     engine: str
     seed: int
@@ -132,8 +132,13 @@ class Frontier(Record):
             partial.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
-def swept(
-    profile: Profile, instance: Instance, sweep: Sweep, engine: Engine, settings: SearchSettings, progress: Progress
+def sweep_frontier(
+    profile: Profile,
+    instance: Instance,
+    sweep: FrontierRequest,
+    engine: MilpSolver,
+    settings: SolverSettings,
+    progress: Progress,
 ) -> Frontier:
     """Solve along one limit, or over a grid of two.
 
@@ -158,7 +163,7 @@ def swept(
             raise ScantlingError(
                 f"{flag} was given {len(values)} times for {len(sweep.against)} limits. Give one for each."
             )
-    rows = [_swept_row(profile, instance, name) for name in sweep.against]
+    rows = [_axis_of(profile, instance, name) for name in sweep.against]
     names = [_row_name(instance, name) for name in sweep.against]
     ranges = [
         _range(instance, name, row, sweep.lowest[k : k + 1], sweep.highest[k : k + 1])
@@ -169,7 +174,7 @@ def swept(
             raise ScantlingError("--points every goes with one limit and without --nested. Give a number of points.")
         low, high = ranges[0]
         breakpoints = every_breakpoint(instance, names[0], low, high, engine, settings)
-        points: Iterable[Point] = _watched_down(breakpoints, low, high, progress)
+        points: Iterable[FrontierSolution] = _watched_down(breakpoints, low, high, progress)
     else:
         spaced = [_spaced(low, high, sweep.points) for low, high in ranges]
         if len(names) == 2:
@@ -196,13 +201,17 @@ def swept(
     )
 
 
-def _watched(points: Iterable[Point], steps: Sequence[object], progress: Progress) -> Iterable[Point]:
+def _watched(
+    points: Iterable[FrontierSolution], steps: Sequence[object], progress: Progress
+) -> Iterable[FrontierSolution]:
     waiting = iter(points)
     for _ in progress(steps, "solving the frontier"):
         yield next(waiting)
 
 
-def _watched_down(points: Iterable[Point], low: int, high: int, progress: Progress) -> Iterable[Point]:
+def _watched_down(
+    points: Iterable[FrontierSolution], low: int, high: int, progress: Progress
+) -> Iterable[FrontierSolution]:
     """Show how far the bound has come down, since nobody knows how many points there are."""
     percents = iter(progress(range(_PERCENT), "solving the frontier"))
     shown = 0
@@ -226,16 +235,16 @@ def _row_name(instance: Instance, name: str) -> str:
     return row
 
 
-def _swept_row(profile: Profile, instance: Instance, name: str) -> SweptRow:
+def _axis_of(profile: Profile, instance: Instance, name: str) -> FrontierAxis:
     row = instance.row(_row_name(instance, name))
     if row.name != BIT_WEIGHTS:
-        return SweptRow(name=name, measure=row.measure, step=row.step)
+        return FrontierAxis(name=name, measure=row.measure, step=row.step)
     num_weights = sum(layer.num_weights for layer in decided_layers(profile))
-    return SweptRow(name=name, measure="bits per weight", step=1.0 / max(num_weights, 1))
+    return FrontierAxis(name=name, measure="bits per weight", step=1.0 / max(num_weights, 1))
 
 
 def _range(
-    instance: Instance, name: str, swept_row: SweptRow, lowest: Sequence[str], highest: Sequence[str]
+    instance: Instance, name: str, swept_row: FrontierAxis, lowest: Sequence[str], highest: Sequence[str]
 ) -> tuple[int, int]:
     row = instance.row(name)
     low = row.fixed + sum(min(amounts) for amounts in row.amounts)
@@ -250,7 +259,7 @@ def _range(
     return low, high
 
 
-def _steps(row: SweptRow, text: str) -> int:
+def _steps(row: FrontierAxis, text: str) -> int:
     amount = exact_number(text) if row.measure in {"bits per weight", ""} else parse_quantity(text, row.measure)
     return int(amount / Fraction(row.step).limit_denominator(10**18))
 
@@ -262,7 +271,7 @@ def _spaced(low: int, high: int, points: str) -> list[int]:
     return [high] if count == 1 else sorted({low + (high - low) * index // (count - 1) for index in range(count)})
 
 
-def _point(profile: Profile, instance: Instance, point: Point) -> FrontierPoint:
+def _point(profile: Profile, instance: Instance, point: FrontierSolution) -> FrontierPoint:
     solution = point.solution
     if solution.choice is None:
         return FrontierPoint(bounds=point.bounds, used=(), status=solution.status.name, seconds=solution.seconds)

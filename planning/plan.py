@@ -149,7 +149,7 @@ class SafetyClaim(Record):
 
     Attributes:
         required_factor: that was asked for.
-        factor: D_yield / (γ · D_plan), the least over the load cases.
+        factor: D_yield / (γ · D_plan), the least over the domains.
         factor_lower: the lower end of its interval.
         confirmed: whether D_plan was measured; a predicted one is no confirmation.
         num_solves: plans that were solved on the way.

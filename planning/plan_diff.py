@@ -11,7 +11,7 @@ from .plan import Plan
 
 
 @dataclass(frozen=True)
-class Change:
+class LayerChange:
     """One layer with another format.
 
     Attributes:
@@ -42,7 +42,7 @@ class Difference:
         same_profile: whether both were priced by one profile; otherwise their losses need not compare.
     """
 
-    changes: tuple[Change, ...]
+    changes: tuple[LayerChange, ...]
     num_layers: int
     stored_bytes: tuple[int, int]
     average_bits: tuple[float, float]
@@ -78,7 +78,7 @@ def difference(first: Plan, second: Plan) -> Difference:
             f"{len(names[1])}). Compare plans of one model."
         )
     changes = tuple(
-        Change(
+        LayerChange(
             a.layer, a.format, b.format, b.stored_bytes - a.stored_bytes, b.loss_increase_nats - a.loss_increase_nats
         )
         for a, b in zip(first.assignments, second.assignments, strict=True)

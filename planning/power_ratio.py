@@ -16,7 +16,7 @@ from ..common.units import WATTS
 from ..hardware.decode_laws import seconds_per_step, watts_at
 from ..hardware.resources import POWER, ROW_OF
 from ..solver.instance import Instance
-from .program import Program, Wishes
+from .program import Program, ProgramState
 
 _NANOWATTS: Final = 10**9
 _MAX_STEPS: Final = 50
@@ -24,7 +24,7 @@ Choose = Callable[[Instance], dict[str, str] | None]
 """Finds the formats of the best plan; None where there is no plan."""
 
 
-def wants_least_power_at_full_speed(program: Wishes) -> bool:
+def wants_least_power_at_full_speed(program: ProgramState) -> bool:
     """Tell whether power at full speed is minimised: power, and no rate stated.
 
     Args:
@@ -68,7 +68,7 @@ def stated(program: Program, choose: Choose) -> Instance:
     )
 
 
-def _power(program: Wishes, formats: dict[str, str]) -> Fraction:
+def _power(program: ProgramState, formats: dict[str, str]) -> Fraction:
     read = program.rows.read_bytes(formats)
     device = program.rows.on("a power")
     return watts_at(read, device, 1 / seconds_per_step(read, device))

@@ -21,11 +21,11 @@ from pydantic import BaseModel, ValidationError
 
 from ..common.errors import ScantlingError
 from ..hardware.resources import POWER, ROW_OF, Rows
-from ..hardware.specification import Device, load_device
+from ..hardware.specification import Hardware, load_hardware
 from ..hardware.workload import Workload
 from ..sensitivity.profile import Profile
-from ..solver.instance import LOSS, Instance, LoadCase, LossMeasure, Row, Unit
-from .constraint import LimitWish, PinWish, RuleWish, Statement, Wish
+from ..solver.instance import LOSS, DomainCosts, Instance, LossMeasure, Row, Unit
+from .constraint import Constraint, LoweredConstraint, PinToPlan, PlanLimit, RuleRequest
 from .constraints.file import read_constraints
 from .constraints.inference_engines import EngineProfile, load_engine_profile
 from .constraints.limits import Limits, Robust
@@ -41,9 +41,9 @@ from .constraints.rules import (
     Term,
     TieRule,
 )
-from .engine_rules import engine_statements
-from .layer_table import Layers
-from .lowering import Stater, reach_statements
+from .engine_rules import lower_engine_rules
+from .layer_table import LayerTable
+from .lowering import Lowering, lower_coverage
 from .plan import Plan
 
 Names = str | Sequence[str]
@@ -54,17 +54,17 @@ _Loaded = TypeVar("_Loaded")
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ProgramState:
     """Wishes about the plan of one profile.
 
     Attributes:
         profile: what formats cost.
         wishes: limits and rules, in the order of their statement.
         work: how the model is used.
-        on_device: where; None where nothing was said.
+        on_hardware: where; None where nothing was said.
         for_engine: what must load the checkpoint; None where nothing was said.
         objectives: what is minimised, one after the other; empty where nothing was said.
-        loss: how load cases and uncertainty become one loss; None where nothing was said.
+        loss: how domains and uncertainty become one loss; None where nothing was said.
         objectives_origin: where the objectives were stated.
         safety_factor: that the plan must reach; None where nothing was said. It becomes a limit on the loss when it is
             known what the model bears, which only a measurement tells.
@@ -72,9 +72,9 @@ class Wishes:
     """
 
     profile: Profile
-    wishes: tuple[Wish, ...] = ()
+    wishes: tuple[Constraint, ...] = ()
     work: Workload = field(default_factory=Workload)
-    on_device: Device | None = None
+    on_hardware: Hardware | None = None
     for_engine: EngineProfile | None = None
     objectives: tuple[str, ...] = ()
     loss: LossMeasure | None = None
@@ -83,50 +83,50 @@ class Wishes:
     safety_origin: str = ""
 
     @cached_property
-    def layers(self) -> Layers:
+    def layers(self) -> LayerTable:
         """The profile's layers."""
-        return Layers(self.profile)
+        return LayerTable(self.profile)
 
     @cached_property
     def rows(self) -> Rows:
         """The rows of the profile, this workload and this device."""
-        return Rows(self.profile, self.work, self.on_device)
+        return Rows(self.profile, self.work, self.on_hardware)
 
     @cached_property
-    def statements(self) -> tuple[Statement, ...]:
+    def statements(self) -> tuple[LoweredConstraint, ...]:
         """Every limit and rule, what it matched and what it became."""
         named = self.rows.available()
-        stater = Stater(self.layers, self.rows, named)
-        made: dict[int, Statement] = {}
+        lowering = Lowering(self.layers, self.rows, named)
+        made: dict[int, LoweredConstraint] = {}
         for index, wish in enumerate(self.wishes):  # rows of one's own come first: other wishes may name them
             if isinstance(wish.asked, LinearRule | DevicesRule):
-                made[index] = stater.state(wish)
+                made[index] = lowering.state(wish)
                 for row in made[index].rows:
                     if row.name in named:
                         raise ScantlingError(f"{wish.origin}: two rows are called {row.name!r}. Rename one.")
                     named[row.name] = row
         for index, wish in enumerate(self.wishes):
             if index not in made:
-                made[index] = stater.state(wish)
-        engine = [] if self.for_engine is None else engine_statements(stater, self.for_engine)
-        brought = [stater.state(wish) for wish in self._brought()]
-        reach = reach_statements(self.layers)
-        return (*engine, *brought, *reach, *(made[index] for index in range(len(self.wishes))))
+                made[index] = lowering.state(wish)
+        engine = [] if self.for_engine is None else lower_engine_rules(lowering, self.for_engine)
+        brought = [lowering.state(wish) for wish in self._brought()]
+        coverage = lower_coverage(self.layers)
+        return (*engine, *brought, *coverage, *(made[index] for index in range(len(self.wishes))))
 
-    def _brought(self) -> list[Wish]:
+    def _brought(self) -> list[Constraint]:
         """Say what device and workload bring: the device's memory, and the demanded rate as a least speed."""
         wishes = []
         dealt_out = any(isinstance(wish.asked, DevicesRule) for wish in self.wishes)
-        if self.on_device is not None and self.on_device.memory is not None and not dealt_out:
-            origin = f"device {self.on_device.name}"
-            bound = {"at_most": self.on_device.memory.value, "name": f"memory of {self.on_device.name}"}
+        if self.on_hardware is not None and self.on_hardware.memory is not None and not dealt_out:
+            origin = f"device {self.on_hardware.name}"
+            bound = {"at_most": self.on_hardware.memory.value, "name": f"memory of {self.on_hardware.name}"}
             wishes.append(
-                Wish(LimitWish("memory", Limits.model_validate({"memory": bound}).stated()["memory"]), origin)
+                Constraint(PlanLimit("memory", Limits.model_validate({"memory": bound}).stated()["memory"]), origin)
             )
         if self.work.rate is not None:
             bound = {"at_least": self.work.rate, "name": "rate of the workload"}
             wishes.append(
-                Wish(LimitWish("speed", Limits.model_validate({"speed": bound}).stated()["speed"]), "workload")
+                Constraint(PlanLimit("speed", Limits.model_validate({"speed": bound}).stated()["speed"]), "workload")
             )
         return wishes
 
@@ -167,7 +167,7 @@ class Wishes:
         return Instance(
             units,
             tuple(rows.values()),
-            load_cases(self.profile, with_deviations=loss.standard_errors > 0),
+            domains(self.profile, with_deviations=loss.standard_errors > 0),
             tuple(rule for statement in self.statements for rule in statement.rules),
             loss,
             tuple(self._objective(name, rows) for name in objectives) or (LOSS,),
@@ -191,8 +191,8 @@ class Wishes:
         return row_name
 
 
-def load_cases(profile: Profile, *, with_deviations: bool) -> tuple[LoadCase, ...]:
-    """State what formats cost on each of the profile's load cases.
+def domains(profile: Profile, *, with_deviations: bool) -> tuple[DomainCosts, ...]:
+    """State what formats cost on each of the profile's domains.
 
     The standard error of a sum of means over S samples is √(Σ_s (Σ_u d(u, f, s))²) with
     d(u, f, s) = (sample − mean) / √(S (S − 1)).
@@ -205,12 +205,12 @@ def load_cases(profile: Profile, *, with_deviations: bool) -> tuple[LoadCase, ..
         Costs, and deviations where they are needed and there are at least two samples.
     """
     return tuple(
-        _load_case(profile, name, samples, with_deviations=with_deviations)
-        for name, samples in profile.samples_of_cases.items()
+        _domain_costs(profile, name, samples, with_deviations=with_deviations)
+        for name, samples in profile.samples_by_domain.items()
     )
 
 
-def _load_case(profile: Profile, name: str, samples: NDArray[np.float64], *, with_deviations: bool) -> LoadCase:
+def _domain_costs(profile: Profile, name: str, samples: NDArray[np.float64], *, with_deviations: bool) -> DomainCosts:
     num_samples = samples.shape[2]
     costs, deviations = [], []
     for index, layer in enumerate(profile.record.layers):
@@ -220,12 +220,12 @@ def _load_case(profile: Profile, name: str, samples: NDArray[np.float64], *, wit
         if with_deviations and num_samples > 1:
             spread = (offered - means[:, None]) / (num_samples * (num_samples - 1)) ** 0.5
             deviations.append(tuple(map(tuple, spread.tolist())))
-    return LoadCase(name, tuple(costs), tuple(deviations))
+    return DomainCosts(name, tuple(costs), tuple(deviations))
 
 
 @dataclass(frozen=True)
-class Program(Wishes):
-    """Wishes about the plan of one profile, stated one after the other; see ``Wishes`` for what it holds."""
+class Program(ProgramState):
+    """Wishes about the plan of one profile, stated one after the other; see ``ProgramState`` for what it holds."""
 
     # Limits
 
@@ -255,7 +255,7 @@ class Program(Wishes):
         bounds = {"at_most": at_most, "at_least": at_least, "name": name}
         if layers is None and row in Limits.model_fields:
             limits = _made(Limits, {row: bounds}, origin)
-            return self.wish(LimitWish(row, limits.stated()[row]), origin)
+            return self.wish(PlanLimit(row, limits.stated()[row]), origin)
         return self.wish(_made(SumRule, {"sum": row, "layers": _many(layers), **bounds}, origin), origin)
 
     def memory(self, at_most: Number, origin: str = CALL) -> "Program":
@@ -442,7 +442,7 @@ class Program(Wishes):
         Returns:
             The program with this rule.
         """
-        return self.wish(PinWish(_many(layers) or (), plan.formats(), plan_name), origin)
+        return self.wish(PinToPlan(_many(layers) or (), plan.formats(), plan_name), origin)
 
     # What there is one of
 
@@ -464,7 +464,7 @@ class Program(Wishes):
             raise ScantlingError(f"{origin}: two engines are stated, {self.for_engine.name} and {name}. State one.")
         return replace(self, for_engine=engine)
 
-    def device(self, device: str | Device, origin: str = CALL, beside: Path | None = None) -> "Program":
+    def device(self, device: str | Hardware, origin: str = CALL, beside: Path | None = None) -> "Program":
         """Say which device the model runs on.
 
         Args:
@@ -478,12 +478,12 @@ class Program(Wishes):
         Raises:
             ScantlingError: there is no such device, or another one is stated.
         """
-        found = _located(origin, load_device, device, beside) if isinstance(device, str) else device
-        if self.on_device is not None and self.on_device != found:
+        found = _located(origin, load_hardware, device, beside) if isinstance(device, str) else device
+        if self.on_hardware is not None and self.on_hardware != found:
             raise ScantlingError(
-                f"{origin}: two devices are stated, {self.on_device.name} and {found.name}. State one."
+                f"{origin}: two devices are stated, {self.on_hardware.name} and {found.name}. State one."
             )
-        return replace(self, on_device=found)
+        return replace(self, on_hardware=found)
 
     def workload(self, origin: str = CALL, **values: object) -> "Program":
         """Say how the model is used.
@@ -527,13 +527,13 @@ class Program(Wishes):
         return replace(self, objectives=objectives, objectives_origin=origin)
 
     def robust(
-        self, standard_errors: float = 0.0, load_cases: Literal["mean", "worst"] = "mean", origin: str = CALL
+        self, standard_errors: float = 0.0, domains: Literal["mean", "worst"] = "mean", origin: str = CALL
     ) -> "Program":
         """Let uncertainty enter the loss.
 
         Args:
             standard_errors: k in loss + k · standard error.
-            load_cases: the mean of the kinds of text, or the worst of them.
+            domains: the mean of the kinds of text, or the worst of them.
             origin: where it was stated.
 
         Returns:
@@ -542,8 +542,8 @@ class Program(Wishes):
         Raises:
             ScantlingError: another one is stated already.
         """
-        asked = _made(Robust, {"standard_errors": standard_errors, "load_cases": load_cases}, origin)
-        loss = LossMeasure(asked.load_cases, asked.standard_errors)
+        asked = _made(Robust, {"standard_errors": standard_errors, "domains": domains}, origin)
+        loss = LossMeasure(asked.domains, asked.standard_errors)
         if self.loss is not None and self.loss != loss:
             raise ScantlingError(f"{origin}: it was said twice how uncertainty enters the loss. Say it once.")
         return replace(self, loss=loss)
@@ -592,7 +592,7 @@ class Program(Wishes):
             raise ScantlingError("no factor of safety was asked for. Call safety first.")
         name = f"factor of safety {self.safety_factor:g}"
         bound = _made(Limits, {"loss_increase": {"at_most": loss_nats, "name": name}}, self.safety_origin)
-        limited = self.wish(LimitWish("loss_increase", bound.stated()["loss_increase"]), self.safety_origin)
+        limited = self.wish(PlanLimit("loss_increase", bound.stated()["loss_increase"]), self.safety_origin)
         return replace(limited, safety_factor=None)
 
     def read(self, path: Path) -> "Program":
@@ -613,7 +613,7 @@ class Program(Wishes):
         if asked.workload is not None:
             program = program.workload(file.where("workload"), **asked.workload.model_dump(exclude_none=True))
         for key, bound in asked.limits.stated().items():
-            program = program.wish(LimitWish(key, bound), file.where("limits", key))
+            program = program.wish(PlanLimit(key, bound), file.where("limits", key))
         for index, rule in enumerate(asked.rules):
             program = program.wish(rule, file.where("rules", index))
         if asked.minimize is not None:
@@ -627,7 +627,7 @@ class Program(Wishes):
     def _allow(self, asked: dict[str, Any], origin: str) -> "Program":
         return self.wish(_made(AllowRule, {**asked, "layers": _many(asked["layers"])}, origin), origin)
 
-    def wish(self, asked: RuleWish | LimitWish | PinWish, origin: str = CALL) -> "Program":
+    def wish(self, asked: RuleRequest | PlanLimit | PinToPlan, origin: str = CALL) -> "Program":
         """Add a limit or rule that is a record already.
 
         Args:
@@ -637,7 +637,7 @@ class Program(Wishes):
         Returns:
             The program with it.
         """
-        return replace(self, wishes=(*self.wishes, Wish(asked, origin)))
+        return replace(self, wishes=(*self.wishes, Constraint(asked, origin)))
 
 
 def _many(names: Names | None) -> tuple[str, ...] | None:

@@ -24,7 +24,7 @@ from .plan import Plan
 
 
 @dataclass(frozen=True)
-class Exchange:
+class ReducedCost:
     """One unit with another format in the plan than in the other choice.
 
     Attributes:
@@ -47,7 +47,7 @@ class Exchange:
         return None if self.paid_nats is None else self.saved_nats - self.paid_nats
 
 
-def exchanges(plan: Plan, others: Mapping[str, str]) -> tuple[Exchange, ...]:
+def reduced_costs(plan: Plan, others: Mapping[str, str]) -> tuple[ReducedCost, ...]:
     """List the units in which a plan differs from another choice.
 
     Args:
@@ -75,19 +75,19 @@ def exchanges(plan: Plan, others: Mapping[str, str]) -> tuple[Exchange, ...]:
             continue
         saved = _loss(program, index, theirs) - _loss(program, index, mine)
         paid = None if worth is None else worth[index][mine] - worth[index][theirs]
-        found.append(Exchange(index, other, unit.formats[mine], saved, paid))
+        found.append(ReducedCost(index, other, unit.formats[mine], saved, paid))
     return tuple(found)
 
 
 def _loss(program: Instance, unit: int, position: int) -> float:
-    """Give c(u, f), the mean over the load cases."""
-    return sum(case.loss_increase_nats[unit][position] for case in program.load_cases) / len(program.load_cases)
+    """Give c(u, f), the mean over the domains."""
+    return sum(domain.loss_increase_nats[unit][position] for domain in program.domains) / len(program.domains)
 
 
 def _worth(plan: Plan) -> list[list[float]] | None:
     """Give Σ_k λ_k a_k(u, f) in nats; None where the loss is not the objective, not a sum, or prices are unknown."""
     program, proven = plan.program, plan.certificate.objectives
-    plain = program.loss.standard_errors == 0 and (program.loss.over_cases == "mean" or len(program.load_cases) == 1)
+    plain = program.loss.standard_errors == 0 and (program.loss.over_domains == "mean" or len(program.domains) == 1)
     limits = [rule for rule in program.rules if isinstance(rule, Limit | LossLimit)]
     if not plain or not proven or proven[0].name != LOSS or len(limits) != len(plan.limits):
         return None

@@ -14,17 +14,17 @@ from ..quantization.formats import parse_format
 from ..sensitivity.profile import Profile
 from ..solver.infeasibility import explain_infeasibility
 from ..solver.instance import LOSS, Instance
-from ..solver.milp.base import Engine, SearchSettings, Status
+from ..solver.milp.base import MilpSolver, SolverSettings, Status
 from ..solver.rules import Limit, LossLimit, Rule
 from ..solver.shadow_prices import LimitPrice, sensitivities
 from ..solver.solve import Proof
 from ..solver.solve import solve as solve_instance
-from .explanation import NATS_PER_TOKEN, Measure, NoPlanError, explained
+from .explanation import NATS_PER_TOKEN, InfeasibleError, LimitUnit, explained
 from .plan import Assignment, Certificate, LimitUse, Objective, Plan, average_bits
 
 
 @dataclass(frozen=True)
-class Origin:
+class ProfileOrigin:
     """Where a profile lies.
 
     Attributes:
@@ -36,7 +36,9 @@ class Origin:
     sha256: str
 
 
-def solve(profile: Profile, origin: Origin, instance: Instance, engine: Engine, settings: SearchSettings) -> Plan:
+def solve(
+    profile: Profile, origin: ProfileOrigin, instance: Instance, engine: MilpSolver, settings: SolverSettings
+) -> Plan:
     """Find the best plan of a program, with its certificate and what its limits are worth.
 
     Args:
@@ -50,14 +52,16 @@ def solve(profile: Profile, origin: Origin, instance: Instance, engine: Engine, 
         The plan, checked without the engine.
 
     Raises:
-        NoPlanError: no plan meets all limits and rules.
+        InfeasibleError: no plan meets all limits and rules.
         ScantlingError: the only limit is beyond every plan, or no plan was found in time.
     """
-    _refuse_idle_limit(profile, instance)
+    _require_binding_limit(profile, instance)
     solution = solve_instance(instance, engine, settings)
     if solution.status is Status.INFEASIBLE:
         conflict = explain_infeasibility(instance, engine, settings)
-        raise NoPlanError(explained(conflict, instance, [measure(profile, instance, rule) for rule in instance.rules]))
+        raise InfeasibleError(
+            explained(conflict, instance, [measure(profile, instance, rule) for rule in instance.rules])
+        )
     if solution.choice is None:
         raise ScantlingError(f"no plan: {solution.status.value}. Give more with --time-limit.")
     found = sensitivities(instance, solution, engine, settings)
@@ -75,7 +79,7 @@ def solve(profile: Profile, origin: Origin, instance: Instance, engine: Engine, 
     return plan_of(profile, origin, instance, solution.choice, certificate, found.limits)
 
 
-def choose_formats(instance: Instance, engine: Engine, settings: SearchSettings) -> dict[str, str]:
+def choose_formats(instance: Instance, engine: MilpSolver, settings: SolverSettings) -> dict[str, str]:
     """Find the best formats of a program, without writing a plan.
 
     Args:
@@ -95,7 +99,7 @@ def choose_formats(instance: Instance, engine: Engine, settings: SearchSettings)
     return {unit.name: unit.formats[index] for unit, index in zip(instance.units, found.choice, strict=True)}
 
 
-def formats_or_none(instance: Instance, engine: Engine, settings: SearchSettings) -> dict[str, str] | None:
+def formats_or_none(instance: Instance, engine: MilpSolver, settings: SolverSettings) -> dict[str, str] | None:
     """Find the best formats of a program, where it has a plan.
 
     Args:
@@ -119,7 +123,7 @@ def formats_or_none(instance: Instance, engine: Engine, settings: SearchSettings
 
 def plan_of(
     profile: Profile,
-    origin: Origin,
+    origin: ProfileOrigin,
     instance: Instance,
     choice: tuple[int, ...],
     certificate: Certificate,
@@ -179,7 +183,7 @@ def _assignment(profile: Profile, index: int, format_name: str) -> Assignment:
     )
 
 
-def measure(profile: Profile, instance: Instance, rule: Rule) -> Measure:
+def measure(profile: Profile, instance: Instance, rule: Rule) -> LimitUnit:
     """Say what a limit is counted in.
 
     Args:
@@ -194,14 +198,14 @@ def measure(profile: Profile, instance: Instance, rule: Rule) -> Measure:
         return NATS_PER_TOKEN
     row = instance.row(rule.row)
     if rule.row != BIT_WEIGHTS:
-        return Measure(row.measure, row.step)
+        return LimitUnit(row.measure, row.step)
     units = range(len(instance.units)) if rule.units is None else rule.units
     num_weights = sum(
         layer.num_weights
         for index, layer in enumerate(profile.record.layers)
         if index in units and any(row.amounts[index])
     )
-    return Measure("bits per weight", 1.0 / max(num_weights, 1))
+    return LimitUnit("bits per weight", 1.0 / max(num_weights, 1))
 
 
 def _limit_use(
@@ -225,7 +229,7 @@ def _objective(instance: Instance, proof: Proof) -> Objective:
     counted = (
         NATS_PER_TOKEN
         if proof.name == LOSS
-        else Measure(instance.row(proof.name).measure, instance.row(proof.name).step)
+        else LimitUnit(instance.row(proof.name).measure, instance.row(proof.name).step)
     )
     return Objective(
         name=proof.name,
@@ -237,7 +241,7 @@ def _objective(instance: Instance, proof: Proof) -> Objective:
     )
 
 
-def _refuse_idle_limit(profile: Profile, instance: Instance) -> None:
+def _require_binding_limit(profile: Profile, instance: Instance) -> None:
     """Refuse a program whose only bound is above every plan: its user expects something of it."""
     limits = [rule for rule in instance.rules if isinstance(rule, Limit | LossLimit)]
     if not limits and instance.minimise == (LOSS,):

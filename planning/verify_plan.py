@@ -13,11 +13,11 @@ from ..sensitivity.profile import read_profile
 from ..solver.rules import Limit, LossLimit
 from ..solver.verify import violations
 from .plan import Plan, average_bits
-from .program import load_cases
+from .program import domains
 
 
 @dataclass(frozen=True)
-class Checked:
+class Verification:
     """What was checked.
 
     Attributes:
@@ -39,7 +39,7 @@ class Checked:
         (self.checked if holds else self.faults).append(what if holds else otherwise or what)
 
 
-def check_plan(plan: Plan, profile_path: Path | None) -> Checked:
+def verify_plan(plan: Plan, profile_path: Path | None) -> Verification:
     """Add everything in a plan up again.
 
     Args:
@@ -49,7 +49,7 @@ def check_plan(plan: Plan, profile_path: Path | None) -> Checked:
     Returns:
         What holds and what does not.
     """
-    found = Checked()
+    found = Verification()
     try:
         choice = plan.choice()
     except ScantlingError as error:
@@ -70,7 +70,7 @@ def check_plan(plan: Plan, profile_path: Path | None) -> Checked:
     return found
 
 
-def _check_numbers(plan: Plan, choice: tuple[int, ...], found: Checked) -> None:
+def _check_numbers(plan: Plan, choice: tuple[int, ...], found: Verification) -> None:
     for objective in plan.certificate.objectives:
         value = plan.program.objective(objective.name, choice)
         found.note(
@@ -99,7 +99,7 @@ def _check_numbers(plan: Plan, choice: tuple[int, ...], found: Checked) -> None:
         found.faults.append(f"the program has {len(limits)} limits, the plan states {len(plan.limits)}")
 
 
-def _check_against_profile(plan: Plan, path: Path, found: Checked) -> None:
+def _check_against_profile(plan: Plan, path: Path, found: Verification) -> None:
     if file_sha256(path) != plan.profile_sha256:
         found.faults.append(f"{path} is not the profile that the plan was solved from: its hash differs")
         return
@@ -116,8 +116,8 @@ def _check_against_profile(plan: Plan, path: Path, found: Checked) -> None:
         what="stored bytes as in the profile",
         otherwise=f"the profile's formats store {stored:,} bytes; stated: {plan.stored_bytes:,}",
     )
-    stated = [case.loss_increase_nats for case in plan.program.load_cases]
-    priced = [case.loss_increase_nats for case in load_cases(profile, with_deviations=False)]
+    stated = [domain.loss_increase_nats for domain in plan.program.domains]
+    priced = [domain.loss_increase_nats for domain in domains(profile, with_deviations=False)]
     offered = [tuple(profile.record.formats[target] for target in layer.formats) for layer in profile.record.layers]
     found.note(
         holds=[unit.formats for unit in plan.program.units] == offered and stated == priced,

@@ -116,7 +116,7 @@ def _traits(target: GgufFormat) -> _Traits:
     return found
 
 
-def refuse_unknown_type(target: GgufFormat) -> None:
+def validate_type(target: GgufFormat) -> None:
     """Refuse a type that the installed library does not have, before any work is done.
 
     Args:
@@ -197,11 +197,11 @@ def quantize_matrix(weight: Tensor, target: GgufFormat, importance: Tensor | Non
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         list(threads.map(round_rows, range(0, out_features, _ROWS_AT_ONCE)))
     record = PackedMatrix(target, blocks, importance)
-    refuse_invalid(record)
+    validate_blocks(record)
     return record
 
 
-def refuse_invalid(record: PackedMatrix) -> None:
+def validate_blocks(record: PackedMatrix) -> None:
     """Refuse blocks that the library would not load.
 
     Args:

@@ -31,7 +31,7 @@ _SAME = 1e-5  # of a span, for the library's arithmetic in float32
 
 
 @dataclass(frozen=True)
-class Codes:
+class CodeLayout:
     """The codes of a type.
 
     Attributes:
@@ -93,7 +93,7 @@ class Codes:
 
 
 @cache
-def codes_of(target: GgufFormat) -> Codes | None:
+def codes_of(target: GgufFormat) -> CodeLayout | None:
     """Find the codes of a type.
 
     Args:
@@ -106,7 +106,7 @@ def codes_of(target: GgufFormat) -> Codes | None:
     bits = _bits_of_weights(probe)
     if bits is None:
         return None
-    every = Codes(bits, torch.arange(1 << bits.shape[1], dtype=torch.uint8), torch.zeros(0))
+    every = CodeLayout(bits, torch.arange(1 << bits.shape[1], dtype=torch.uint8), torch.zeros(0))
     shape = (_PROBES, target.block_weights)
     values = torch.stack([every.write(probe, word.expand(shape)).dequantize() for word in every.words]).double()
     runs = values.reshape(*values.shape[:2], -1, _RUN)
@@ -121,7 +121,7 @@ def codes_of(target: GgufFormat) -> Codes | None:
     expected = values[0] + levels.unsqueeze(1) * spans
     if not torch.allclose(values, expected, rtol=0, atol=_SAME * float(spans.abs().max())):
         return None
-    return Codes(bits, written.to(torch.uint8), levels.float())
+    return CodeLayout(bits, written.to(torch.uint8), levels.float())
 
 
 def _sample(target: GgufFormat, num_blocks: int) -> PackedMatrix:

@@ -14,8 +14,8 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from .ggml import PackedMatrix, quantize_matrix, refuse_invalid
-from .gguf_codes import Codes, codes_of
+from .ggml import PackedMatrix, quantize_matrix, validate_blocks
+from .gguf_codes import CodeLayout, codes_of
 from .gguf_types import GgufFormat
 from .gptq import GptqSettings, inverse_factor, usual_edges, visit_columns, visiting_order, without_dead_inputs
 
@@ -48,7 +48,9 @@ def gptq_blocks(
     return [list(of_matrix) for of_matrix in zip(*rounded, strict=True)]
 
 
-def _with_feedback(weight: Tensor, plain: PackedMatrix, codes: Codes, factor: Tensor, order: Tensor) -> PackedMatrix:
+def _with_feedback(
+    weight: Tensor, plain: PackedMatrix, codes: CodeLayout, factor: Tensor, order: Tensor
+) -> PackedMatrix:
     """Choose all codes anew on the scales of a record."""
     parts = []
     for rows, blocks in zip(torch.split(weight, _ROWS_AT_ONCE), torch.split(plain.blocks, _ROWS_AT_ONCE), strict=True):
@@ -58,11 +60,11 @@ def _with_feedback(weight: Tensor, plain: PackedMatrix, codes: Codes, factor: Te
         words[order] = _sweep(rows.t()[order], factor, (lowest, highest - lowest), codes)
         parts.append(codes.write(record, words.t()).blocks)
     whole = PackedMatrix(plain.format, torch.cat(parts), plain.importance)
-    refuse_invalid(whole)
+    validate_blocks(whole)
     return whole
 
 
-def _sweep(work: Tensor, factor: Tensor, scales: tuple[Tensor, Tensor], codes: Codes) -> Tensor:
+def _sweep(work: Tensor, factor: Tensor, scales: tuple[Tensor, Tensor], codes: CodeLayout) -> Tensor:
     """Visit the columns of work [in, rows] and return the codes [in, rows]; overwrites work."""
     lowest, spans = scales
     divisors = torch.where(spans == 0, torch.ones(()), spans)  # where all codes have the same value, any will do

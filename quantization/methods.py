@@ -13,7 +13,7 @@ from torch import Tensor
 from ..common.errors import ScantlingError
 from .awq import AwqSettings
 from .formats import CodedFormat, FloatFormat, Format, IntegerFormat, parse_format
-from .ggml import refuse_unknown_type
+from .ggml import validate_type
 from .gguf_rounding import Ggml, GgmlGptq, with_imatrix
 from .gguf_types import GgufFormat
 from .gptq import GptqSettings, gptq, without_dead_inputs
@@ -275,7 +275,7 @@ def rounding_named(name: str | None, formats: Sequence[str] | None, imatrix: Pat
     method = rounding_method({"method": name or usual})
     for target in parsed:
         if isinstance(target, GgufFormat):
-            refuse_unknown_type(target)
+            validate_type(target)
     if imatrix is None:
         return method
     if not isinstance(method, Ggml):
@@ -286,7 +286,7 @@ def rounding_named(name: str | None, formats: Sequence[str] | None, imatrix: Pat
     return with_imatrix(imatrix)
 
 
-def refuse_other_families(method: RoundingMethod, formats: Sequence[Format]) -> None:
+def validate_families(method: RoundingMethod, formats: Sequence[Format]) -> None:
     """Refuse formats that a method cannot round to, before any work is done.
 
     Args:
@@ -337,7 +337,7 @@ def round_matrices(
     Returns:
         For each matrix, the record of every format.
     """
-    refuse_other_families(method, formats)
+    validate_families(method, formats)
     coded = [target for target in formats if not isinstance(target, FloatFormat)]
     rounded: list[dict[Format, Rounded]] = [{} for _ in matrices]
     if coded:

@@ -1,4 +1,4 @@
-"""Load cases: texts by name, each with pricing sequences of its own, and the rounding sequences that all share.
+"""Domains: texts by name, each with pricing sequences of its own, and the rounding sequences that all share.
 
 Knows nothing about formats or estimators.
 """
@@ -12,13 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from ..common.errors import ScantlingError
 from .calibration.text import Text, token_sequences
-from .profile import LoadCaseRecord
+from .profile import DomainRecord
 
 DEFAULT_NAME = "text"
 
 
 @dataclass(frozen=True)
-class LoadCase:
+class Domain:
     """A domain of text on which the loss increase is measured.
 
     Attributes:
@@ -37,12 +37,12 @@ class CalibrationSequences:
     Attributes:
         rounding: what formats are fitted to, int64 [sequences, tokens].
         pricing: what their loss increase is measured on, likewise.
-        case_of_sequence: for each pricing sequence the position of its load case.
+        domain_of_sequence: for each pricing sequence the position of its domain.
     """
 
     rounding: Tensor
     pricing: Tensor
-    case_of_sequence: tuple[int, ...]
+    domain_of_sequence: tuple[int, ...]
 
 
 def named_sources(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -71,13 +71,13 @@ def named_sources(words: Sequence[str]) -> list[tuple[str, str]]:
     names = [name for name, _, _ in pairs]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        raise ScantlingError(f"two load cases are called {min(twice)!r}. Give every text a name of its own.")
+        raise ScantlingError(f"two domains are called {min(twice)!r}. Give every text a name of its own.")
     return [(name, source) for name, _, source in pairs]
 
 
 def calibration_sequences(
     tokenizer: PreTrainedTokenizerBase,
-    cases: Sequence[LoadCase],
+    domains: Sequence[Domain],
     num_rounding: int,
     num_pricing: int,
     sequence_length: int,
@@ -86,9 +86,9 @@ def calibration_sequences(
 
     Args:
         tokenizer: of the model.
-        cases: at least one.
-        num_rounding: sequences to fit formats to, in all; load cases have equal parts of them.
-        num_pricing: sequences to measure on, for every load case.
+        domains: at least one.
+        num_rounding: sequences to fit formats to, in all; domains have equal parts of them.
+        num_pricing: sequences to measure on, for every domain.
         sequence_length: tokens in each.
 
     Returns:
@@ -97,30 +97,30 @@ def calibration_sequences(
     Raises:
         ScantlingError: the rounding sequences cannot be shared equally.
     """
-    if num_rounding % len(cases):
+    if num_rounding % len(domains):
         raise ScantlingError(
-            f"{num_rounding} rounding sequences cannot be shared equally by {len(cases)} load cases. Ask for "
-            f"--sequences {(num_rounding // len(cases) + 1) * len(cases)}."
+            f"{num_rounding} rounding sequences cannot be shared equally by {len(domains)} domains. Ask for "
+            f"--sequences {(num_rounding // len(domains) + 1) * len(domains)}."
         )
-    rounding, pricing, case_of_sequence = [], [], []
-    for position, case in enumerate(cases):
-        total = num_rounding // len(cases) + num_pricing
-        token_ids = token_sequences(tokenizer, case.text.calibration(), total, sequence_length)
+    rounding, pricing, domain_of_sequence = [], [], []
+    for position, domain in enumerate(domains):
+        total = num_rounding // len(domains) + num_pricing
+        token_ids = token_sequences(tokenizer, domain.text.calibration(), total, sequence_length)
         priced = [(2 * index + 1) * total // (2 * num_pricing) for index in range(num_pricing)]
         rounding.append(token_ids[[index for index in range(total) if index not in priced]])
         pricing.append(token_ids[priced])
-        case_of_sequence += [position] * num_pricing
-    return CalibrationSequences(torch.cat(rounding), torch.cat(pricing), tuple(case_of_sequence))
+        domain_of_sequence += [position] * num_pricing
+    return CalibrationSequences(torch.cat(rounding), torch.cat(pricing), tuple(domain_of_sequence))
 
 
 def further_sequences(
-    tokenizer: PreTrainedTokenizerBase, case: LoadCase, used: Tensor, num_sequences: int, sequence_length: int
+    tokenizer: PreTrainedTokenizerBase, domain: Domain, used: Tensor, num_sequences: int, sequence_length: int
 ) -> Tensor:
     """Cut sequences that were not used before.
 
     Args:
         tokenizer: of the model.
-        case: its text.
+        domain: its text.
         used: int64 [sequences, tokens].
         num_sequences: how many.
         sequence_length: tokens in each.
@@ -128,18 +128,19 @@ def further_sequences(
     Returns:
         int64 [num_sequences, sequence_length].
     """
-    return token_sequences(tokenizer, case.text.calibration(), num_sequences, sequence_length, used)
+    return token_sequences(tokenizer, domain.text.calibration(), num_sequences, sequence_length, used)
 
 
-def load_case_records(cases: Sequence[LoadCase]) -> tuple[LoadCaseRecord, ...]:
-    """Describe load cases.
+def domain_records(domains: Sequence[Domain]) -> tuple[DomainRecord, ...]:
+    """Describe domains.
 
     Args:
-        cases: the load cases.
+        domains: the domains.
 
     Returns:
         Their records.
     """
     return tuple(
-        LoadCaseRecord(name=case.name, text_source=case.text.source, text_sha256=case.text.sha256) for case in cases
+        DomainRecord(name=domain.name, text_source=domain.text.source, text_sha256=domain.text.sha256)
+        for domain in domains
     )

@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration.expert_coverage import Placed, Reach, kind_of_siblings
+from .calibration.expert_coverage import ExpertCoverage, Placed, kind_of_siblings
 
 
 class Counted(Placed, Protocol):
@@ -31,12 +31,12 @@ class Counted(Placed, Protocol):
         ...
 
     @property
-    def reach(self) -> Reach | None:
+    def coverage(self) -> ExpertCoverage | None:
         """How many tokens reached it; None for a layer that is no expert."""
         ...
 
 
-def with_borrowed_prices(layers: Sequence[Counted], samples: NDArray[np.float64]) -> NDArray[np.float64]:
+def with_imputed_prices(layers: Sequence[Counted], samples: NDArray[np.float64]) -> NDArray[np.float64]:
     """Put prices of siblings in the place of those that are not known.
 
     Args:
@@ -46,22 +46,22 @@ def with_borrowed_prices(layers: Sequence[Counted], samples: NDArray[np.float64]
     Returns:
         The samples that count; the very array where nothing is borrowed.
     """
-    borrowed = samples
-    for rare, measured in siblings_by_reach(layers):
+    imputed = samples
+    for rare, measured in siblings_by_coverage(layers):
         if not (rare and measured):
             continue
-        if borrowed is samples:
-            borrowed = samples.copy()
+        if imputed is samples:
+            imputed = samples.copy()
         means = samples[measured].mean(axis=2)  # a format that is not offered is NaN
         dearest = np.argmax(np.nan_to_num(means, nan=-np.inf), axis=0)
         rows = samples[measured][dearest, np.arange(len(dearest))]
         for index in rare:
             offered = list(layers[index].formats)
-            borrowed[index, offered] = rows[offered]
-    return borrowed
+            imputed[index, offered] = rows[offered]
+    return imputed
 
 
-def siblings_by_reach(layers: Sequence[Counted]) -> list[tuple[list[int], list[int]]]:
+def siblings_by_coverage(layers: Sequence[Counted]) -> list[tuple[list[int], list[int]]]:
     """Sort the experts that the program decides into siblings: the same matrix of all experts of a block.
 
     Args:
@@ -72,7 +72,7 @@ def siblings_by_reach(layers: Sequence[Counted]) -> list[tuple[list[int], list[i
     """
     found: dict[tuple[int | None, str], tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     for index, layer in enumerate(layers):
-        if layer.reach is not None and len(layer.formats) > 1:
+        if layer.coverage is not None and len(layer.formats) > 1:
             rare, measured = found[layer.block, kind_of_siblings(layer.kind)]
-            (rare if layer.reach.is_rare else measured).append(index)
+            (rare if layer.coverage.is_rare else measured).append(index)
     return list(found.values())

@@ -1,4 +1,4 @@
-"""Extending a profile: by formats, by pricing sequences, by load cases. What was priced is not priced again.
+"""Extending a profile: by formats, by pricing sequences, by domains. What was priced is not priced again.
 
 Rounding is a function of the rounding sequences, which stay, so it is repeated; prices are kept. The stopping rule is
 built on this: price more sequences until the prediction is known well enough.
@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 
 from ..common.errors import ScantlingError
 from ..common.progress import Progress
-from ..models.layers import Layer, take_apart
+from ..models.layers import Layer, find_layers
 from ..models.loading import LoadedModel
 from ..quantization.formats import Format, parse_format
 from ..quantization.methods import rounding_method
 from .calibration.capture import LabelDraws
-from .calibration.resume_cache import parts_folder
-from .domains import LoadCase, further_sequences, load_case_records
+from .calibration.resume_cache import resume_cache_folder
+from .domains import Domain, domain_records, further_sequences
 from .estimators.base import Samples
-from .measure import Measured, Request, measure
-from .profile import LayerRecord, LoadCaseRecord, Profile, ProfileRecord
-from .profiling import ProfileSettings, layer_record, with_reach
-from .round_model import refuse_illegal_groups
+from .measure import MeasuredCosts, MeasurementRequest, measure
+from .profile import DomainRecord, LayerRecord, Profile, ProfileRecord
+from .profiling import ProfileSettings, layer_record, with_coverage
+from .round_model import validate_groups
 
 _MOST_ROUNDS = 4
 _MARGIN = 1.05
@@ -49,7 +49,7 @@ class Extension:
     output: Path
     progress: Progress
 
-    def refuse_other_settings(self, profile: Profile, settings: ProfileSettings) -> None:
+    def require_same_settings(self, profile: Profile, settings: ProfileSettings) -> None:
         """Refuse settings that would make the new prices another thing than the old ones.
 
         Args:
@@ -96,7 +96,7 @@ class Extension:
             return profile
         layers = self._layers(profile)
         decided = {layer.name for layer in profile.record.layers if len(layer.formats) > 1}
-        refuse_illegal_groups([layer for layer in layers if layer.name in decided], dict.fromkeys(decided, new))
+        validate_groups([layer for layer in layers if layer.name in decided], dict.fromkeys(decided, new))
         offered = {layer.name: new if layer.name in decided else self._formats(profile, layer.name) for layer in layers}
         pricing_ids = torch.from_numpy(profile.pricing_token_ids)
         measured = self._measure(profile, pricing_ids, offered, 0)
@@ -107,7 +107,7 @@ class Extension:
             )
             for layer in layers
         ]
-        counted = with_reach(records, measured.reach, (profile.rounding_token_ids.size, pricing_ids.numel()))
+        counted = with_coverage(records, measured.coverage, (profile.rounding_token_ids.size, pricing_ids.numel()))
         record = profile.record.model_copy(update={"formats": tuple(all_names), "layers": counted})
         shape = (len(layers), len(all_names), profile.samples.shape[2])
         grown = np.full(shape, np.nan)
@@ -115,24 +115,24 @@ class Extension:
         _fill(record, grown, measured.samples)
         return replace(profile, record=record, samples=grown)
 
-    def by_sequences(self, profile: Profile, cases: Sequence[LoadCase], num_sequences: int) -> Profile:
-        """Price all formats on further sequences, until every load case has so many; new load cases may come in.
+    def by_sequences(self, profile: Profile, domains: Sequence[Domain], num_sequences: int) -> Profile:
+        """Price all formats on further sequences, until every domain has so many; new domains may come in.
 
         Args:
             profile: the profile.
-            cases: all load cases, those of the profile first and with the same texts.
-            num_sequences: of every load case.
+            domains: all domains, those of the profile first and with the same texts.
+            num_sequences: of every domain.
 
         Returns:
             The larger profile.
 
         Raises:
-            ScantlingError: a load case is missing or another, or has more sequences already.
+            ScantlingError: a domain is missing or another, or has more sequences already.
         """
-        counts = self._counts(profile, cases)
+        counts = self._counts(profile, domains)
         if max(counts) > num_sequences:
             raise ScantlingError(
-                f"the profile has {max(counts)} pricing sequences in a load case already; {num_sequences} were asked "
+                f"the profile has {max(counts)} pricing sequences in a domain already; {num_sequences} were asked "
                 "for, and what was priced is not thrown away. Ask for at least as many."
             )
         missing = [num_sequences - count for count in counts]
@@ -141,22 +141,22 @@ class Extension:
         used = torch.from_numpy(np.concatenate([profile.rounding_token_ids, profile.pricing_token_ids]))
         length = profile.record.sequence_length
         parts = [
-            further_sequences(self.loaded.tokenizer, case, used, number, length)
-            for case, number in zip(cases, missing, strict=True)
+            further_sequences(self.loaded.tokenizer, domain, used, number, length)
+            for domain, number in zip(domains, missing, strict=True)
             if number
         ]
         token_ids = torch.cat(parts)
         offered = {layer.name: self._formats(profile, layer.name) for layer in profile.record.layers}
         measured = self._measure(profile, token_ids, offered, profile.samples.shape[2])
-        old_positions = profile.record.case_of_sequence or (0,) * profile.samples.shape[2]
+        old_positions = profile.record.domain_of_sequence or (0,) * profile.samples.shape[2]
         positions = [k for k, number in enumerate(missing) for _ in range(number)]
-        several = len(cases) > 1
-        cases_now = {
-            "load_cases": load_case_records(cases) if several else (),
-            "case_of_sequence": (*old_positions, *positions) if several else (),
+        several = len(domains) > 1
+        domains_now = {
+            "domains": domain_records(domains) if several else (),
+            "domain_of_sequence": (*old_positions, *positions) if several else (),
         }
         record = profile.record.model_copy(
-            update=cases_now | {"layers": _with_further_reach(profile, measured, token_ids)}
+            update=domains_now | {"layers": _with_further_coverage(profile, measured, token_ids)}
         )
         new = np.full((*profile.samples.shape[:2], len(token_ids)), np.nan)
         for index, layer in enumerate(record.layers):
@@ -171,13 +171,13 @@ class Extension:
         )
 
     def until(
-        self, profile: Profile, cases: Sequence[LoadCase], target: float, report: Callable[[str], None]
+        self, profile: Profile, domains: Sequence[Domain], target: float, report: Callable[[str], None]
     ) -> Profile:
         """Price further sequences until uniform plans are predicted with a small relative error.
 
         Args:
             profile: the profile.
-            cases: its load cases.
+            domains: its domains.
             target: the relative standard error wanted, such as 0.05.
             report: is told how the error falls.
 
@@ -190,7 +190,7 @@ class Extension:
         if not 0 < target < 1:
             raise ScantlingError(f"a relative error of {target:g} cannot be aimed at: give one such as 5%.")
         for _ in range(_MOST_ROUNDS):
-            error, per_case = relative_error(profile), profile.samples.shape[2] // len(cases)
+            error, per_case = relative_error(profile), profile.samples.shape[2] // len(domains)
             wanted = math.ceil(per_case * (error / target) ** 2 * _MARGIN)
             report(
                 f"{per_case} pricing sequences: uniform plans are predicted to ±{error:.1%}"
@@ -198,42 +198,42 @@ class Extension:
             )
             if error <= target:
                 return profile
-            profile = self.by_sequences(profile, cases, min(wanted, 4 * per_case))
+            profile = self.by_sequences(profile, domains, min(wanted, 4 * per_case))
         report(f"stopped at ±{relative_error(profile):.1%} after {_MOST_ROUNDS} rounds.")
         return profile
 
     def _layers(self, profile: Profile) -> list[Layer]:
-        layers = list(take_apart(self.loaded.model).layers)
-        profile.refuse_other_model(self.loaded.sha256, [layer.name for layer in layers])
+        layers = list(find_layers(self.loaded.model).layers)
+        profile.require_same_model(self.loaded.sha256, [layer.name for layer in layers])
         return layers
 
     def _formats(self, profile: Profile, layer: str) -> list[Format]:
         record = profile.record.layers[profile.layer_index[layer]]
         return [parse_format(profile.record.formats[position]) for position in record.formats]
 
-    def _counts(self, profile: Profile, cases: Sequence[LoadCase]) -> list[int]:
-        """Count each load case's sequences; refuse cases that are not those of the profile."""
-        known = profile.record.load_cases or (
-            LoadCaseRecord(
-                name=cases[0].name, text_source=profile.record.text_source, text_sha256=profile.record.text_sha256
+    def _counts(self, profile: Profile, domains: Sequence[Domain]) -> list[int]:
+        """Count each domain's sequences; refuse cases that are not those of the profile."""
+        known = profile.record.domains or (
+            DomainRecord(
+                name=domains[0].name, text_source=profile.record.text_source, text_sha256=profile.record.text_sha256
             ),
         )
-        positions = profile.record.case_of_sequence or (0,) * profile.samples.shape[2]
+        positions = profile.record.domain_of_sequence or (0,) * profile.samples.shape[2]
         for k, record in enumerate(known):
-            if k >= len(cases) or (record.name, record.text_sha256) != (cases[k].name, cases[k].text.sha256):
+            if k >= len(domains) or (record.name, record.text_sha256) != (domains[k].name, domains[k].text.sha256):
                 raise ScantlingError(
-                    f"the profile's load case {record.name!r} is text from {record.text_source} "
+                    f"the profile's domain {record.name!r} is text from {record.text_source} "
                     f"({record.text_sha256[:12]}…), which was not given, or not in its place. Name the profile's texts "
                     "first, in their order, then new ones."
                 )
-        return [positions.count(k) for k in range(len(cases))]
+        return [positions.count(k) for k in range(len(domains))]
 
     def _measure(
         self, profile: Profile, token_ids: torch.Tensor, offered: dict[str, list[Format]], first: int
-    ) -> Measured:
+    ) -> MeasuredCosts:
         record = profile.record
         self._layers(profile)
-        request = Request(
+        request = MeasurementRequest(
             loaded=self.loaded,
             rounding_ids=torch.from_numpy(profile.rounding_token_ids),
             pricing_ids=token_ids,
@@ -243,15 +243,19 @@ class Extension:
             rounding=rounding_method(record.rounding),
             draws=LabelDraws(record.seed, record.num_label_draws, first),
         )
-        return measure(request, parts_folder(self.output) / f"from-{first}-{len(token_ids)}", self.progress)
+        return measure(request, resume_cache_folder(self.output) / f"from-{first}-{len(token_ids)}", self.progress)
 
 
-def _with_further_reach(profile: Profile, measured: Measured, token_ids: torch.Tensor) -> tuple[LayerRecord, ...]:
+def _with_further_coverage(
+    profile: Profile, measured: MeasuredCosts, token_ids: torch.Tensor
+) -> tuple[LayerRecord, ...]:
     """Add the tokens of further sequences to those that reached each expert before."""
-    before = {layer.name: layer.reach for layer in profile.record.layers}
-    reach = {name: was.plus(further) for name, further in measured.reach.items() if (was := before[name]) is not None}
+    before = {layer.name: layer.coverage for layer in profile.record.layers}
+    coverage = {
+        name: was.plus(further) for name, further in measured.coverage.items() if (was := before[name]) is not None
+    }
     num_pricing_tokens = profile.pricing_token_ids.size + token_ids.numel()
-    return with_reach(profile.record.layers, reach, (profile.rounding_token_ids.size, num_pricing_tokens))
+    return with_coverage(profile.record.layers, coverage, (profile.rounding_token_ids.size, num_pricing_tokens))
 
 
 def parse_share(text: str) -> float:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from ..common.errors import ScantlingError
 from ..common.progress import Progress
 from ..models.install import removing
-from ..models.layers import Anatomy, Layer, blocks_of, install_matrix, is_linear, matrix_of
+from ..models.layers import Layer, ModelStructure, blocks_of, install_matrix, is_linear, matrix_of
 from ..models.loading import LoadedModel
 from ..quantization.awq import AwqSettings, awq_scales
 from ..quantization.formats import Format, IntegerFormat
-from .calibration.block_inputs import collect_moments, inputs_of, stages
+from .calibration.block_inputs import input_covariances, inputs_of, stages
 from .calibration.capture import BlockCall, enter_blocks, run_block
 from .calibration.expert_coverage import expert_of
 
@@ -85,7 +85,7 @@ class Fold:
 
 def scale_inputs(
     loaded: LoadedModel,
-    anatomy: Anatomy,
+    structure: ModelStructure,
     token_ids: Tensor,
     how: tuple[AwqSettings, Sequence[Format]],
     progress: Progress,
@@ -94,7 +94,7 @@ def scale_inputs(
 
     Args:
         loaded: the model; its norms and matrices change, what it computes does not.
-        anatomy: of the model.
+        structure: of the model.
         token_ids: the rounding sequences, int64 [sequences, tokens].
         how: the search, and the formats it is for.
         progress: shows how far the work is.
@@ -112,10 +112,10 @@ def scale_inputs(
     loaded.input_scalings.append(mark)
     if not integers:
         return
-    calls = enter_blocks(loaded.model, anatomy, token_ids)
-    blocks = blocks_of(loaded.model, anatomy)
+    calls = enter_blocks(loaded.model, structure, token_ids)
+    blocks = blocks_of(loaded.model, structure)
     for index in progress(list(range(len(blocks))), "scaling inputs"):
-        layers = [layer for layer in anatomy.layers if layer.block == index]
+        layers = [layer for layer in structure.layers if layer.block == index]
         _scale_block(loaded, blocks[index], layers, calls[index], (settings, integers))
         with torch.no_grad():
             leaving = [run_block(blocks[index], call, call.hidden) for call in calls[index]]
@@ -134,16 +134,16 @@ def _scale_block(
 ) -> None:
     settings, formats = how
     for stage in stages(block, layers, calls[:1]):
-        for moment in collect_moments(block, stage, calls):
-            reader = moment.layers[0]
+        for covariance in input_covariances(block, stage, calls):
+            reader = covariance.layers[0]
             reaching = next((call for call in calls if reader in inputs_of(block, [reader], call)), None)
             if reaching is None:
                 continue
-            fold = find_fold(loaded.model.config, block, (moment.layers, layers), reaching)
+            fold = find_fold(loaded.model.config, block, (covariance.layers, layers), reaching)
             if fold is None:
                 continue
             matrices = [matrix_of(reader) for reader in fold.readers]
-            scales = awq_scales(matrices, moment.hessian(), formats, settings, fold.tied)
+            scales = awq_scales(matrices, covariance.hessian(), formats, settings, fold.tied)
             fold.apply(scales)
 
 

@@ -29,9 +29,9 @@ from ..common.progress import Progress
 from ..models.layers import Layer
 from ..models.loading import LoadedModel
 from ..quantization.formats import Format, parse_format
-from .calibration.backward_pass import Tape, walk_blocks
+from .calibration.backward_pass import LayerGradients, blocks_backward
 from .calibration.capture import LabelDraws, capture
-from .estimators.activation_rounding import EngineInputs
+from .estimators.activation_rounding import ActivationRounding
 from .estimators.fisher import token_form, window_form
 from .measure import RoundedLayers, rounded_block
 from .profile import Profile
@@ -92,13 +92,13 @@ class _Sums:
     together: dict[int, Tensor] = field(default_factory=dict)
     forms: dict[int, list[Tensor]] = field(default_factory=lambda: defaultdict(lambda: [torch.zeros(())] * 3))
 
-    def add(self, batch: int, changes: Tensor, tape: Tape) -> None:
+    def add(self, batch: int, changes: Tensor, layer_gradients: LayerGradients) -> None:
         forms = self.forms[batch]
-        window = window_form(changes, tape.rows_per_sequence, tape.sequence_length)
-        if any(rows != tape.sequence_length for rows in tape.rows_per_sequence):
+        window = window_form(changes, layer_gradients.rows_per_sequence, layer_gradients.sequence_length)
+        if any(rows != layer_gradients.sequence_length for rows in layer_gradients.rows_per_sequence):
             forms[2] = forms[2] + window
             return
-        forms[0] = forms[0] + token_form(changes, tape.rows_per_sequence, tape.sequence_length)
+        forms[0] = forms[0] + token_form(changes, layer_gradients.rows_per_sequence, layer_gradients.sequence_length)
         forms[1] = forms[1] + window
         self.together[batch] = self.together.get(batch, 0) + changes
 
@@ -119,16 +119,19 @@ def joint_samples(
     """
     sums: dict[str, _Sums] = {name: _Sums() for name in assignments}
     lengths: dict[int, tuple[Sequence[int], int]] = {}
-    for layer, batch, tape, changes in _changes(loaded, profile, assignments, progress):
-        lengths[batch] = [tape.sequence_length] * len(tape.rows_per_sequence), tape.sequence_length
+    for layer, batch, layer_gradients, changes in _changes(loaded, profile, assignments, progress):
+        lengths[batch] = (
+            [layer_gradients.sequence_length] * len(layer_gradients.rows_per_sequence),
+            layer_gradients.sequence_length,
+        )
         for name, formats in assignments.items():
-            sums[name].add(batch, changes[parse_format(formats[layer.name])], tape)
+            sums[name].add(batch, changes[parse_format(formats[layer.name])], layer_gradients)
     return {name: _collected(profile, assignments[name], of, lengths) for name, of in sums.items()}
 
 
 def _changes(
     loaded: LoadedModel, profile: Profile, assignments: Assignments, progress: Progress
-) -> Iterator[tuple[Layer, int, Tape, dict[Format, Tensor]]]:
+) -> Iterator[tuple[Layer, int, LayerGradients, dict[Format, Tensor]]]:
     """Go through layers and batches of sequences, with aₜ of every format that is wanted."""
     record = profile.record
     wanted = {
@@ -136,19 +139,19 @@ def _changes(
         for layer in record.layers
     }
     task = profiled_task(loaded, profile, wanted, progress)
-    anatomy, draws = task.anatomy, LabelDraws(record.seed, record.num_label_draws)
-    rounding = capture(loaded.model, anatomy, task.token_ids, None, progress, "reading rounding text")
+    structure, draws = task.structure, LabelDraws(record.seed, record.num_label_draws)
+    rounding = capture(loaded.model, structure, task.token_ids, None, progress, "reading rounding text")
     pricing_ids = torch.from_numpy(profile.pricing_token_ids)
-    pricing = capture(loaded.model, anatomy, pricing_ids, draws, progress, "reading pricing text")
-    for visit in walk_blocks(loaded.model, anatomy, rounding, pricing, progress):
+    pricing = capture(loaded.model, structure, pricing_ids, draws, progress, "reading pricing text")
+    for visit in blocks_backward(loaded.model, structure, rounding, pricing, progress):
         rounded = rounded_block(task, visit)
-        for batch, tapes in enumerate(visit.tapes()):
+        for batch, gradients_by_layer in enumerate(visit.gradients_by_layer()):
             for layer in rounded.layers:
-                yield layer, batch, tapes[layer], _of_formats(rounded, layer, tapes[layer])
+                yield layer, batch, gradients_by_layer[layer], _of_formats(rounded, layer, gradients_by_layer[layer])
 
 
-def _of_formats(rounded: RoundedLayers, layer: Layer, tape: Tape) -> dict[Format, Tensor]:
-    entering = EngineInputs(tape.inputs, tape.gradients, lambda: rounded.matrix(layer))
+def _of_formats(rounded: RoundedLayers, layer: Layer, layer_gradients: LayerGradients) -> dict[Format, Tensor]:
+    entering = ActivationRounding(layer_gradients.inputs, layer_gradients.gradients, lambda: rounded.matrix(layer))
     return {target: entering.changes(target, delta) for target, delta in rounded.deltas(layer)}
 
 

@@ -18,24 +18,24 @@ from torch import Tensor
 
 from .. import __version__
 from ..common.progress import Progress
-from ..models.layers import Layer, take_apart
+from ..models.layers import Layer, find_layers
 from ..models.loading import LoadedModel
 from ..quantization.formats import Format, parse_format
 from ..quantization.grid import Rounded
 from ..quantization.methods import RoundingMethod
-from .calibration.backward_pass import BlockVisit, walk_blocks
+from .calibration.backward_pass import BlockVisit, blocks_backward
 from .calibration.capture import Capture, LabelDraws, capture
-from .calibration.expert_coverage import Reach
-from .calibration.resume_cache import Parts, open_parts
-from .estimators.base import Measurement, Pricer, Samples
+from .calibration.expert_coverage import ExpertCoverage
+from .calibration.resume_cache import ResumeCache, open_resume_cache
+from .estimators.base import Estimator, Measurement, Samples
 from .estimators.registry import ESTIMATORS
 from .profile import RegimeRecord
-from .regime import look_into_regime
+from .regime import diagnose_regime
 from .round_model import FormatsOfLayer, RoundingTask, round_ends, round_group
 
 _SEPARATOR = "|"
 _FIRST_TOKENS = "first token squares"
-_REACH = "tokens seen"
+_COVERAGE = "tokens seen"
 _NOT_COUNTED = -1
 
 
@@ -81,7 +81,7 @@ class RoundedLayers:
 
 
 @dataclass(frozen=True)
-class Request:
+class MeasurementRequest:
     """What shall be measured.
 
     Attributes:
@@ -122,23 +122,23 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredCosts:
     """What was measured.
 
     Attributes:
         samples: of every priced layer and format.
         rounding_perplexity: of the original on the rounding sequences.
         regime: the model's regime on the pricing sequences.
-        reach: how many tokens each layer inside the blocks saw.
+        coverage: how many tokens each layer inside the blocks saw.
     """
 
     samples: Samples
     rounding_perplexity: float
     regime: RegimeRecord
-    reach: dict[str, Reach]
+    coverage: dict[str, ExpertCoverage]
 
 
-def measure(request: Request, folder: Path, progress: Progress) -> Measured:
+def measure(request: MeasurementRequest, folder: Path, progress: Progress) -> MeasuredCosts:
     """Round and price what the program decides.
 
     Args:
@@ -149,36 +149,36 @@ def measure(request: Request, folder: Path, progress: Progress) -> Measured:
     Returns:
         What was measured.
     """
-    anatomy = take_apart(request.loaded.model)
-    task = RoundingTask(request.loaded, anatomy, request.rounding_ids, request.offered, request.rounding)
-    task.refuse_foreign_importance()
-    decided = [layer for layer in anatomy.layers if layer.name in request.decided]
-    parts = open_parts(folder, request.purpose())
-    on = Measurement(request.loaded, anatomy, request.pricing_ids, decided, request.draws, progress, parts)
+    structure = find_layers(request.loaded.model)
+    task = RoundingTask(request.loaded, structure, request.rounding_ids, request.offered, request.rounding)
+    task.require_own_importance()
+    decided = [layer for layer in structure.layers if layer.name in request.decided]
+    parts = open_resume_cache(folder, request.purpose())
+    on = Measurement(request.loaded, structure, request.pricing_ids, decided, request.draws, progress, parts)
     with ESTIMATORS[request.estimator](on) as pricer:
-        rounding = capture(task.loaded.model, anatomy, task.token_ids, None, progress, "reading rounding text")
+        rounding = capture(task.loaded.model, structure, task.token_ids, None, progress, "reading rounding text")
         pricing, num_done = _captured_pricing(task, on, pricer)
         samples: Samples = {}
-        reach: dict[str, Reach] = {}
-        for index in range(anatomy.num_blocks - num_done, anatomy.num_blocks):
+        coverage: dict[str, ExpertCoverage] = {}
+        for index in range(structure.num_blocks - num_done, structure.num_blocks):
             piece = parts.load(_block(index))
             so_far = piece.pop(_FIRST_TOKENS).tolist()
-            if index == anatomy.num_blocks - num_done:  # the one that was finished last
+            if index == structure.num_blocks - num_done:  # the one that was finished last
                 pricer.first_token_squares[:] = so_far
-            reach |= _unpacked_reach(anatomy.layers_of(index), piece.pop(_REACH))
+            coverage |= _unpacked_coverage(structure.layers_of(index), piece.pop(_COVERAGE))
             samples |= _unpacked(piece)
-        for visit in walk_blocks(task.loaded.model, anatomy, rounding, pricing, progress, num_done):
+        for visit in blocks_backward(task.loaded.model, structure, rounding, pricing, progress, num_done):
             priced = pricer.price_block(visit, rounded_block(task, visit))
             squares = torch.tensor(pricer.first_token_squares, dtype=torch.float64)
-            counts = _packed_reach(anatomy.layers_of(visit.index), visit)
-            _keep(parts, visit.index, _packed(priced) | {_FIRST_TOKENS: squares, _REACH: counts}, pricing)
-            reach |= _unpacked_reach(anatomy.layers_of(visit.index), counts)
+            counts = _packed_coverage(structure.layers_of(visit.index), visit)
+            _keep(parts, visit.index, _packed(priced) | {_FIRST_TOKENS: squares, _COVERAGE: counts}, pricing)
+            coverage |= _unpacked_coverage(structure.layers_of(visit.index), counts)
             samples |= priced
         samples |= _priced_ends(task, on, pricer, pricing)
         first_tokens = pricer.first_token_squares
     share = first_tokens[0] / first_tokens[1] if first_tokens and first_tokens[1] else None
-    regime = look_into_regime(request.loaded, request.pricing_ids, share)
-    return Measured(samples, math.exp(rounding.negative_log_likelihood_nats), regime, reach)
+    regime = diagnose_regime(request.loaded, request.pricing_ids, share)
+    return MeasuredCosts(samples, math.exp(rounding.negative_log_likelihood_nats), regime, coverage)
 
 
 def _ids_sha256(token_ids: Tensor) -> str:
@@ -202,10 +202,10 @@ def rounded_block(task: RoundingTask, visit: BlockVisit) -> RoundedLayers:
     return RoundedLayers(task, records)
 
 
-def _captured_pricing(task: RoundingTask, on: Measurement, pricer: Pricer) -> tuple[Capture | None, int]:
+def _captured_pricing(task: RoundingTask, on: Measurement, pricer: Estimator) -> tuple[Capture | None, int]:
     """Run the model over the pricing sequences where gradients are needed; say how many blocks are finished."""
     # Blocks are finished from the last on. The gradients where the last finished one begins are read, not computed.
-    model, num_blocks = task.loaded.model, task.anatomy.num_blocks
+    model, num_blocks = task.loaded.model, task.structure.num_blocks
     num_done = 0
     while num_done < num_blocks and on.parts.has(_block(num_blocks - 1 - num_done)):
         num_done += 1
@@ -213,14 +213,14 @@ def _captured_pricing(task: RoundingTask, on: Measurement, pricer: Pricer) -> tu
         return None, num_done
     label = "reading pricing text"
     if not num_done:
-        return capture(model, task.anatomy, on.token_ids, on.draws, on.progress, label), 0
-    captured = capture(model, task.anatomy, on.token_ids, None, on.progress, label)
+        return capture(model, task.structure, on.token_ids, on.draws, on.progress, label), 0
+    captured = capture(model, task.structure, on.token_ids, None, on.progress, label)
     stored = on.parts.load(_gradients(num_blocks - num_done))["gradients"]
     captured.gradients.extend([[draw.clone() for draw in of_sequence] for of_sequence in stored])
     return captured, num_done
 
 
-def _keep(parts: Parts, index: int, piece: Mapping[str, Tensor], pricing: Capture | None) -> None:
+def _keep(parts: ResumeCache, index: int, piece: Mapping[str, Tensor], pricing: Capture | None) -> None:
     """Write a finished block; the gradients where it begins come first, since the samples say that it is finished."""
     if pricing is not None:
         parts.save(_gradients(index), {"gradients": torch.stack([torch.stack(drawn) for drawn in pricing.gradients])})
@@ -228,7 +228,7 @@ def _keep(parts: Parts, index: int, piece: Mapping[str, Tensor], pricing: Captur
     parts.remove(_gradients(index + 1))
 
 
-def _priced_ends(task: RoundingTask, on: Measurement, pricer: Pricer, pricing: Capture | None) -> Samples:
+def _priced_ends(task: RoundingTask, on: Measurement, pricer: Estimator, pricing: Capture | None) -> Samples:
     """Round and price the embedding and the head where the program decides them."""
     decided = [layer for layer in on.layers if layer.block is None]
     if not decided:
@@ -242,16 +242,16 @@ def _priced_ends(task: RoundingTask, on: Measurement, pricer: Pricer, pricing: C
     return _unpacked(on.parts.remember("ends", compute))
 
 
-def _packed_reach(layers: Sequence[Layer], visit: BlockVisit) -> Tensor:
+def _packed_coverage(layers: Sequence[Layer], visit: BlockVisit) -> Tensor:
     """Put the tokens that each layer saw, of the rounding and of the pricing sequences, into int64 [layers, 2]."""
     rounding = {layer: group.num_tokens or 0 for group in visit.groups for layer in group.layers}
     pricing = visit.num_pricing_tokens
     return torch.tensor([[rounding[layer], pricing.get(layer, _NOT_COUNTED)] for layer in layers])
 
 
-def _unpacked_reach(layers: Sequence[Layer], counts: Tensor) -> dict[str, Reach]:
+def _unpacked_coverage(layers: Sequence[Layer], counts: Tensor) -> dict[str, ExpertCoverage]:
     return {
-        layer.name: Reach(rounding, None if pricing == _NOT_COUNTED else pricing)
+        layer.name: ExpertCoverage(rounding, None if pricing == _NOT_COUNTED else pricing)
         for layer, (rounding, pricing) in zip(layers, counts.tolist(), strict=True)
     }
 

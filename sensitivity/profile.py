@@ -27,8 +27,8 @@ from ..common.errors import ScantlingError
 from ..common.files import whole_file
 from ..common.records import Finite, Record
 from ..quantization.formats import parse_format
-from .calibration.expert_coverage import Reach
-from .expert_imputation import with_borrowed_prices
+from .calibration.expert_coverage import ExpertCoverage
+from .expert_imputation import with_imputed_prices
 
 PROFILE_VERSION: Final = 2
 _TENSORS = ("samples", "rounding_token_ids", "pricing_token_ids")
@@ -64,9 +64,13 @@ class LayerRecord(Record):
     num_pricing_tokens: int | None = None
 
     @property
-    def reach(self) -> Reach | None:
+    def coverage(self) -> ExpertCoverage | None:
         """How many tokens reached the layer; None for one that is no expert."""
-        return None if self.num_rounding_tokens is None else Reach(self.num_rounding_tokens, self.num_pricing_tokens)
+        return (
+            None
+            if self.num_rounding_tokens is None
+            else ExpertCoverage(self.num_rounding_tokens, self.num_pricing_tokens)
+        )
 
     @property
     def num_weights(self) -> int:
@@ -74,7 +78,7 @@ class LayerRecord(Record):
         return self.out_features * self.in_features
 
 
-class LoadCaseRecord(Record):
+class DomainRecord(Record):
     """A domain of text on which the loss increase was measured.
 
     Attributes:
@@ -111,10 +115,10 @@ class ProfileRecord(Record):
         scantling_version: that wrote it.
         model_source: where the model was loaded from.
         model_sha256: of its weights.
-        text_source: the calibration text, of the first load case where there are several.
+        text_source: the calibration text, of the first domain where there are several.
         text_sha256: of its documents, evaluation part included.
-        load_cases: all of them; none in a profile of a single text.
-        case_of_sequence: for each sample the position of its load case; none in a profile of a single text.
+        domains: all of them; none in a profile of a single text.
+        domain_of_sequence: for each sample the position of its domain; none in a profile of a single text.
         sequence_length: tokens per sequence.
         seed: of sampled labels and probes.
         estimator: its name.
@@ -134,8 +138,8 @@ class ProfileRecord(Record):
     model_sha256: str
     text_source: str
     text_sha256: str
-    load_cases: tuple[LoadCaseRecord, ...] = ()
-    case_of_sequence: tuple[int, ...] = ()
+    domains: tuple[DomainRecord, ...] = ()
+    domain_of_sequence: tuple[int, ...] = ()
     sequence_length: int
     seed: int
     estimator: str
@@ -180,15 +184,15 @@ class Profile:
     @cached_property
     def prices(self) -> NDArray[np.float64]:
         """The samples that count: measured, but for experts that calibration hardly reached, which borrow theirs."""
-        return with_borrowed_prices(self.record.layers, self.samples)
+        return with_imputed_prices(self.record.layers, self.samples)
 
     @cached_property
-    def samples_of_cases(self) -> dict[str, NDArray[np.float64]]:
-        """The samples by load case, float64 [layers, formats, samples of the case]; a nameless one is ``text``."""
-        if not self.record.load_cases:
+    def samples_by_domain(self) -> dict[str, NDArray[np.float64]]:
+        """The samples by domain, float64 [layers, formats, samples of the case]; a nameless one is ``text``."""
+        if not self.record.domains:
             return {"text": self.prices}
-        position = np.array(self.record.case_of_sequence)
-        return {case.name: self.prices[:, :, position == k] for k, case in enumerate(self.record.load_cases)}
+        position = np.array(self.record.domain_of_sequence)
+        return {domain.name: self.prices[:, :, position == k] for k, domain in enumerate(self.record.domains)}
 
     def loss_increase_nats(self, layer: int, target: int) -> float:
         """Give c(l, f).
@@ -242,7 +246,7 @@ class Profile:
             total += layer.stored_bytes[layer.formats.index(self.format_index[formats[layer.name]])]
         return total
 
-    def refuse_other_model(self, model_sha256: str, layer_names: Sequence[str]) -> None:
+    def require_same_model(self, model_sha256: str, layer_names: Sequence[str]) -> None:
         """Refuse a model that this profile was not made of.
 
         Args:
@@ -333,7 +337,7 @@ def read_profile(path: Path) -> Profile:
         raise ScantlingError(
             f"{path} is damaged or was edited by hand: it does not match its digest. Profile the model again."
         )
-    _refuse_inconsistent(profile, path)
+    _validate_consistency(profile, path)
     return profile
 
 
@@ -347,12 +351,12 @@ def _digest(record: str, profile: Profile) -> str:
     return digest.hexdigest()
 
 
-def _refuse_inconsistent(profile: Profile, path: Path) -> None:
+def _validate_consistency(profile: Profile, path: Path) -> None:
     record, samples = profile.record, profile.samples
     offered = np.zeros(samples.shape[:2], dtype=bool)
-    counts = [record.case_of_sequence.count(k) for k in range(len(record.load_cases))]
-    if record.load_cases and (len(set(counts)) != 1 or sum(counts) != samples.shape[-1] or not counts[0]):
-        raise ScantlingError(f"{path} is damaged: its load cases do not share its samples equally.")
+    counts = [record.domain_of_sequence.count(k) for k in range(len(record.domains))]
+    if record.domains and (len(set(counts)) != 1 or sum(counts) != samples.shape[-1] or not counts[0]):
+        raise ScantlingError(f"{path} is damaged: its domains do not share its samples equally.")
     shape = (len(record.layers), len(record.formats))
     if samples.ndim != 3 or samples.shape[:2] != shape or samples.shape[2] < 1:
         raise ScantlingError(f"{path} is damaged: samples of shape {samples.shape} for {shape} layers and formats.")

@@ -14,21 +14,21 @@ from .. import __version__
 from ..common.errors import ScantlingError
 from ..common.progress import Progress
 from ..models.kv_cache import config_numbers
-from ..models.layers import Anatomy, Layer, take_apart
+from ..models.layers import Layer, ModelStructure, find_layers
 from ..models.loading import LoadedModel
 from ..quantization.formats import FLOAT_FORMATS, Format, parse_format
 from ..quantization.gguf_types import GgufFormat, legal_types
-from ..quantization.methods import Gptq, RoundingMethod, refuse_other_families
+from ..quantization.methods import Gptq, RoundingMethod, validate_families
 from .calibration.capture import LabelDraws
-from .calibration.expert_coverage import Reach, has_siblings
-from .calibration.resume_cache import parts_folder
-from .calibration.text import refuse_too_long
-from .domains import LoadCase, calibration_sequences, load_case_records
+from .calibration.expert_coverage import ExpertCoverage, has_siblings
+from .calibration.resume_cache import resume_cache_folder
+from .calibration.text import validate_length
+from .domains import Domain, calibration_sequences, domain_records
 from .estimators.base import Samples
 from .estimators.registry import ESTIMATORS
-from .measure import Measured, Request, measure
+from .measure import MeasuredCosts, MeasurementRequest, measure
 from .profile import LayerRecord, Profile, ProfileRecord
-from .round_model import refuse_illegal_groups, scale_inputs_for
+from .round_model import scale_inputs_for, validate_groups
 
 DEFAULT_INTEGERS = ("int2-g64", "int3-g64", "int4-g64", "int5-g64", "int6-g64", "int8-g64")
 
@@ -62,11 +62,13 @@ class ProfileSettings:
     num_label_draws: int = 2
 
 
-def offered_formats(anatomy: Anatomy, settings: ProfileSettings, sixteen_bit_format: str) -> dict[str, list[Format]]:
+def offered_formats(
+    structure: ModelStructure, settings: ProfileSettings, sixteen_bit_format: str
+) -> dict[str, list[Format]]:
     """Decide which formats each layer is offered.
 
     Args:
-        anatomy: of the model.
+        structure: of the model.
         settings: formats and included layers.
         sixteen_bit_format: the checkpoint's own.
 
@@ -83,27 +85,27 @@ def offered_formats(anatomy: Anatomy, settings: ProfileSettings, sixteen_bit_for
     parsed = list(dict.fromkeys(parse_format(name) for name in names))
     if len(parsed) < 2:
         raise ScantlingError(f"the one format {names[0]} leaves nothing to decide. Offer at least two.")
-    outside = {layer.kind for layer in anatomy.layers if layer.block is None}
+    outside = {layer.kind for layer in structure.layers if layer.block is None}
     unknown = set(settings.include) - outside
     if unknown:
         raise ScantlingError(
             f"this model has no layer {min(unknown)!r} to include. It has: {', '.join(sorted(outside))}"
             + (" (the head is tied to the embedding)." if "head" in unknown and "embedding" in outside else ".")
         )
-    refuse_other_families(settings.rounding, parsed)
+    validate_families(settings.rounding, parsed)
     offered: dict[str, list[Format]] = {
         layer.name: legal_formats(layer, parsed) or [sixteen]
         if layer.block is not None or layer.kind in settings.include
         else [sixteen]
-        for layer in anatomy.layers
+        for layer in structure.layers
     }
     useless = [target.name for target in parsed if all(target not in targets for targets in offered.values())]
     if useless:
         raise ScantlingError(
-            f"{useless[0]} fits no layer of this model. Types that fit {anatomy.layers[0].name}: "
-            f"{', '.join(legal_types(anatomy.layers[0].in_features)) or 'none'}. Leave {useless[0]} out."
+            f"{useless[0]} fits no layer of this model. Types that fit {structure.layers[0].name}: "
+            f"{', '.join(legal_types(structure.layers[0].in_features)) or 'none'}. Leave {useless[0]} out."
         )
-    refuse_illegal_groups(anatomy.layers, offered)
+    validate_groups(structure.layers, offered)
     return offered
 
 
@@ -133,7 +135,7 @@ def bytes_per_other_parameter(formats: Sequence[Format]) -> int:
 
 
 def build_profile(
-    loaded: LoadedModel, cases: Sequence[LoadCase], settings: ProfileSettings, output: Path, progress: Progress
+    loaded: LoadedModel, domains: Sequence[Domain], settings: ProfileSettings, output: Path, progress: Progress
 ) -> Profile:
     """Measure a profile.
 
@@ -142,7 +144,7 @@ def build_profile(
 
     Args:
         loaded: the model.
-        cases: the load cases, at least one; the first 60 % of their documents are used.
+        domains: the domains, at least one; the first 60 % of their documents are used.
         settings: what is measured and how.
         output: where the profile will be written.
         progress: shows how far the work is.
@@ -155,21 +157,21 @@ def build_profile(
     """
     if settings.estimator not in ESTIMATORS:
         raise ScantlingError(f"{settings.estimator!r} is not an estimator. Known: {', '.join(ESTIMATORS)}.")
-    anatomy = take_apart(loaded.model)
-    offered = offered_formats(anatomy, settings, loaded.sixteen_bit_format)
+    structure = find_layers(loaded.model)
+    offered = offered_formats(structure, settings, loaded.sixteen_bit_format)
     if min(settings.num_rounding_sequences, settings.num_pricing_sequences, settings.num_label_draws) < 1:
         raise ScantlingError("rounding and pricing need at least one sequence each, and pricing one draw of labels.")
-    refuse_too_long(loaded.model.config, settings.sequence_length)
+    validate_length(loaded.model.config, settings.sequence_length)
     sequences = calibration_sequences(
         loaded.tokenizer,
-        cases,
+        domains,
         settings.num_rounding_sequences,
         settings.num_pricing_sequences,
         settings.sequence_length,
     )
     every = list(dict.fromkeys(target for wanted in offered.values() for target in wanted))
-    scale_inputs_for(settings.rounding, loaded, anatomy, (sequences.rounding, every), progress)
-    request = Request(
+    scale_inputs_for(settings.rounding, loaded, structure, (sequences.rounding, every), progress)
+    request = MeasurementRequest(
         loaded=loaded,
         rounding_ids=sequences.rounding,
         pricing_ids=sequences.pricing,
@@ -179,26 +181,30 @@ def build_profile(
         rounding=settings.rounding,
         draws=LabelDraws(settings.seed, settings.num_label_draws),
     )
-    measured = measure(request, parts_folder(output), progress)
-    record = _record(loaded, cases, settings, request, measured)
-    record = record.model_copy(update={"case_of_sequence": sequences.case_of_sequence if len(cases) > 1 else ()})
+    measured = measure(request, resume_cache_folder(output), progress)
+    record = _record(loaded, domains, settings, request, measured)
+    record = record.model_copy(update={"domain_of_sequence": sequences.domain_of_sequence if len(domains) > 1 else ()})
     return Profile(record, as_array(record, measured.samples), sequences.rounding.numpy(), sequences.pricing.numpy())
 
 
 def _record(
-    loaded: LoadedModel, cases: Sequence[LoadCase], settings: ProfileSettings, request: Request, measured: Measured
+    loaded: LoadedModel,
+    domains: Sequence[Domain],
+    settings: ProfileSettings,
+    request: MeasurementRequest,
+    measured: MeasuredCosts,
 ) -> ProfileRecord:
     """Say what was measured, on what, how."""
-    anatomy = take_apart(loaded.model)
+    structure = find_layers(loaded.model)
     every = list(dict.fromkeys(target for wanted in request.offered.values() for target in wanted))
     names = [target.name for target in every]
     return ProfileRecord(
         scantling_version=__version__,
         model_source=loaded.source,
         model_sha256=loaded.sha256,
-        text_source=cases[0].text.source,
-        text_sha256=cases[0].text.sha256,
-        load_cases=load_case_records(cases) if len(cases) > 1 else (),
+        text_source=domains[0].text.source,
+        text_sha256=domains[0].text.sha256,
+        domains=domain_records(domains) if len(domains) > 1 else (),
         sequence_length=settings.sequence_length,
         seed=settings.seed,
         estimator=settings.estimator,
@@ -207,12 +213,12 @@ def _record(
         calibration_perplexity=measured.rounding_perplexity,
         regime=measured.regime,
         formats=tuple(names),
-        layers=with_reach(
-            [layer_record(layer, request.offered[layer.name], names) for layer in anatomy.layers],
-            measured.reach,
+        layers=with_coverage(
+            [layer_record(layer, request.offered[layer.name], names) for layer in structure.layers],
+            measured.coverage,
             (request.rounding_ids.numel(), request.pricing_ids.numel()),
         ),
-        other_bytes=bytes_per_other_parameter(every) * anatomy.num_other_parameters,
+        other_bytes=bytes_per_other_parameter(every) * structure.num_other_parameters,
         config=config_numbers(loaded.model.config),
     )
 
@@ -239,14 +245,14 @@ def layer_record(layer: Layer, offered: Sequence[Format], names: Sequence[str]) 
     )
 
 
-def with_reach(
-    layers: Sequence[LayerRecord], reach: Mapping[str, Reach], num_tokens: tuple[int, int]
+def with_coverage(
+    layers: Sequence[LayerRecord], coverage: Mapping[str, ExpertCoverage], num_tokens: tuple[int, int]
 ) -> tuple[LayerRecord, ...]:
     """Say of the experts how many tokens reached them.
 
     Args:
         layers: their records.
-        reach: by layer.
+        coverage: by layer.
         num_tokens: of all rounding and of all pricing sequences.
 
     Returns:
@@ -254,7 +260,7 @@ def with_reach(
     """
     counted = []
     for layer in layers:
-        seen = reach.get(layer.name)
+        seen = coverage.get(layer.name)
         update: dict[str, int | float | None] = {}
         if seen is not None and has_siblings(layer):
             update = {

@@ -19,7 +19,7 @@ from .profile import RegimeRecord
 _NUM_SEQUENCES = 4
 
 
-def look_into_regime(loaded: LoadedModel, token_ids: Tensor, first_token_share: float | None) -> RegimeRecord:
+def diagnose_regime(loaded: LoadedModel, token_ids: Tensor, first_token_share: float | None) -> RegimeRecord:
     """Measure a model's regime on a few of its sequences.
 
     Args:

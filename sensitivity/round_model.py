@@ -14,12 +14,12 @@ from torch import Tensor
 from ..common.errors import ScantlingError
 from ..common.progress import Progress
 from ..models.gguf_names import architecture_of, tensor_names
-from ..models.layers import Anatomy, Layer, matrix_of, output_head, take_apart
+from ..models.layers import Layer, ModelStructure, find_layers, matrix_of, output_head
 from ..models.loading import LoadedModel
 from ..quantization.formats import FloatFormat, Format, parse_format
 from ..quantization.grid import Rounded
 from ..quantization.methods import RoundingMethod, round_matrices, rounding_method
-from .calibration.backward_pass import InputGroup, walk_blocks
+from .calibration.backward_pass import InputGroup, blocks_backward
 from .calibration.capture import capture
 from .estimators.ends import head_hessian
 from .input_scaling import scale_inputs
@@ -35,14 +35,14 @@ class RoundingTask:
 
     Attributes:
         loaded: the model.
-        anatomy: of the model.
+        structure: of the model.
         token_ids: the rounding sequences, int64 [sequences, tokens].
         formats: the formats wanted of every layer, by its name.
         method: how integers are chosen.
     """
 
     loaded: LoadedModel
-    anatomy: Anatomy
+    structure: ModelStructure
     token_ids: Tensor
     formats: FormatsOfLayer
     method: RoundingMethod
@@ -68,11 +68,13 @@ class RoundingTask:
         given = self.method.given_importance
         if given is None:
             return {}
-        anatomy = self.anatomy
-        names = tensor_names(anatomy.layers, architecture_of(self.loaded.model.config.model_type), anatomy.num_blocks)
-        found = {layer.name: given.of(names[layer.name], layer.in_features) for layer in anatomy.layers}
+        structure = self.structure
+        names = tensor_names(
+            structure.layers, architecture_of(self.loaded.model.config.model_type), structure.num_blocks
+        )
+        found = {layer.name: given.of(names[layer.name], layer.in_features) for layer in structure.layers}
         missing = [
-            names[layer.name] for layer in anatomy.layers if layer.block is not None and found[layer.name] is None
+            names[layer.name] for layer in structure.layers if layer.block is not None and found[layer.name] is None
         ]
         if missing:
             raise ScantlingError(
@@ -81,15 +83,15 @@ class RoundingTask:
             )
         return {
             layer.name: torch.ones(layer.in_features) if (means := found[layer.name]) is None else means
-            for layer in anatomy.layers
+            for layer in structure.layers
         }
 
-    def refuse_foreign_importance(self) -> None:
+    def require_own_importance(self) -> None:
         """Refuse an importance matrix of another model, before any work is done."""
         self.importance.keys()
 
 
-def refuse_illegal_groups(layers: Sequence[Layer], formats: FormatsOfLayer) -> None:
+def validate_groups(layers: Sequence[Layer], formats: FormatsOfLayer) -> None:
     """Refuse formats whose groups or blocks do not divide a layer's input width, before any work is done.
 
     Args:
@@ -154,7 +156,7 @@ def round_ends(task: RoundingTask, progress: Progress) -> RoundedLayers:
     rounded: RoundedLayers = {}
     head = output_head(task.loaded.model)
     assert head is not None
-    for layer in task.anatomy.layers:
+    for layer in task.structure.layers:
         if layer.block is not None:
             continue
         wanted = list(task.formats[layer.name])
@@ -179,11 +181,11 @@ def round_layers(task: RoundingTask, progress: Progress) -> RoundedLayers:
     Returns:
         The records by layer and format.
     """
-    refuse_illegal_groups(task.anatomy.layers, task.formats)
+    validate_groups(task.structure.layers, task.formats)
     model = task.loaded.model
-    captured = capture(model, task.anatomy, task.token_ids, None, progress, "reading rounding text")
+    captured = capture(model, task.structure, task.token_ids, None, progress, "reading rounding text")
     rounded: RoundedLayers = {}
-    for visit in walk_blocks(model, task.anatomy, captured, None, progress):
+    for visit in blocks_backward(model, task.structure, captured, None, progress):
         for group in visit.groups:
             rounded |= round_group(task, group)
     return rounded | round_ends(task, progress)
@@ -192,7 +194,7 @@ def round_layers(task: RoundingTask, progress: Progress) -> RoundedLayers:
 def scale_inputs_for(
     method: RoundingMethod,
     loaded: LoadedModel,
-    anatomy: Anatomy,
+    structure: ModelStructure,
     on: tuple[Tensor, Sequence[Format]],
     progress: Progress,
 ) -> None:
@@ -201,13 +203,13 @@ def scale_inputs_for(
     Args:
         method: the rounding method.
         loaded: the model; its norms and matrices may change, what it computes does not.
-        anatomy: of the model.
+        structure: of the model.
         on: the rounding sequences, and all formats of the profile.
         progress: shows how far the work is.
     """
     if method.input_scaling is not None:
         token_ids, formats = on
-        scale_inputs(loaded, anatomy, token_ids, (method.input_scaling, formats), progress)
+        scale_inputs(loaded, structure, token_ids, (method.input_scaling, formats), progress)
 
 
 def profiled_task(loaded: LoadedModel, profile: Profile, wanted: FormatsOfLayer, progress: Progress) -> RoundingTask:
@@ -222,13 +224,13 @@ def profiled_task(loaded: LoadedModel, profile: Profile, wanted: FormatsOfLayer,
     Returns:
         The task.
     """
-    anatomy = take_apart(loaded.model)
-    profile.refuse_other_model(loaded.sha256, [layer.name for layer in anatomy.layers])
+    structure = find_layers(loaded.model)
+    profile.require_same_model(loaded.sha256, [layer.name for layer in structure.layers])
     method = rounding_method(profile.record.rounding)
     token_ids = torch.from_numpy(profile.rounding_token_ids)
     formats = [parse_format(target) for target in profile.record.formats]
-    scale_inputs_for(method, loaded, anatomy, (token_ids, formats), progress)
-    return RoundingTask(loaded, anatomy, token_ids, wanted, method)
+    scale_inputs_for(method, loaded, structure, (token_ids, formats), progress)
+    return RoundingTask(loaded, structure, token_ids, wanted, method)
 
 
 def round_as_profiled(

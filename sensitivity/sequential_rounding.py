@@ -30,10 +30,10 @@ from ..quantization.formats import FloatFormat, parse_format
 from ..quantization.gptq import without_dead_inputs
 from ..quantization.grid import Rounded
 from .calibration.backward_pass import InputGroup
-from .calibration.block_inputs import Moment, collect_moments, inputs_of, stages
+from .calibration.block_inputs import InputCovariance, input_covariances, inputs_of, stages
 from .calibration.capture import BlockCall, enter_blocks, run_block
 from .profile import Profile
-from .round_model import RoundingTask, profiled_task, refuse_illegal_groups, round_assignments, round_ends, round_group
+from .round_model import RoundingTask, profiled_task, round_assignments, round_ends, round_group, validate_groups
 
 ORIGINAL_INPUTS = "original"
 QUANTIZED_INPUTS = "quantized"
@@ -65,19 +65,19 @@ def round_in_order(
     Yields:
         The number of a unit, and its records by layer.
     """
-    refuse_unknown_inputs(inputs)
-    model, anatomy = task.loaded.model, task.anatomy
-    refuse_illegal_groups(anatomy.layers, task.formats)
-    embedding, *head = [layer for layer in anatomy.layers if layer.block is None]
-    blocks = blocks_of(model, anatomy)
+    validate_inputs(inputs)
+    model, structure = task.loaded.model, task.structure
+    validate_groups(structure.layers, task.formats)
+    embedding, *head = [layer for layer in structure.layers if layer.block is None]
+    blocks = blocks_of(model, structure)
     original_head = _round_end(task, head, progress) if inputs == ORIGINAL_INPUTS else {}
-    original = [] if inputs == QUANTIZED_INPUTS else enter_blocks(model, anatomy, task.token_ids)
+    original = [] if inputs == QUANTIZED_INPUTS else enter_blocks(model, structure, task.token_ids)
     records = finished(0) or _round_end(task, [embedding], progress)
     _install(model, records)
     yield 0, records
-    quantized = [] if inputs == ORIGINAL_INPUTS else enter_blocks(model, anatomy, task.token_ids)
+    quantized = [] if inputs == ORIGINAL_INPUTS else enter_blocks(model, structure, task.token_ids)
     for index in progress(list(range(len(blocks))), "final rounding"):
-        layers = [layer for layer in anatomy.layers if layer.block == index]
+        layers = [layer for layer in structure.layers if layer.block == index]
         streams = _Streams(original[index] if original else None, quantized[index] if quantized else None)
         records, leaving = _round_block(task, blocks[index], layers, streams, finished(index + 1))
         _move_on(original, index, leaving.original)
@@ -108,11 +108,11 @@ def round_as_shipped(
     Returns:
         For each name, the record of every layer.
     """
-    refuse_unknown_inputs(inputs)
+    validate_inputs(inputs)
     if inputs == ORIGINAL_INPUTS:
         return round_assignments(loaded, profile, assignments, progress)
     task = profiled_task(loaded, profile, {}, progress)
-    modules = {layer.name: loaded.model.get_submodule(layer.name) for layer in task.anatomy.layers}
+    modules = {layer.name: loaded.model.get_submodule(layer.name) for layer in task.structure.layers}
     own = {name: matrix_of(module) for name, module in modules.items()}
     rounded: dict[str, Records] = {}
     for name, formats in assignments.items():
@@ -128,7 +128,7 @@ def round_as_shipped(
 
 def _round_end(task: RoundingTask, layers: Sequence[Layer], progress: Progress) -> Records:
     """Round the embedding or the head against what the model, as it stands, gives the head."""
-    rounded = round_ends(replace(task, anatomy=replace(task.anatomy, layers=tuple(layers))), progress)
+    rounded = round_ends(replace(task, structure=replace(task.structure, layers=tuple(layers))), progress)
     return {name: _only(records) for name, records in rounded.items()}
 
 
@@ -166,7 +166,7 @@ def _round_block(
     return records, _Streams(seen, _leave(block, streams.quantized))
 
 
-def refuse_unknown_inputs(inputs: str) -> None:
+def validate_inputs(inputs: str) -> None:
     """Refuse a word that is no kind of inputs.
 
     Args:
@@ -206,36 +206,36 @@ def _round_stage(
 ) -> Records:
     """Round layers against what they are given now, and towards what they gave in the original model where known."""
     records: Records = {}
-    for moment in collect_moments(block, layers, calls, originals):
-        if moment.shift is not None:
-            _aim_at_original_outputs(task, moment)
-        group = InputGroup(moment.layers, moment.hessian())
+    for covariance in input_covariances(block, layers, calls, originals):
+        if covariance.shift is not None:
+            _aim_at_original_outputs(task, covariance)
+        group = InputGroup(covariance.layers, covariance.hessian())
         records |= {name: _only(of_layer) for name, of_layer in round_group(task, group).items()}
     return records
 
 
-def correction(moment: Moment, damping: float) -> Tensor:
+def correction(covariance: InputCovariance, damping: float) -> Tensor:
     """Compute what is added to a matrix on the way from W to W*, as a factor: W* = W + W · correction.
 
     Args:
-        moment: of the layer's inputs, with their shift.
+        covariance: of the layer's inputs, with their shift.
         damping: the share of the mean diagonal of E[x̂ x̂ᵀ] that is added to its diagonal.
 
     Returns:
         E[(x − x̂) x̂ᵀ] (E[x̂ x̂ᵀ] + λI)⁻¹, float32 [in, in].
     """
-    assert moment.shift is not None
-    hessian = without_dead_inputs(moment.hessian())
+    assert covariance.shift is not None
+    hessian = without_dead_inputs(covariance.hessian())
     hessian += damping * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=hessian.dtype)
     factor = torch.linalg.cholesky(hessian)
-    solved: Tensor = torch.cholesky_solve(moment.shift.double().t() / moment.num_tokens, factor)
+    solved: Tensor = torch.cholesky_solve(covariance.shift.double().t() / covariance.num_tokens, factor)
     return solved.t().float()
 
 
-def _aim_at_original_outputs(task: RoundingTask, moment: Moment) -> None:
+def _aim_at_original_outputs(task: RoundingTask, covariance: InputCovariance) -> None:
     """Put W* into the layers that are to be integers; what stays in 16 bits stays what it is."""
-    factor = correction(moment, CORRECTION_DAMPING)
-    for layer in moment.layers:
+    factor = correction(covariance, CORRECTION_DAMPING)
+    for layer in covariance.layers:
         if not any(isinstance(target, FloatFormat) for target in task.formats[layer.name]):
             matrix = task.matrix(layer)
             install_matrix(task.loaded.model.get_submodule(layer.name), matrix + matrix @ factor)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..common.errors import ScantlingError
 from .instance import LOSS, Instance
-from .milp.standard_form import Floats, Integers, Statement
+from .milp.standard_form import Floats, Integers, StandardForm
 from .rules import Allow, Distinct, Limit, LossLimit, Order, Tie
 
 Direction = tuple[float, ...]
@@ -19,12 +19,12 @@ LARGEST_SUM = 2**62
 _LOSS_LIMIT_BITS = 46
 
 
-def compile_instance(instance: Instance, directions: Sequence[Direction] = ()) -> Statement | None:
+def compile_instance(instance: Instance, directions: Sequence[Direction] = ()) -> StandardForm | None:
     """State an instance's first objective and all of its rules as arrays.
 
     Args:
         instance: the program.
-        directions: unit vectors over the samples of the load cases, by which a robust objective is approximated from
+        directions: unit vectors over the samples of the domains, by which a robust objective is approximated from
             below (see robust.py); none needed where no standard errors are added.
 
     Returns:
@@ -48,7 +48,7 @@ def compile_instance(instance: Instance, directions: Sequence[Direction] = ()) -
     name = instance.minimise[0]
     costs = losses if name == LOSS else gather.integers(instance.row(name).amounts).astype(np.float64)[None]
     group_of_unit = {unit: group for group, units in enumerate(groups) for unit in units}
-    return Statement(
+    return StandardForm(
         starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         costs=costs,
         constants=np.full(len(costs), 0.0 if name == LOSS else float(instance.row(name).fixed)),
@@ -176,7 +176,7 @@ def loss_vectors(instance: Instance, directions: Sequence[Direction], gather: _G
     """Give the cost vectors whose largest sum is the predicted loss increase, or bounds it from below.
 
     ‖D x‖ ≥ v·D x for every unit vector v, so that mean + k · standard error is the largest of c + k Dᵀv over all v.
-    With the mean over load cases a direction runs over the samples of all of them; in the worst case it is tried on
+    With the mean over domains a direction runs over the samples of all of them; in the worst case it is tried on
     each case in turn, cut into the cases' own parts.
 
     Args:
@@ -187,12 +187,12 @@ def loss_vectors(instance: Instance, directions: Sequence[Direction], gather: _G
     Returns:
         float64 [vectors, options].
     """
-    means = np.array([gather.floats(case.loss_increase_nats) for case in instance.load_cases])
-    k, worst = instance.loss.standard_errors, instance.loss.over_cases == "worst"
+    means = np.array([gather.floats(domain.loss_increase_nats) for domain in instance.domains])
+    k, worst = instance.loss.standard_errors, instance.loss.over_domains == "worst"
     plain = means if worst else means.mean(axis=0, keepdims=True)
     if not k or not directions:
         return plain
-    deviations = [gather.samples(case.deviations_nats) for case in instance.load_cases]
+    deviations = [gather.samples(domain.deviations_nats) for domain in instance.domains]
     vectors = list(plain)
     for direction in directions:
         parts = np.split(np.array(direction), np.cumsum([len(part) for part in deviations])[:-1])

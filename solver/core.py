@@ -15,9 +15,9 @@ import numpy as np
 from ..common.errors import ScantlingError
 from .dynamic_programming import is_tabulable, tabulate
 from .heuristic import best_start
-from .lagrangian import Relaxation, largest_objective, relax
-from .milp.base import Engine, SearchSettings, Status
-from .milp.standard_form import Floats, Integers, Mask, Statement
+from .lagrangian import LagrangianBound, largest_objective, relax
+from .milp.base import MilpSolver, SolverSettings, Status
+from .milp.standard_form import Floats, Integers, Mask, StandardForm
 from .presolve import presolve, tighten_rows
 
 _FIRST_CORE_OPTIONS = 60
@@ -44,8 +44,8 @@ class CoreAnswer:
     objective: float = np.inf
     bound: float = -np.inf
     resolution: float = 0.0
-    relaxation: Relaxation | None = None
-    statement: Statement | None = None
+    relaxation: LagrangianBound | None = None
+    statement: StandardForm | None = None
     core_options: int = 0
 
 
@@ -53,9 +53,9 @@ class CoreAnswer:
 class _Search:
     """The state of a search: the best choice so far and what is proven."""
 
-    statement: Statement
-    relaxation: Relaxation
-    settings: SearchSettings
+    statement: StandardForm
+    relaxation: LagrangianBound
+    settings: SolverSettings
     deadline: float
     chosen: Integers | None
     objective: float
@@ -79,10 +79,10 @@ class _Search:
         )
 
 
-def solve_statement(
-    statement: Statement,
-    engine: Engine,
-    settings: SearchSettings,
+def solve_standard_form(
+    statement: StandardForm,
+    engine: MilpSolver,
+    settings: SolverSettings,
     *,
     cutoff: float = np.inf,
     start: tuple[int, ...] | None = None,
@@ -147,7 +147,7 @@ def _tabulated(search: _Search) -> CoreAnswer | None:
     return search.answer(Status.OPTIMAL)
 
 
-def _grow_core(search: _Search, engine: Engine) -> CoreAnswer:
+def _grow_core(search: _Search, engine: MilpSolver) -> CoreAnswer:
     lower, reduced = search.relaxation.bound, search.relaxation.reduced_costs
     wanted = search.statement.num_groups + _FIRST_CORE_OPTIONS
     while not search.close_enough():

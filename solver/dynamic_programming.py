@@ -10,12 +10,12 @@ Knows nothing about engines.
 
 import numpy as np
 
-from .milp.standard_form import Integers, Statement
+from .milp.standard_form import Integers, StandardForm
 
 _MOST_ENTRIES = 40_000_000
 
 
-def is_tabulable(statement: Statement) -> bool:
+def is_tabulable(statement: StandardForm) -> bool:
     """Tell whether a tightened statement has one row of few sums, one cost vector, and no other rule.
 
     Args:
@@ -30,7 +30,7 @@ def is_tabulable(statement: Statement) -> bool:
     return (int(statement.at_most[0]) + 1) * statement.num_options <= _MOST_ENTRIES
 
 
-def tabulate(statement: Statement) -> Integers:
+def tabulate(statement: StandardForm) -> Integers:
     """Find the best choice; a tightened statement always has one.
 
     Args:

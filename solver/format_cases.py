@@ -17,10 +17,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..common.errors import ScantlingError
-from .core import CoreAnswer, solve_statement
+from .core import CoreAnswer, solve_standard_form
 from .lagrangian import largest_objective, relax
-from .milp.base import Engine, SearchSettings, Status
-from .milp.standard_form import Floats, Integers, Mask, Statement
+from .milp.base import MilpSolver, SolverSettings, Status
+from .milp.standard_form import Floats, Integers, Mask, StandardForm
 from .presolve import tighten_rows
 
 _MOST_CASES = 20_000
@@ -32,19 +32,19 @@ class _Case:
 
     bound: float
     number: int
-    parent: Statement = field(compare=False)
+    parent: StandardForm = field(compare=False)
     mask: Mask = field(compare=False)
     distinct: tuple[tuple[tuple[int, ...], int], ...] = field(compare=False)
 
-    def statement(self) -> Statement | None:
+    def statement(self) -> StandardForm | None:
         kept = self.parent.keep(self.mask)
         return None if kept is None else replace(kept, distinct=self.distinct)
 
 
 def solve_by_cases(
-    statement: Statement,
-    engine: Engine,
-    settings: SearchSettings,
+    statement: StandardForm,
+    engine: MilpSolver,
+    settings: SolverSettings,
     start: tuple[int, ...] | None = None,
 ) -> CoreAnswer:
     """Find the best choice of a statement with or without rules of distinct formats, and prove it.
@@ -59,7 +59,7 @@ def solve_by_cases(
         The answer.
     """
     if not statement.distinct:
-        return solve_statement(statement, engine, settings, start=start)
+        return solve_standard_form(statement, engine, settings, start=start)
     deadline = time.perf_counter() + settings.time_limit_seconds
     best = CoreAnswer(Status.INFEASIBLE)
     waiting = [_Case(-np.inf, 0, statement, np.ones(statement.num_options, dtype=bool), statement.distinct)]
@@ -78,7 +78,7 @@ def solve_by_cases(
                 heapq.heappush(waiting, child)
             continue
         within = replace(settings, time_limit_seconds=left)
-        found = solve_statement(opened, engine, within, cutoff=best.objective, start=start)
+        found = solve_standard_form(opened, engine, within, cutoff=best.objective, start=start)
         if found.status is Status.INFEASIBLE:
             continue
         least_closed = min(least_closed, max(found.bound, case.bound))
@@ -87,7 +87,7 @@ def solve_by_cases(
     return _conclude(best, min([least_closed, *(case.bound for case in waiting)]), settings)
 
 
-def _conclude(best: CoreAnswer, bound: float, settings: SearchSettings) -> CoreAnswer:
+def _conclude(best: CoreAnswer, bound: float, settings: SolverSettings) -> CoreAnswer:
     if best.choice is None:
         return best if bound == np.inf else replace(best, status=Status.UNKNOWN, bound=bound)
     bound = min(bound, best.objective)
@@ -96,7 +96,7 @@ def _conclude(best: CoreAnswer, bound: float, settings: SearchSettings) -> CoreA
     return replace(best, status=Status.OPTIMAL if close else Status.FEASIBLE, bound=bound)
 
 
-def _open(statement: Statement, bound: float, numbers: Iterator[int]) -> list[_Case]:
+def _open(statement: StandardForm, bound: float, numbers: Iterator[int]) -> list[_Case]:
     """List the cases of a statement's first rule, each with its bound."""
     (groups, most), *others = statement.distinct
     small = tighten_rows(statement)
@@ -108,10 +108,10 @@ def _open(statement: Statement, bound: float, numbers: Iterator[int]) -> list[_C
     belongs = np.isin(small.group_of, groups)
     formats = np.unique(small.formats[belongs])
     num_chosen = min(most, len(formats))
-    num_cases = math.comb(len(formats), num_chosen)
-    if num_cases > _MOST_CASES:
+    num_domains = math.comb(len(formats), num_chosen)
+    if num_domains > _MOST_CASES:
         raise ScantlingError(
-            f"{most} distinct formats out of {len(formats)} are {num_cases:,} cases, more than the "
+            f"{most} distinct formats out of {len(formats)} are {num_domains:,} cases, more than the "
             f"{_MOST_CASES:,} that are searched. Offer fewer formats, or allow fewer or more distinct ones."
         )
     table = _reduced_cost_table(small, formats, relaxation.reduced_costs)[list(groups)]
@@ -125,7 +125,7 @@ def _open(statement: Statement, bound: float, numbers: Iterator[int]) -> list[_C
     return cases
 
 
-def _reduced_cost_table(statement: Statement, formats: Integers, reduced_costs: Floats) -> Floats:
+def _reduced_cost_table(statement: StandardForm, formats: Integers, reduced_costs: Floats) -> Floats:
     """Lay reduced costs out as [groups, formats], infinite where a group does not have the format."""
     table = np.full((statement.num_groups, len(formats)), np.inf)
     column = np.searchsorted(formats, statement.formats)

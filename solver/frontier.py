@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from .instance import Instance
-from .milp.base import Engine, SearchSettings
+from .milp.base import MilpSolver, SolverSettings
 from .rules import Allow, Limit
 from .solve import Solution, solve
 
@@ -17,7 +17,7 @@ _NESTED = "nested in the looser plan"
 
 
 @dataclass(frozen=True)
-class Point:
+class FrontierSolution:
     """One point of a frontier.
 
     Attributes:
@@ -35,10 +35,10 @@ def solve_at(
     instance: Instance,
     rows: Sequence[str],
     bounds: Sequence[int],
-    engine: Engine,
-    settings: SearchSettings,
+    engine: MilpSolver,
+    settings: SolverSettings,
     start: tuple[int, ...] | None = None,
-) -> Point:
+) -> FrontierSolution:
     """Solve an instance under further bounds.
 
     Args:
@@ -56,18 +56,18 @@ def solve_at(
     solution = solve(instance.with_rules((*instance.rules, *limits)), engine, settings, start=start)
     choice = solution.choice
     used = () if choice is None else tuple(instance.amount(row, choice) for row in rows)
-    return Point(tuple(bounds), used, solution)
+    return FrontierSolution(tuple(bounds), used, solution)
 
 
 def frontier(
     instance: Instance,
     row: str,
     bounds: Sequence[int],
-    engine: Engine,
-    settings: SearchSettings,
+    engine: MilpSolver,
+    settings: SolverSettings,
     *,
     nested: bool = False,
-) -> Iterator[Point]:
+) -> Iterator[FrontierSolution]:
     """Solve for every bound, loosest first, each from its neighbour's plan.
 
     Args:
@@ -91,8 +91,8 @@ def frontier(
 
 
 def every_breakpoint(
-    instance: Instance, row: str, lowest: int, highest: int, engine: Engine, settings: SearchSettings
-) -> Iterator[Point]:
+    instance: Instance, row: str, lowest: int, highest: int, engine: MilpSolver, settings: SolverSettings
+) -> Iterator[FrontierSolution]:
     """Solve for every bound at which the optimum changes: each next bound is one step below what the last plan uses.
 
     At any bound from a point's use up to its bound, its plan is proven to stay the best. Of plans as good the one that
@@ -110,7 +110,7 @@ def every_breakpoint(
         The points, loosest bound first; the last may be one without a plan.
     """
     bound: int = highest
-    waiting: Point | None = None
+    waiting: FrontierSolution | None = None
     while bound >= lowest:
         start = None if waiting is None else waiting.solution.choice
         point = solve_at(instance, [row], [bound], engine, settings, start)
@@ -135,9 +135,9 @@ def grid(
     instance: Instance,
     rows: tuple[str, str],
     bounds: tuple[Sequence[int], Sequence[int]],
-    engine: Engine,
-    settings: SearchSettings,
-) -> Iterator[Point]:
+    engine: MilpSolver,
+    settings: SolverSettings,
+) -> Iterator[FrontierSolution]:
     """Solve for every pair of bounds on two rows.
 
     Args:

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from .milp.standard_form import Floats, Integers, Statement
+from .milp.standard_form import Floats, Integers, StandardForm
 
 _MAX_EXCHANGES = 4000
 
 
-def best_start(statement: Statement, candidates: Iterable[Integers], reduced_costs: Floats) -> Integers | None:
+def best_start(statement: StandardForm, candidates: Iterable[Integers], reduced_costs: Floats) -> Integers | None:
     """Mend and improve some choices, and keep the best.
 
     Args:
@@ -35,7 +35,7 @@ def best_start(statement: Statement, candidates: Iterable[Integers], reduced_cos
     return best
 
 
-def _repair(statement: Statement, candidate: Integers, reduced_costs: Floats) -> Integers | None:
+def _repair(statement: StandardForm, candidate: Integers, reduced_costs: Floats) -> Integers | None:
     """Exchange options until every row holds: the least reduced cost per share of violation that goes away."""
     chosen = candidate.copy()
     scale = np.maximum(np.abs(statement.at_most), 1).astype(np.float64)
@@ -59,7 +59,7 @@ def _repair(statement: Statement, candidate: Integers, reduced_costs: Floats) ->
     return None
 
 
-def _improve(statement: Statement, candidate: Integers) -> Integers:
+def _improve(statement: StandardForm, candidate: Integers) -> Integers:
     """Take the exchange of one option that lowers the objective most, while there is one within the limits."""
     chosen = candidate.copy()
     slack = statement.at_most - statement.amounts[:, chosen].sum(axis=1)

@@ -17,7 +17,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from ..common.errors import ScantlingError
 from .compilation import compile_instance
 from .instance import LOSS, Instance, Row
-from .milp.base import Engine, SearchSettings, Status
+from .milp.base import MilpSolver, SolverSettings, Status
 from .rules import Limit, LossLimit
 from .solve import solve
 from .verify import violations
@@ -28,7 +28,7 @@ _PRICE_OF_WIDEST = 16
 
 
 @dataclass(frozen=True)
-class Relaxation:
+class LimitRelaxation:
     """The least change of one limit that alone gives a plan, all other limits and rules staying.
 
     Attributes:
@@ -57,11 +57,11 @@ class Conflict:
 
     rules: tuple[int, ...]
     smallest: bool
-    relaxations: tuple[Relaxation, ...]
+    relaxations: tuple[LimitRelaxation, ...]
     together: tuple[tuple[int, float], ...]
 
 
-def explain_infeasibility(instance: Instance, engine: Engine, settings: SearchSettings) -> Conflict:
+def explain_infeasibility(instance: Instance, engine: MilpSolver, settings: SolverSettings) -> Conflict:
     """Find the smallest conflict of an instance without plans, and the least changes that mend it.
 
     Args:
@@ -85,7 +85,7 @@ def explain_infeasibility(instance: Instance, engine: Engine, settings: SearchSe
 
 
 def _feasible_choice(
-    instance: Instance, rules: Sequence[int], engine: Engine, settings: SearchSettings
+    instance: Instance, rules: Sequence[int], engine: MilpSolver, settings: SolverSettings
 ) -> tuple[Status, tuple[int, ...] | None]:
     nothing = Row(_NOTHING, "", tuple((0,) * len(unit.formats) for unit in instance.units))
     program = replace(
@@ -98,7 +98,9 @@ def _feasible_choice(
     return found.status, found.choice
 
 
-def _smallest_conflict(instance: Instance, engine: Engine, settings: SearchSettings) -> tuple[tuple[int, ...], bool]:
+def _smallest_conflict(
+    instance: Instance, engine: MilpSolver, settings: SolverSettings
+) -> tuple[tuple[int, ...], bool]:
     correction_sets: list[list[int]] = []
     certain = True
     while True:
@@ -136,7 +138,7 @@ def _smallest_hitting_set(num_rules: int, sets: Sequence[Sequence[int]]) -> tupl
     return tuple(int(index) for index in np.flatnonzero(found.x > 0.5))
 
 
-def _least_relaxation(instance: Instance, index: int, engine: Engine, settings: SearchSettings) -> Relaxation:
+def _least_relaxation(instance: Instance, index: int, engine: MilpSolver, settings: SolverSettings) -> LimitRelaxation:
     """Minimise (or maximise) what the limit bounds, under everything else."""
     rule = instance.rules[index]
     others = tuple(other for place, other in enumerate(instance.rules) if place != index)
@@ -147,7 +149,7 @@ def _least_relaxation(instance: Instance, index: int, engine: Engine, settings: 
     needed = None if found.choice is None else found.proofs[0].value
     if needed is not None and isinstance(rule, Limit) and rule.at_least is not None:
         needed = -needed
-    return Relaxation(index, needed, found.status in {Status.OPTIMAL, Status.INFEASIBLE})
+    return LimitRelaxation(index, needed, found.status in {Status.OPTIMAL, Status.INFEASIBLE})
 
 
 def _bounded_part(instance: Instance, limit: Limit) -> Row:
@@ -163,7 +165,7 @@ def _bounded_part(instance: Instance, limit: Limit) -> Row:
 
 
 def _least_total_relaxation(
-    instance: Instance, engine: Engine, settings: SearchSettings
+    instance: Instance, engine: MilpSolver, settings: SolverSettings
 ) -> tuple[tuple[int, float], ...]:
     """Minimise Σ_k excess_k / range_k over the limits on rows, all other rules staying; not with limits on the loss."""
     statement = compile_instance(instance)

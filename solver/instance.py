@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..common.errors import ScantlingError
 from ..common.files import whole_file
-from .instance_checks import LOSS, refuse_malformed
+from .instance_checks import LOSS, validate_instance
 from .rules import Limit, LossLimit, Rule
 
 
@@ -62,7 +62,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class LoadCase:
+class DomainCosts:
     """What formats cost on one kind of text.
 
     Attributes:
@@ -79,17 +79,17 @@ class LoadCase:
 
 @dataclass(frozen=True)
 class LossMeasure:
-    """How load cases and their uncertainty become one number L(x).
+    """How domains and their uncertainty become one number L(x).
 
-    L(x) = mean or maximum over the load cases of (Σ c x + k · standard error of Σ c x). The mean is that of the cases'
+    L(x) = mean or maximum over the domains of (Σ c x + k · standard error of Σ c x). The mean is that of the cases'
     costs and deviations, case by case independent.
 
     Attributes:
-        over_cases: ``mean`` or ``worst``.
+        over_domains: ``mean`` or ``worst``.
         standard_errors: k ≥ 0.
     """
 
-    over_cases: Literal["mean", "worst"] = "mean"
+    over_domains: Literal["mean", "worst"] = "mean"
     standard_errors: float = 0.0
 
 
@@ -100,9 +100,9 @@ class Instance:
     Attributes:
         units: the decisions.
         rows: what can be limited.
-        load_cases: what formats cost, at least one.
+        domains: what formats cost, at least one.
         rules: limits and rules.
-        loss: how the load cases become one number.
+        loss: how the domains become one number.
         minimise: ``loss_increase`` or a row's name; the second decides among the optima of the first, and so on.
 
     Raises:
@@ -112,13 +112,13 @@ class Instance:
 
     units: tuple[Unit, ...]
     rows: tuple[Row, ...]
-    load_cases: tuple[LoadCase, ...]
+    domains: tuple[DomainCosts, ...]
     rules: tuple[Rule, ...] = ()
     loss: LossMeasure = LossMeasure()
     minimise: tuple[str, ...] = (LOSS,)
 
     def __post_init__(self) -> None:
-        refuse_malformed(self)
+        validate_instance(self)
 
     @cached_property
     def row_index(self) -> dict[str, int]:
@@ -179,20 +179,20 @@ class Instance:
             return self.loss_increase_nats(choice)
         return self.amount(limit.row, choice, limit.units)
 
-    def case_loss_nats(self, case: LoadCase, choice: Sequence[int]) -> tuple[float, float]:
-        """Add up one load case for a choice, exactly rounded.
+    def domain_loss_nats(self, domain: DomainCosts, choice: Sequence[int]) -> tuple[float, float]:
+        """Add up one domain for a choice, exactly rounded.
 
         Args:
-            case: the load case.
+            domain: the domain.
             choice: the index of the format that each unit takes.
 
         Returns:
             Σ c x and its standard error, in nats per token; the error is 0 where it is not known.
         """
-        mean = math.fsum(costs[index] for costs, index in zip(case.loss_increase_nats, choice, strict=True))
-        if not case.deviations_nats:
+        mean = math.fsum(costs[index] for costs, index in zip(domain.loss_increase_nats, choice, strict=True))
+        if not domain.deviations_nats:
             return mean, 0.0
-        chosen = (deviations[index] for deviations, index in zip(case.deviations_nats, choice, strict=True))
+        chosen = (deviations[index] for deviations, index in zip(domain.deviations_nats, choice, strict=True))
         return mean, math.hypot(*(math.fsum(samples) for samples in zip(*chosen, strict=True)))
 
     def loss_increase_nats(self, choice: Sequence[int]) -> float:
@@ -204,12 +204,12 @@ class Instance:
         Returns:
             L(x), in nats per token.
         """
-        cases = [self.case_loss_nats(case, choice) for case in self.load_cases]
+        domains = [self.domain_loss_nats(domain, choice) for domain in self.domains]
         k = self.loss.standard_errors
-        if self.loss.over_cases == "worst":
-            return max(mean + k * error for mean, error in cases)
-        mean = math.fsum(mean for mean, _ in cases) / len(cases)
-        return mean + k * math.hypot(*(error for _, error in cases)) / len(cases)
+        if self.loss.over_domains == "worst":
+            return max(mean + k * error for mean, error in domains)
+        mean = math.fsum(mean for mean, _ in domains) / len(domains)
+        return mean + k * math.hypot(*(error for _, error in domains)) / len(domains)
 
     def objective(self, name: str, choice: Sequence[int]) -> float:
         """Add up an objective of a choice.
@@ -235,7 +235,17 @@ class Instance:
         return replace(self, rules=tuple(rules))
 
 
-__all__ = ["INSTANCE", "LOSS", "Instance", "LoadCase", "LossMeasure", "Row", "Unit", "read_instance", "write_instance"]
+__all__ = [
+    "INSTANCE",
+    "LOSS",
+    "DomainCosts",
+    "Instance",
+    "LossMeasure",
+    "Row",
+    "Unit",
+    "read_instance",
+    "write_instance",
+]
 INSTANCE = TypeAdapter(Instance)
 
 

@@ -13,12 +13,12 @@ from ..common.errors import ScantlingError
 from .rules import Allow, Distinct, Limit, LossLimit, Order, Rule, Tie
 
 if TYPE_CHECKING:
-    from .instance import Instance, LoadCase
+    from .instance import DomainCosts, Instance
 
 LOSS: Final = "loss_increase"
 
 
-def refuse_malformed(instance: "Instance") -> None:
+def validate_instance(instance: "Instance") -> None:
     """Refuse tables of the wrong shape, repeated names, costs that are not finite, rules about what is not there.
 
     Args:
@@ -30,25 +30,25 @@ def refuse_malformed(instance: "Instance") -> None:
     for what, names in (
         ("units", [unit.name for unit in instance.units]),
         ("rows", [row.name for row in instance.rows]),
-        ("load cases", [case.name for case in instance.load_cases]),
+        ("domains", [domain.name for domain in instance.domains]),
     ):
         if len(set(names)) != len(names):
             repeated = next(name for name in names if names.count(name) > 1)
             raise ScantlingError(f"two {what} are called {repeated!r}. Each needs a name of its own.")
-    _refuse_units_without_choice(instance)
+    _require_formats(instance)
     for row in instance.rows:
-        _refuse_misshapen(instance, row.amounts, f"the row {row.name!r}")
-    if not instance.load_cases:
-        raise ScantlingError("the program has no load case. State what formats cost on at least one kind of text.")
-    for case in instance.load_cases:
-        _refuse_misshapen(instance, case.loss_increase_nats, f"the load case {case.name!r}")
-        _refuse_unusable_costs(instance, case)
-    _refuse_unknown_objective(instance)
+        _validate_shapes(instance, row.amounts, f"the row {row.name!r}")
+    if not instance.domains:
+        raise ScantlingError("the program has no domain. State what formats cost on at least one kind of text.")
+    for domain in instance.domains:
+        _validate_shapes(instance, domain.loss_increase_nats, f"the domain {domain.name!r}")
+        _validate_costs(instance, domain)
+    _validate_objectives(instance)
     for rule in instance.rules:
-        _refuse_stray(instance, rule)
+        _validate_units(instance, rule)
 
 
-def _refuse_units_without_choice(instance: "Instance") -> None:
+def _require_formats(instance: "Instance") -> None:
     for unit in instance.units:
         if not unit.formats or len(unit.bits) != len(unit.formats):
             raise ScantlingError(
@@ -59,7 +59,7 @@ def _refuse_units_without_choice(instance: "Instance") -> None:
             raise ScantlingError(f"the unit {unit.name!r} offers a format twice: {', '.join(unit.formats)}.")
 
 
-def _refuse_misshapen(instance: "Instance", table: Sequence[Sequence[object]], name: str) -> None:
+def _validate_shapes(instance: "Instance", table: Sequence[Sequence[object]], name: str) -> None:
     if len(table) != len(instance.units):
         raise ScantlingError(f"{name} states {len(table)} units of {len(instance.units)}. State each.")
     for unit, entries in zip(instance.units, table, strict=True):
@@ -70,30 +70,30 @@ def _refuse_misshapen(instance: "Instance", table: Sequence[Sequence[object]], n
             )
 
 
-def _refuse_unusable_costs(instance: "Instance", case: "LoadCase") -> None:
-    for unit, costs in zip(instance.units, case.loss_increase_nats, strict=True):
+def _validate_costs(instance: "Instance", domain: "DomainCosts") -> None:
+    for unit, costs in zip(instance.units, domain.loss_increase_nats, strict=True):
         for format_name, cost in zip(unit.formats, costs, strict=True):
             if not math.isfinite(cost):
                 raise ScantlingError(
-                    f"the loss increase of {unit.name!r} in {format_name!r} is {cost} in the load case {case.name!r}. "
+                    f"the loss increase of {unit.name!r} in {format_name!r} is {cost} in the domain {domain.name!r}. "
                     "Every cost must be a finite number: profile the model again."
                 )
-    if not case.deviations_nats:
+    if not domain.deviations_nats:
         if instance.loss.standard_errors:
             raise ScantlingError(
-                f"the load case {case.name!r} states no standard errors, which the robust objective needs. "
+                f"the domain {domain.name!r} states no standard errors, which the robust objective needs. "
                 "Profile with at least two sequences, or leave the standard errors out."
             )
         return
-    _refuse_misshapen(instance, case.deviations_nats, f"the deviations of the load case {case.name!r}")
-    samples = [deviations for unit in case.deviations_nats for deviations in unit]
+    _validate_shapes(instance, domain.deviations_nats, f"the deviations of the domain {domain.name!r}")
+    samples = [deviations for unit in domain.deviations_nats for deviations in unit]
     if len({len(deviations) for deviations in samples}) > 1 or not np.isfinite(np.array(samples)).all():
         raise ScantlingError(
-            f"the deviations of the load case {case.name!r} are not finite numbers of equally many samples."
+            f"the deviations of the domain {domain.name!r} are not finite numbers of equally many samples."
         )
 
 
-def _refuse_unknown_objective(instance: "Instance") -> None:
+def _validate_objectives(instance: "Instance") -> None:
     if not (math.isfinite(instance.loss.standard_errors) and instance.loss.standard_errors >= 0):
         raise ScantlingError(
             f"the robust objective adds {instance.loss.standard_errors} standard errors. Give a number from 0 up."
@@ -107,9 +107,9 @@ def _refuse_unknown_objective(instance: "Instance") -> None:
         )
 
 
-def _refuse_stray(instance: "Instance", rule: Rule) -> None:
+def _validate_units(instance: "Instance", rule: Rule) -> None:
     if isinstance(rule, Limit):
-        _refuse_stray_limit(instance, rule)
+        _validate_limit(instance, rule)
     if isinstance(rule, LossLimit) and not math.isfinite(rule.at_most_nats):
         raise ScantlingError(f"the limit {rule.name!r} on the loss is {rule.at_most_nats}. Give a number.")
     if isinstance(rule, Distinct) and rule.at_most_formats < 1:
@@ -128,7 +128,7 @@ def _refuse_stray(instance: "Instance", rule: Rule) -> None:
                 )
 
 
-def _refuse_stray_limit(instance: "Instance", limit: Limit) -> None:
+def _validate_limit(instance: "Instance", limit: Limit) -> None:
     if limit.row not in instance.row_index:
         raise ScantlingError(
             f"the limit {limit.name!r} is on {limit.row!r}, which is no row. Rows: "

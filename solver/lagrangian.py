@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from .milp.standard_form import Floats, Integers, Statement
+from .milp.standard_form import Floats, Integers, StandardForm
 
 _MAX_EVALUATIONS = 400
 _RELATIVE_TOLERANCE = 1e-10
@@ -27,7 +27,7 @@ _LARGEST_PRICE = 1e9  # in spreads of the costs per spread of the row
 
 
 @dataclass(frozen=True)
-class Relaxation:
+class LagrangianBound:
     """The best bound found.
 
     Attributes:
@@ -57,7 +57,7 @@ class _Cut:
     value: float
 
 
-def relax(statement: Statement) -> Relaxation:
+def relax(statement: StandardForm) -> LagrangianBound:
     """Maximise D.
 
     Args:
@@ -91,7 +91,7 @@ def relax(statement: Statement) -> Relaxation:
     margin = _rounding_margin(statement, np.abs(weights) @ np.abs(statement.costs) + scaled_prices @ np.abs(rows))
     margin += 2.0**-50 * float(scaled_prices @ np.abs(at_most))
     order = sorted(cuts, key=lambda cut: -cut.value)
-    return Relaxation(
+    return LagrangianBound(
         bound=best_value - margin,
         prices=scaled_prices / scales,
         reduced_costs=reduced,
@@ -101,7 +101,7 @@ def relax(statement: Statement) -> Relaxation:
     )
 
 
-def largest_objective(statement: Statement) -> float:
+def largest_objective(statement: StandardForm) -> float:
     """Give a number that no plan's objective exceeds; a bound above it proves that there is no plan.
 
     Args:
@@ -115,13 +115,13 @@ def largest_objective(statement: Statement) -> float:
     return float(totals.max()) + 2.0**-40 * magnitude
 
 
-def _row_scales(statement: Statement) -> Floats:
+def _row_scales(statement: StandardForm) -> Floats:
     """Bring rows to the size of the costs, so that prices are of the order of 1."""
     spread = (-statement.smallest(-statement.costs) - statement.smallest(statement.costs)).sum(axis=1).max()
     return np.maximum(statement.ranges(), 1) / (spread or 1.0)
 
 
-def _evaluate(statement: Statement, rows: Floats, at_most: Floats, weights: Floats, prices: Floats) -> _Cut:
+def _evaluate(statement: StandardForm, rows: Floats, at_most: Floats, weights: Floats, prices: Floats) -> _Cut:
     chosen = statement.cheapest(weights @ statement.costs + prices @ rows)
     costs = statement.costs[:, chosen].sum(axis=1) + statement.constants
     excess = rows[:, chosen].sum(axis=1) - at_most
@@ -151,7 +151,7 @@ def _highest_point(cuts: list[_Cut], largest_price: float) -> tuple[float, tuple
     return -float(found.fun), (weights / weights.sum(), np.maximum(found.x[num_vectors:-1], 0.0))
 
 
-def _rounding_margin(statement: Statement, magnitudes: Floats) -> float:
+def _rounding_margin(statement: StandardForm, magnitudes: Floats) -> float:
     """Bound the rounding errors of D: a few units in the last place of the sum of all magnitudes."""
     terms = len(statement.costs) + len(statement.amounts) + 4
     largest = -statement.smallest(-magnitudes)

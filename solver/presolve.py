@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from .milp.standard_form import Integers, Mask, Statement
+from .milp.standard_form import Integers, Mask, StandardForm
 
 _LARGEST_CLUSTER = 256
 
 
-def presolve(statement: Statement) -> Statement | None:
+def presolve(statement: StandardForm) -> StandardForm | None:
     """Join ordered groups, tighten rows, take out options that cannot or need not be taken.
 
     Args:
@@ -32,7 +32,7 @@ def presolve(statement: Statement) -> Statement | None:
     return tightened.keep(~dominated(tightened))
 
 
-def tighten_rows(statement: Statement) -> Statement | None:
+def tighten_rows(statement: StandardForm) -> StandardForm | None:
     """Shift, close, drop and divide rows until nothing changes.
 
     Every group takes one option, so its smallest amount can be taken from its options and from the bound. An option
@@ -65,7 +65,7 @@ def tighten_rows(statement: Statement) -> Statement | None:
         statement = smaller
 
 
-def dominated(statement: Statement) -> Mask:
+def dominated(statement: StandardForm) -> Mask:
     """Find options that need not be considered.
 
     Option i is dominated by j of its group when j costs no more by any cost vector and takes no more of any row: in any
@@ -100,7 +100,7 @@ def dominated(statement: Statement) -> Mask:
     return mask
 
 
-def join_ordered_groups(statement: Statement) -> Statement | None:
+def join_ordered_groups(statement: StandardForm) -> StandardForm | None:
     """Replace groups that orders connect by one group whose options are their lawful combinations.
 
     Clusters of more than 256 lawful combinations stay apart, and their orders stay for the engine.
@@ -128,7 +128,7 @@ def join_ordered_groups(statement: Statement) -> Statement | None:
     return _joined(statement, combinations)
 
 
-def _clusters(statement: Statement) -> list[tuple[int, ...]]:
+def _clusters(statement: StandardForm) -> list[tuple[int, ...]]:
     neighbours: dict[int, set[int]] = {}
     for first, second in statement.orders:
         neighbours.setdefault(first, set()).add(second)
@@ -148,7 +148,7 @@ def _clusters(statement: Statement) -> list[tuple[int, ...]]:
     return clusters
 
 
-def _lawful(statement: Statement, cluster: tuple[int, ...]) -> list[tuple[int, ...]] | None:
+def _lawful(statement: StandardForm, cluster: tuple[int, ...]) -> list[tuple[int, ...]] | None:
     """List the combinations of options that keep to the orders; None where they are too many to list."""
     starts = statement.starts.tolist()
     sizes = [starts[group + 1] - starts[group] for group in cluster]
@@ -166,7 +166,7 @@ def _lawful(statement: Statement, cluster: tuple[int, ...]) -> list[tuple[int, .
     return found if len(found) <= _LARGEST_CLUSTER else None
 
 
-def _joined(statement: Statement, combinations: dict[tuple[int, ...], list[tuple[int, ...]]]) -> Statement:
+def _joined(statement: StandardForm, combinations: dict[tuple[int, ...], list[tuple[int, ...]]]) -> StandardForm:
     cluster_of = {group: cluster for cluster in combinations for group in cluster}
     groups: list[tuple[int, ...]] = []
     members: list[tuple[int, ...]] = []  # of every new option

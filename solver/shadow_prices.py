@@ -10,7 +10,7 @@ import numpy as np
 from .compilation import compile_instance
 from .instance import Instance
 from .lagrangian import relax
-from .milp.base import Engine, SearchSettings, Status
+from .milp.base import MilpSolver, SolverSettings, Status
 from .milp.standard_form import Floats, Integers
 from .presolve import join_ordered_groups, tighten_rows
 from .rules import Distinct, Limit, LossLimit, Rule
@@ -51,7 +51,9 @@ class Sensitivities:
     num_units: int
 
 
-def sensitivities(instance: Instance, solution: Solution, engine: Engine, settings: SearchSettings) -> Sensitivities:
+def sensitivities(
+    instance: Instance, solution: Solution, engine: MilpSolver, settings: SolverSettings
+) -> Sensitivities:
     """Price every limit at an optimum.
 
     Prices are the duals of the linear relaxation, with the formats of rules of distinct formats held to those of the
@@ -113,7 +115,7 @@ def _steps_per_unit(rule: Rule, at_most: Integers) -> Floats:
 
 
 def _changes_optimum(
-    instance: Instance, rule: int, solution: Solution, engine: Engine, settings: SearchSettings
+    instance: Instance, rule: int, solution: Solution, engine: MilpSolver, settings: SolverSettings
 ) -> bool | None:
     others = tuple(other for index, other in enumerate(instance.rules) if index != rule)
     without = solve(instance.with_rules(others), engine, settings, start=solution.choice)

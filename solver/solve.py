@@ -13,7 +13,7 @@ from .compilation import Direction, compile_instance
 from .core import CoreAnswer
 from .format_cases import solve_by_cases
 from .instance import LOSS, Instance
-from .milp.base import Engine, SearchSettings, Status
+from .milp.base import MilpSolver, SolverSettings, Status
 from .rules import Limit, LossLimit, Rule
 from .verify import violations
 
@@ -65,7 +65,7 @@ class Solution:
 
 
 def solve(
-    instance: Instance, engine: Engine, settings: SearchSettings, start: tuple[int, ...] | None = None
+    instance: Instance, engine: MilpSolver, settings: SolverSettings, start: tuple[int, ...] | None = None
 ) -> Solution:
     """Find the best choice of an instance, prove it, and check it without the engine.
 
@@ -118,13 +118,13 @@ def _keep(instance: Instance, name: str, value: float, resolution: float) -> Rul
     """Hold an objective at its optimum while the next one is minimised."""
     if name != LOSS:
         return Limit(f"{name} at its optimum", name, at_most=round(value))
-    largest = sum(max(map(abs, costs)) for case in instance.load_cases for costs in case.loss_increase_nats)
+    largest = sum(max(map(abs, costs)) for domain in instance.domains for costs in domain.loss_increase_nats)
     room = _TIE_SHARE * abs(value) + 4 * resolution + largest * 2.0**-36  # a loss limit errs on the safe side, by less
     return LossLimit("loss increase at its optimum", value + room)
 
 
 def _solve_stage(
-    instance: Instance, engine: Engine, settings: SearchSettings, start: tuple[int, ...] | None
+    instance: Instance, engine: MilpSolver, settings: SolverSettings, start: tuple[int, ...] | None
 ) -> CoreAnswer:
     """Solve for one objective, adding directions until the robust loss is met exactly.
 
@@ -173,10 +173,10 @@ def _solve_stage(
 def _directions(instance: Instance, choice: Sequence[int]) -> list[Direction]:
     """Give the directions in which the choice's own deviations point."""
     parts = []
-    for case in instance.load_cases:
-        chosen = [deviations[index] for deviations, index in zip(case.deviations_nats, choice, strict=True)]
+    for domain in instance.domains:
+        chosen = [deviations[index] for deviations, index in zip(domain.deviations_nats, choice, strict=True)]
         parts.append([math.fsum(samples) for samples in zip(*chosen, strict=True)])
-    if instance.loss.over_cases == "mean":
+    if instance.loss.over_domains == "mean":
         candidates = [[value for part in parts for value in part]]
     else:
         candidates = [

@@ -3,7 +3,7 @@
 import itertools
 import random
 
-from scantling.solver.instance import Instance, LoadCase, LossMeasure, Row, Unit
+from scantling.solver.instance import DomainCosts, Instance, LossMeasure, Row, Unit
 from scantling.solver.rules import Allow, Distinct, Limit, LossLimit, Order, Tie
 from scantling.solver.verify import violations
 
@@ -13,7 +13,7 @@ OBJECTIVES = 4 * [("loss_increase",)] + [("r0",), ("loss_increase", "r0"), ("r0"
 
 
 def random_program(seed):
-    """Up to five units, three rows, two load cases and four rules; a third of them have no plan."""
+    """Up to five units, three rows, two domains and four rules; a third of them have no plan."""
     draw = random.Random(seed)
     units = []
     for index in range(draw.randint(1, 5)):
@@ -35,7 +35,7 @@ def random_program(seed):
     rows = tuple(Row(f"r{k}", "bytes", table(amount), draw.choice([0, 0, 7])) for k in range(draw.randint(1, 3)))
     errors = draw.choice([0.0, 0.0, 0.0, 1.0, 2.5])
     cases = tuple(
-        LoadCase(f"case {k}", table(cost), table(deviations) if errors else ()) for k in range(draw.randint(1, 2))
+        DomainCosts(f"case {k}", table(cost), table(deviations) if errors else ()) for k in range(draw.randint(1, 2))
     )
     loss = LossMeasure(draw.choice(["mean", "worst"]), errors)
     rules = tuple(_random_rule(draw, units, rows, f"rule {k}") for k in range(draw.randint(0, 4)))

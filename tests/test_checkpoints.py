@@ -20,7 +20,7 @@ from scantling.backends.base import FormattedLayer, TensorSpec
 from scantling.backends.check import CheckSettings, _complaint, check, tolerance
 from scantling.backends.gptq import GptqBackend, split_fusions
 from scantling.backends.manifest import MANIFEST_FILE, read_manifest, wrong_sizes
-from scantling.backends.resumable_writer import unfinished_checkpoint, work_folder
+from scantling.backends.resumable_writer import open_resumable_writer, work_folder
 from scantling.backends.shards import Shard, ShardFiles, index_file, lay_out
 from scantling.common.errors import ScantlingError
 from scantling.models.layers import Layer
@@ -319,21 +319,21 @@ def test_shards_filled_in_any_order_are_safetensors_files(tmp_path, largest):
 
 def test_an_unfinished_checkpoint_is_taken_up_and_no_other_request_touches_it(tmp_path):
     folder, shards, values = tmp_path / "out", lay_out(SPECS, 60), values_of(SPECS)
-    with pytest.raises(RuntimeError), unfinished_checkpoint(folder, "request", shards) as unfinished:
-        unfinished.write_part(3, {"c": values["c"]})
-        with (unfinished.work / "finished").open("a") as opened:
+    with pytest.raises(RuntimeError), open_resumable_writer(folder, "request", shards) as writer:
+        writer.write_piece(3, {"c": values["c"]})
+        with (writer.work / "finished").open("a") as opened:
             opened.write("7")  # killed in the middle of a line
         raise RuntimeError
     assert not folder.exists()
-    with pytest.raises(ScantlingError, match="of another plan"), unfinished_checkpoint(folder, "other", shards):
+    with pytest.raises(ScantlingError, match="of another plan"), open_resumable_writer(folder, "other", shards):
         pass
-    with unfinished_checkpoint(folder, "request", shards) as unfinished:
-        assert unfinished.finished_parts() == {3}
-        assert torch.equal(unfinished.files.read(["c"])["c"], values["c"])
-        with pytest.raises(ScantlingError, match="another process"), unfinished_checkpoint(folder, "request", shards):
+    with open_resumable_writer(folder, "request", shards) as writer:
+        assert writer.finished_pieces() == {3}
+        assert torch.equal(writer.files.read(["c"])["c"], values["c"])
+        with pytest.raises(ScantlingError, match="another process"), open_resumable_writer(folder, "request", shards):
             pass
-        unfinished.files.write({name: value for name, value in values.items() if name != "c"})
-        unfinished.finish({"config.json": b"{}"})
+        writer.files.write({name: value for name, value in values.items() if name != "c"})
+        writer.finish({"config.json": b"{}"})
     assert torch.equal(load_file(folder / shards[-1].file_name)["d"], values["d"])
     assert list(tmp_path.iterdir()) == [folder]
 
@@ -348,26 +348,26 @@ def test_a_disk_that_fills_up_is_said_in_words_and_the_work_is_kept(tmp_path, mo
         patched.setattr(os, "posix_fallocate", full)
         with (
             pytest.raises(ScantlingError, match=r"No space left.*No half-written"),
-            unfinished_checkpoint(folder, "r", shards),
+            open_resumable_writer(folder, "r", shards),
         ):
             pass
     assert list(tmp_path.iterdir()) == []
     with (
         pytest.raises(ScantlingError, match=r"No space left.*run the same command to go on"),
-        unfinished_checkpoint(folder, "r", shards) as unfinished,
+        open_resumable_writer(folder, "r", shards) as writer,
     ):
-        unfinished.write_part(1, {"c": values_of(SPECS)["c"]})
+        writer.write_piece(1, {"c": values_of(SPECS)["c"]})
         monkeypatch.setattr(os, "fsync", full)
-        unfinished.write_part(2, {"a": values_of(SPECS)["a"]})
+        writer.write_piece(2, {"a": values_of(SPECS)["a"]})
     assert list(tmp_path.iterdir()) == [work_folder(folder)]
     monkeypatch.undo()
-    with unfinished_checkpoint(folder, "r", shards) as unfinished:
-        assert unfinished.finished_parts() == {1}
+    with open_resumable_writer(folder, "r", shards) as writer:
+        assert writer.finished_pieces() == {1}
 
 
 def test_a_checkpoint_that_cannot_fit_is_refused_before_the_work(tmp_path):
     huge = [Shard("model.safetensors", {"a": TensorSpec(torch.float32, (1 << 50,))})]
-    with pytest.raises(ScantlingError, match="the disk has"), unfinished_checkpoint(tmp_path / "out", "r", huge):
+    with pytest.raises(ScantlingError, match="the disk has"), open_resumable_writer(tmp_path / "out", "r", huge):
         pass
     assert list(tmp_path.iterdir()) == []
 

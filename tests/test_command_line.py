@@ -59,7 +59,7 @@ def test_the_whole_path_on_every_architecture(tmp_path, family, text_file):
     assert len({a.format for a in plan.assignments if a.decided}) > 1
 
     result = run("compare", plan_path, "--uniform", "3", "--uniform", "int8-row", *SMALL[:2], *SMALL[4:], "--json")
-    rows = {row["name"]: row for row in json.loads(result.output)["contenders"]}
+    rows = {row["name"]: row for row in json.loads(result.output)["entries"]}
     assert list(rows) == ["plan", "uniform int3-g32", "uniform int8-row", "original"]
     assert rows["plan"]["stored_bytes"] == plan.stored_bytes
     assert rows["uniform int8-row"]["measured_kl_nats"] < rows["uniform int3-g32"]["measured_kl_nats"]
@@ -103,7 +103,7 @@ def test_a_single_sequence_has_no_standard_error(tmp_path, llama_folder, text_fi
     assert read_plan(plan).loss_increase_standard_error_nats is None
     words = ["compare", plan, "--uniform", "3", "--sequences", "1", "--length", "32"]
     assert "KL divergence from the original" in run(*words).output
-    row = json.loads(run(*words, "--json").output)["contenders"][0]
+    row = json.loads(run(*words, "--json").output)["entries"][0]
     assert row["predicted_kl_standard_error_nats"] is None
     assert row["measured_kl_standard_error_nats"] is None
 
@@ -180,7 +180,7 @@ def refused(match, *words):
         ([], "no budget was given"),
     ],
 )
-def test_a_budget_that_cannot_be_met_is_refused_in_words(tmp_path, profile_path, words, match):
+def test_a_budget_that_cannot_be_met_is_refused(tmp_path, profile_path, words, match):
     refused(match, "solve", profile_path, "-o", tmp_path / "plan.json", *words)
     assert list(tmp_path.iterdir()) == []
 
@@ -272,7 +272,7 @@ def test_a_truncated_gguf_is_refused(tmp_path, text_file):
         (["-o", "{missing}/p"], "does not exist"),
     ],
 )
-def test_a_request_that_cannot_be_profiled_is_refused_in_words(tmp_path, llama_folder, text_file, words, match):
+def test_a_request_that_cannot_be_profiled_is_refused(tmp_path, llama_folder, text_file, words, match):
     names = {"empty": tmp_path / "empty.txt", "short": tmp_path / "short.txt", "missing": tmp_path / "missing"}
     names["empty"].write_text("")
     names["short"].write_text(prose(40))
@@ -343,7 +343,7 @@ def test_several_plans_are_compared_at_once(tmp_path, profile_path):
     for bits, plan in zip((3, 6), plans, strict=True):
         run("solve", profile_path, "--average-bits", bits, "-o", plan)
     words = ["compare", plans[0], "--plan", plans[1], "--sequences", "3", "--length", "32", "--json"]
-    low, high, original = json.loads(run(*words).output)["contenders"]
+    low, high, original = json.loads(run(*words).output)["entries"]
     assert (low["name"], high["name"], original["name"]) == ("plan", str(plans[1]), "original")
     assert low["measured_kl_nats"] > high["measured_kl_nats"] > 0
 

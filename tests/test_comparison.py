@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from scantling.__main__ import app
 from scantling.common.errors import ScantlingError
-from scantling.evaluation.bootstrap import Certainty, Interval, Resampling
+from scantling.evaluation.bootstrap import BlockBootstrap, BootstrapSettings, Interval
 from scantling.evaluation.comparison import PairedDifference, read_comparison, write_comparison
 from scantling.planning.plan import read_plan
-from scantling.reporting.terminal.verdicts import comparison_verdict, show_difference
+from scantling.reporting.terminal.verdicts import comparison_verdict, render_difference
 from scantling.sensitivity.profile import read_profile
 
 
@@ -45,10 +45,10 @@ def comparison(folder):
 
 
 def test_differences_are_paired_by_sequence(comparison):
-    plan = comparison.contenders[0]
-    assert [one.other for one in comparison.differences] == [row.name for row in comparison.contenders[1:-1]]
+    plan = comparison.entries[0]
+    assert [one.other for one in comparison.differences] == [row.name for row in comparison.entries[1:-1]]
     for found in comparison.differences:
-        other = comparison.contender(found.other)
+        other = comparison.entry(found.other)
         pairs = zip(other.measured_kl_nats_by_sequence, plan.measured_kl_nats_by_sequence, strict=True)
         values = [theirs - mine for theirs, mine in pairs]
         assert found.kl_nats == pytest.approx(other.measured_kl_nats - plan.measured_kl_nats)
@@ -61,38 +61,38 @@ def test_differences_are_paired_by_sequence(comparison):
         unpaired = math.hypot(other.measured_kl_standard_error_nats, plan.measured_kl_standard_error_nats)
         assert found.interval.lower < found.kl_nats < found.interval.upper
         assert found.interval.upper - found.interval.lower < 2 * 2.6 * unpaired
-        resampled = Resampling(tuple(range(8)), Certainty()).mean_interval(values)
+        resampled = BlockBootstrap(tuple(range(8)), BootstrapSettings()).mean_interval(values)
         assert comparison.num_documents == 8
         assert found.interval == resampled
 
 
 def test_the_rows_say_what_they_are(comparison, folder):
     profile, plan = read_profile(folder / "p.safetensors"), read_plan(folder / "plan.json")
-    names = [row.name for row in comparison.contenders]
+    names = [row.name for row in comparison.entries]
     assert names[0] == "plan"
     assert names[1] == str(folder / "other.json")
     assert names[-1] == "original"
-    assert any("the plan's bytes" in row.says for row in comparison.contenders)
-    assert any("a known engine loads" in row.says for row in comparison.contenders)
-    assert dict(zip(comparison.layers, comparison.contenders[0].formats, strict=True)) == plan.formats()
-    for row in comparison.contenders[:-1]:
+    assert any("the plan's bytes" in row.says for row in comparison.entries)
+    assert any("a known engine loads" in row.says for row in comparison.entries)
+    assert dict(zip(comparison.layers, comparison.entries[0].formats, strict=True)) == plan.formats()
+    for row in comparison.entries[:-1]:
         formats = dict(zip(comparison.layers, row.formats, strict=True))
         assert row.stored_bytes == profile.stored_bytes(formats)
         assert (row.predicted_kl_nats, row.predicted_kl_standard_error_nats) == profile.predict(formats)
         assert 0 < row.measured_top1_agreement < 1
 
 
-def test_moves_are_against_the_closest_rival_and_add_up(comparison):
-    rivals = [row for row in comparison.contenders if row.role == "rival"]
-    plan = comparison.contenders[0]
-    closest = min(rivals, key=lambda row: abs(row.stored_bytes - plan.stored_bytes))
-    assert comparison.moves_from == closest.name
-    assert sum(move.stored_bytes for move in comparison.moves) == plan.stored_bytes - closest.stored_bytes
-    saved = sum(move.saved_nats for move in comparison.moves)
+def test_format_changes_are_against_the_closest_baseline_and_add_up(comparison):
+    baselines = [row for row in comparison.entries if row.role == "rival"]
+    plan = comparison.entries[0]
+    closest = min(baselines, key=lambda row: abs(row.stored_bytes - plan.stored_bytes))
+    assert comparison.changes_from == closest.name
+    assert sum(move.stored_bytes for move in comparison.format_changes) == plan.stored_bytes - closest.stored_bytes
+    saved = sum(move.saved_nats for move in comparison.format_changes)
     assert saved == pytest.approx(closest.predicted_kl_nats - plan.predicted_kl_nats)
     moved = [layer for layer, a, b in zip(comparison.layers, plan.formats, closest.formats, strict=True) if a != b]
-    assert [move.layer for move in comparison.moves] == moved
-    unmoved = 1 - sum(move.share_of_plan_loss for move in comparison.moves)
+    assert [move.layer for move in comparison.format_changes] == moved
+    unmoved = 1 - sum(move.share_of_plan_loss for move in comparison.format_changes)
     assert -1e-9 <= unmoved < 1
 
 
@@ -109,7 +109,7 @@ def test_the_verdict_stands_first_and_every_row_has_its_name_at_80_columns(compa
 def test_without_targets_the_three_counterparts_are_found(folder):
     words = ["--sequences", "2", "--length", "32"]
     told = run("compare", folder / "plan.json", *words, "--json").output
-    roles = [row["role"] for row in json.loads(told)["contenders"]]
+    roles = [row["role"] for row in json.loads(told)["entries"]]
     assert roles[0] == "plan"
     assert roles.count("rival") >= 2
     shown = " ".join(run("compare", folder / "plan.json", *words).output.split())
@@ -146,8 +146,8 @@ def test_the_verdict_follows_the_interval(comparison, found, says):
 
 
 def test_a_difference_is_written_to_the_digits_that_it_has():
-    assert show_difference(difference(0.4512, 0.5123, 0.5733)) == "0.512 (0.451 to 0.573)"
-    assert show_difference(difference(0.00012, 0.00034, 0.00056)) == "0.00034 (0.00012 to 0.00056)"
+    assert render_difference(difference(0.4512, 0.5123, 0.5733)) == "0.512 (0.451 to 0.573)"
+    assert render_difference(difference(0.00012, 0.00034, 0.00056)) == "0.00034 (0.00012 to 0.00056)"
 
 
 def test_a_comparison_that_broke_is_refused(folder, tmp_path, comparison):

@@ -62,7 +62,7 @@ def test_the_published_schema_is_that_of_the_records():
         {"rules": [{"layers": [], "min_bits": 4}]},
         {"device": {"memory": "1 GB"}},
         {"minimize": []},
-        {"robust": {"load_cases": "best"}},
+        {"robust": {"domains": "best"}},
     ],
 )
 def test_the_schema_refuses_what_the_reader_refuses(tmp_path, value):

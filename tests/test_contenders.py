@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scantling.common.errors import ScantlingError
-from scantling.evaluation.baselines import NEAREST, SAME_BITS, SAME_BYTES, engines_that_load, rivals, uniform_names
+from scantling.evaluation.baselines import NEAREST, SAME_BITS, SAME_BYTES, baselines, engines_that_load, uniform_names
 from scantling.evaluation.compare import widths
 from scantling.reporting.terminal.verdicts import predicted_difference
 from scantling.sensitivity.profile import decided_layers, uniform_formats
@@ -29,7 +29,7 @@ def bits_weights(formats):
 @pytest.mark.parametrize(("target", "measure"), [(SAME_BYTES, PROFILE.stored_bytes), (SAME_BITS, bits_weights)])
 def test_the_naive_plan_is_of_two_neighbours_and_as_large_as_the_plan(seed, target, measure):
     plan = random_formats(seed)
-    (found,) = rivals(PROFILE, plan, [target])
+    (found,) = baselines(PROFILE, plan, [target])
     uniforms = sorted((measure(uniform_formats(PROFILE, name)), name) for name in uniform_names(PROFILE))
     used = {found.formats[record.name] for record in decided_layers(PROFILE)}
     if len(used) == 1:
@@ -52,10 +52,10 @@ def test_the_naive_plan_is_of_two_neighbours_and_as_large_as_the_plan(seed, targ
 def test_a_plan_as_large_as_a_uniform_is_put_beside_it():
     for name in ("int2-g32", "int4-g32", "int8-row"):
         plan = uniform_formats(PROFILE, name)
-        (found,) = rivals(PROFILE, plan, [SAME_BYTES, SAME_BITS])
+        (found,) = baselines(PROFILE, plan, [SAME_BYTES, SAME_BITS])
         assert (found.name, found.formats) == (f"uniform {name}", plan)
-        assert "bytes +0.00%" in found.in_words
-        assert "bits +0.00%" in found.in_words
+        assert "bytes +0.00%" in found.describe
+        assert "bits +0.00%" in found.describe
 
 
 def test_a_plan_smaller_than_every_uniform_has_no_naive_counterpart():
@@ -63,28 +63,28 @@ def test_a_plan_smaller_than_every_uniform_has_no_naive_counterpart():
     records = [layer("a", "x", 0, (64, 64), known[:3], known), layer("b", "x", 1, (64, 64), known[1:3], known)]
     profile = profile_of(records, known)
     with pytest.raises(ScantlingError, match=r"as few bytes as the plan.*NAME: int4-g32, int8-row"):
-        rivals(profile, {"a": "int2-row", "b": "int4-g32"}, [SAME_BYTES])
+        baselines(profile, {"a": "int2-row", "b": "int4-g32"}, [SAME_BYTES])
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_the_nearest_uniform_is_one_that_an_engine_loads(seed):
     plan = random_formats(seed)
-    found = rivals(PROFILE, plan, [NEAREST])
+    found = baselines(PROFILE, plan, [NEAREST])
     size = PROFILE.stored_bytes(plan)
-    for rival in found:
-        name = rival.name.removeprefix("uniform ")
-        engines = engines_that_load(PROFILE, rival.formats)
+    for baseline in found:
+        name = baseline.name.removeprefix("uniform ")
+        engines = engines_that_load(PROFILE, baseline.formats)
         assert engines
-        assert f"({', '.join(engines)})" in rival.in_words
-        side = "largest not above" if PROFILE.stored_bytes(rival.formats) <= size else "smallest above"
-        assert side in rival.in_words
+        assert f"({', '.join(engines)})" in baseline.describe
+        side = "largest not above" if PROFILE.stored_bytes(baseline.formats) <= size else "smallest above"
+        assert side in baseline.describe
         between = [
             other
             for other in uniform_names(PROFILE)
             if other not in {name, "float16"}
-            and min(size, PROFILE.stored_bytes(rival.formats))
+            and min(size, PROFILE.stored_bytes(baseline.formats))
             < PROFILE.stored_bytes(uniform_formats(PROFILE, other))
-            < max(size, PROFILE.stored_bytes(rival.formats))
+            < max(size, PROFILE.stored_bytes(baseline.formats))
         ]
         assert not any(engines_that_load(PROFILE, uniform_formats(PROFILE, other)) for other in between)
 
@@ -93,16 +93,16 @@ def test_formats_that_no_engine_loads_are_not_nearest():
     known = ("int5-row", "int6-row", "float16")
     profile = make_profile(formats=known[:2], known=known, kinds={"mlp.up_proj": (40, 72)})
     with pytest.raises(ScantlingError, match=r"no known engine .* loads a uniform format .*Its formats: int5-row"):
-        rivals(profile, uniform_formats(profile, "int5-row"), [NEAREST])
+        baselines(profile, uniform_formats(profile, "int5-row"), [NEAREST])
 
 
 def test_what_answers_several_targets_stands_there_once():
     plan = uniform_formats(PROFILE, "int4-g32")
-    found = rivals(PROFILE, plan, ["4", SAME_BYTES, NEAREST, "int4-g32"])
-    assert [rival.name for rival in found] == ["uniform int4-g32", "uniform int8-row"]
-    assert found[0].in_words.count("int4-g32 in every layer") == 1
+    found = baselines(PROFILE, plan, ["4", SAME_BYTES, NEAREST, "int4-g32"])
+    assert [baseline.name for baseline in found] == ["uniform int4-g32", "uniform int8-row"]
+    assert found[0].describe.count("int4-g32 in every layer") == 1
     with pytest.raises(ScantlingError, match="no uniform '5'"):
-        rivals(PROFILE, plan, ["5"])
+        baselines(PROFILE, plan, ["5"])
 
 
 def test_widths_are_weighted_by_weights():

@@ -16,10 +16,10 @@ from scantling.hardware.decode_laws import (
     watts_at,
 )
 from scantling.hardware.resources import Rows
-from scantling.hardware.specification import Device
+from scantling.hardware.specification import Hardware
 from tiny_profiles import choices, formats_of, make_profile
 
-CARD = Device.model_validate({
+CARD = Hardware.model_validate({
     "name": "card",
     "bandwidth": "1 GB/s",
     "efficiency": [{"formats": "int2*", "share": 0.5}, {"formats": "*", "share": 0.8}],

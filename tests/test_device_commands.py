@@ -10,7 +10,7 @@ from scantling.common.errors import ScantlingError
 from scantling.hardware.decode_laws import operate
 from scantling.hardware.points import read_points
 from scantling.hardware.resources import Rows
-from scantling.hardware.specification import load_device
+from scantling.hardware.specification import load_hardware
 from scantling.hardware.workload import Workload
 from scantling.planning.plan import read_plan
 from scantling.sensitivity.profile import read_profile, write_profile
@@ -55,7 +55,7 @@ def test_all_flags_together_give_a_plan_that_keeps_to_all(tmp_path, profile_path
     assert result.exit_code == 0, result.output
     plan = read_plan(tmp_path / "plan.json")
     assert plan.certificate.status == "OPTIMAL"
-    profile, device = read_profile(profile_path), load_device(str(card))
+    profile, device = read_profile(profile_path), load_hardware(str(card))
     rows = Rows(profile, Workload(context=64, batch=2, kv_bits=8), device)
     read = rows.read_bytes(plan.formats())
     full, rated = operate(read, device, batch=2), operate(read, device, rate=3000, batch=2)
@@ -117,5 +117,5 @@ def test_the_examples_of_the_documentation_are_read(tmp_path):
     assert points is not None
     (tmp_path / "d.yaml").write_text(re.sub("^    ", "", device.group(), flags=re.MULTILINE))
     (tmp_path / "p.csv").write_text(re.sub("^    ", "", points.group(), flags=re.MULTILINE))
-    assert load_device(str(tmp_path / "d.yaml")).overhead is not None
+    assert load_hardware(str(tmp_path / "d.yaml")).overhead is not None
     assert len(read_points(tmp_path / "p.csv").points) == 3

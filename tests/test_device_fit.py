@@ -8,9 +8,9 @@ import pytest
 from scantling.common.errors import ScantlingError
 from scantling.hardware.decode_laws import operate
 from scantling.hardware.fit import fit_power, fit_speed
-from scantling.hardware.fitted_file import device_of, law_record
+from scantling.hardware.fitted_file import hardware_of, law_record
 from scantling.hardware.points import MeasuredPoint, MeasuredPoints, read_points
-from scantling.hardware.specification import Device, load_device, write_device
+from scantling.hardware.specification import Hardware, load_hardware, write_hardware
 from scantling.reporting.terminal.hardware_table import draw_fits
 from test_program_commands import run
 
@@ -113,8 +113,8 @@ def test_an_overhead_below_zero_is_held_at_zero_and_said(tmp_path):
     assert overhead.value == 0
     assert overhead.held
     assert fit.numbers[0].half_width is not None
-    device = device_of(
-        Device.model_validate({"name": "x", "bandwidth": "100 GB/s"}),
+    device = hardware_of(
+        Hardware.model_validate({"name": "x", "bandwidth": "100 GB/s"}),
         [fit],
         MeasuredPoints("p.csv", "ab" * 32, tuple(rushed)),
     )
@@ -143,7 +143,7 @@ def test_a_csv_file_becomes_a_device_file_that_predicts_its_points(tmp_path):
         "name": "base_power", "value": 30, "interval_half_width": None, "held_at_zero": False,
     }  # fmt: skip
     assert (tmp_path / "fit.png").read_bytes()[:4] == b"\x89PNG"
-    card = load_device(str(tmp_path / "card.yaml"))
+    card = load_hardware(str(tmp_path / "card.yaml"))
     points = read_points(tmp_path / "points.csv")
     for measured in points.points:
         full = operate({"int4-g64": int(measured.read_bytes)}, card)
@@ -162,16 +162,16 @@ def test_a_csv_file_becomes_a_device_file_that_predicts_its_points(tmp_path):
 
 def test_other_numbers_of_the_base_device_stay(tmp_path):
     points = MeasuredPoints("p.csv", "ab" * 32, tuple(POINTS))
-    base = load_device("rtx-4090")
-    found = device_of(base, [fit_speed(POINTS, BANDWIDTH)], points)
+    base = load_hardware("rtx-4090")
+    found = hardware_of(base, [fit_speed(POINTS, BANDWIDTH)], points)
     assert (found.memory, found.base_power) == (base.memory, base.base_power)
     assert [entry.formats for entry in found.efficiency] == ["int4", "float16", *(e.formats for e in base.efficiency)]
-    again = device_of(found, [fit_speed(POINTS, BANDWIDTH)], points)
+    again = hardware_of(found, [fit_speed(POINTS, BANDWIDTH)], points)
     assert again.efficiency == found.efficiency  # what is fitted anew replaces what was
     one = [MeasuredPoint("*", point.read_bytes, point.tokens_per_second, None, 1) for point in POINTS[:3]]
-    assert len(device_of(found, [fit_speed(one, BANDWIDTH)], points).efficiency) == 1  # one for all leaves no other
-    write_device(found, tmp_path / "d.yaml")
-    assert load_device(str(tmp_path / "d.yaml")) == found
+    assert len(hardware_of(found, [fit_speed(one, BANDWIDTH)], points).efficiency) == 1  # one for all leaves no other
+    write_hardware(found, tmp_path / "d.yaml")
+    assert load_hardware(str(tmp_path / "d.yaml")) == found
     record = law_record(fit_speed(POINTS, BANDWIDTH))
     assert record.num_points == 6
     assert record.largest_left_out_error == pytest.approx(0, abs=1e-9)

@@ -9,12 +9,12 @@ from scantling.common.errors import ScantlingError
 from scantling.common.progress import silent
 from scantling.hardware import measure as measure_device
 from scantling.hardware.energy_meters import EnergyMeter, find_meters
-from scantling.hardware.llama_cpp_runtime import LlamaCppEngine, gguf_contents, llama_cpp_is_here
-from scantling.hardware.measure import Stream, measure_runs, stream_bandwidth, write_points
+from scantling.hardware.llama_cpp_runtime import LlamaCppRuntime, gguf_contents, llama_cpp_is_here
+from scantling.hardware.measure import StreamBandwidth, measure_runs, stream_bandwidth, write_points
 from scantling.hardware.points import read_points
-from scantling.hardware.runtimes import DecodeRun, TorchEngine, read_bytes_of
+from scantling.hardware.runtimes import DecodeRun, TorchRuntime, read_bytes_of
 from scantling.models.loading import load_model
-from scantling.reporting.terminal.hardware_table import measured_device
+from scantling.reporting.terminal.hardware_table import measured_hardware
 from test_program_commands import run
 from tiny import make_model
 
@@ -59,8 +59,8 @@ def test_a_known_speed_is_measured_and_the_whole_is_predicted_from_the_parts(tmp
         assert measured.window_seconds >= 0.5
         assert measured.delivered_tokens_per_second < 1 / measured.seconds_per_token
         assert measured.seconds_median == pytest.approx(seconds)
-    stream = Stream(1e9, 1e9, 1 << 20, 1)
-    record = measured_device(found, stream, clock, (("a counter",), ()))
+    stream = StreamBandwidth(1e9, 1e9, 1 << 20, 1)
+    record = measured_hardware(found, stream, clock, (("a counter",), ()))
     cut, other, whole = record.runs
     assert cut.predicted_tokens_per_second is other.predicted_tokens_per_second is None
     assert whole.predicted_tokens_per_second == pytest.approx(1.1 * whole.measured_tokens_per_second)
@@ -78,7 +78,7 @@ def test_what_cannot_be_predicted_is_said(monkeypatch):
     clock.given = [clock.run("int4", 1, True, 1000), clock.run("int8", 1, True, 2000)]
     found = measure_runs(clock, 0.0, [], silent)
     assert [measured.num_tokens for measured in found] == [16, 16]
-    record = measured_device(found, Stream(1e9, 1e9, 1 << 20, 1), clock, ((), ("no counter",)))
+    record = measured_hardware(found, StreamBandwidth(1e9, 1e9, 1 << 20, 1), clock, ((), ("no counter",)))
     assert "whole models were not predicted" in record.law_not_tested
     assert record.not_read == ("no counter",)
     assert all(row.measured_watts is None for row in record.runs)
@@ -132,7 +132,7 @@ def test_torch_runs_every_size_and_format_and_puts_the_model_back(llama_folder):
     loaded = load_model(str(llama_folder))
     before = loaded.model(torch.tensor([[1, 2, 3]])).logits
     seen = []
-    for decode in TorchEngine(loaded, (1 / 3, 1.0)).runs():
+    for decode in TorchRuntime(loaded, (1 / 3, 1.0)).runs():
         step = decode.begin()
         step()
         step()
@@ -187,4 +187,4 @@ def test_a_gguf_file_says_what_a_token_reads(tmp_path):
         gguf_contents(tmp_path / "no.gguf")
     if not llama_cpp_is_here():
         with pytest.raises(ScantlingError, match="pip install llama-cpp-python"):
-            _ = LlamaCppEngine([path]).name
+            _ = LlamaCppRuntime([path]).name

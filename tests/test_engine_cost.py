@@ -11,14 +11,14 @@ from scantling.__main__ import app
 from scantling.planning.engine_cost import EngineCost, Saved, engine_cost
 from scantling.reporting.terminal.diagnostics import engine_cost_sentence
 from scantling.sensitivity.profile import write_profile
-from scantling.solver.milp.base import SearchSettings
-from scantling.solver.milp.cpsat import CpSat
+from scantling.solver.milp.base import SolverSettings
+from scantling.solver.milp.cpsat import CpSatSolver
 from scantling.solver.rules import Tie
 from tiny_profiles import feasible, formats_of, make_profile
 
 KNOWN = ("int4-g64-sym", "int6-g64-sym", "int8-g128-sym", "float16")
 BLOCK = {"self_attn.q_proj": (128, 128), "self_attn.v_proj": (64, 128), "mlp.down_proj": (64, 256)}
-SEARCH = (CpSat(), SearchSettings())
+SEARCH = (CpSatSolver(), SolverSettings())
 
 
 def best_formats(profile, instance):

@@ -9,13 +9,13 @@ from test_hessian import Dense, small_problem
 
 from scantling.common.errors import ScantlingError
 from scantling.common.progress import silent
-from scantling.models.layers import Layer, matrix_of, take_apart
+from scantling.models.layers import Layer, find_layers, matrix_of
 from scantling.models.loading import LoadedModel
 from scantling.quantization.formats import parse_format
-from scantling.sensitivity.calibration.backward_pass import Tape
+from scantling.sensitivity.calibration.backward_pass import LayerGradients
 from scantling.sensitivity.calibration.capture import LabelDraws
 from scantling.sensitivity.calibration.partial_run import partial_runs
-from scantling.sensitivity.calibration.resume_cache import Parts
+from scantling.sensitivity.calibration.resume_cache import ResumeCache
 from scantling.sensitivity.estimators.base import Measurement
 from scantling.sensitivity.estimators.gradient_baselines import element_wise, fisher_diagonal, output_error
 from scantling.sensitivity.estimators.higgs import NOISE_RELATIVE_SQUARE, slopes
@@ -27,40 +27,42 @@ TOKENS = torch.randint(0, 92, (2, 20), generator=torch.Generator().manual_seed(5
 INT4 = parse_format("int4-row")
 
 
-def random_tape(rows: int = 12) -> tuple[torch.Tensor, Tape, torch.Tensor]:
+def random_gradients(rows: int = 12) -> tuple[torch.Tensor, LayerGradients, torch.Tensor]:
     generator = torch.Generator().manual_seed(4)
     inputs = torch.randn(rows, 5, generator=generator).double()
     gradients = torch.randn(3, rows, 4, generator=generator).double()
     matrix, delta = (torch.randn(4, 5, generator=generator).double() for _ in range(2))
-    return matrix, Tape(inputs, gradients, [7, rows - 7], 9), delta
+    return matrix, LayerGradients(inputs, gradients, [7, rows - 7], 9), delta
 
 
 def test_the_fisher_diagonal_is_that_of_the_dense_matrix_of_token_scores():
-    matrix, tape, delta = random_tape()
-    scores = torch.einsum("dto,ti->dtoi", tape.gradients, tape.inputs).flatten(2)
+    matrix, layer_gradients, delta = random_gradients()
+    scores = torch.einsum("dto,ti->dtoi", layer_gradients.gradients, layer_gradients.inputs).flatten(2)
     expected = []
     for part in (slice(0, 7), slice(7, None)):
         dense = torch.einsum("dta,dtb->ab", scores[:, part], scores[:, part]) / 3 / 9
         expected.append(0.5 * (dense.diagonal() * delta.flatten().square()).sum())
-    assert torch.allclose(fisher_diagonal(matrix, tape, delta), torch.stack(expected))
+    assert torch.allclose(fisher_diagonal(matrix, layer_gradients, delta), torch.stack(expected))
 
 
 def test_the_element_wise_form_leaves_out_what_outputs_have_in_common():
-    matrix, tape, delta = random_tape()
+    matrix, layer_gradients, delta = random_gradients()
     one_output = [torch.where(torch.arange(4)[:, None] == row, delta, 0.0) for row in range(4)]
-    changes = [torch.einsum("dto,to->dt", tape.gradients, tape.inputs @ part.t()) for part in one_output]
+    changes = [
+        torch.einsum("dto,to->dt", layer_gradients.gradients, layer_gradients.inputs @ part.t()) for part in one_output
+    ]
     squares = torch.stack([change.square().mean(0) for change in changes]).sum(0) / 18
     expected = torch.stack([squares[:7].sum(), squares[7:].sum()])
-    assert torch.allclose(element_wise(matrix, tape, delta), expected)
+    assert torch.allclose(element_wise(matrix, layer_gradients, delta), expected)
 
 
 def test_the_output_error_is_relative_and_without_scale():
-    matrix, tape, delta = random_tape()
-    error = output_error(matrix, tape, delta)
-    assert torch.allclose(output_error(matrix, tape, matrix), torch.ones(2).double())
-    scaled = Tape(tape.inputs * 3, tape.gradients, tape.rows_per_sequence, 9)
+    matrix, layer_gradients, delta = random_gradients()
+    error = output_error(matrix, layer_gradients, delta)
+    assert torch.allclose(output_error(matrix, layer_gradients, matrix), torch.ones(2).double())
+    scaled = LayerGradients(layer_gradients.inputs * 3, layer_gradients.gradients, layer_gradients.rows_per_sequence, 9)
     assert torch.allclose(output_error(matrix * 2, scaled, delta * 2), error)
-    silenced = Tape(torch.zeros(12, 5).double(), tape.gradients, [7, 5], 9)
+    silenced = LayerGradients(torch.zeros(12, 5).double(), layer_gradients.gradients, [7, 5], 9)
     assert output_error(matrix, silenced, delta).tolist() == [0.0, 0.0]
 
 
@@ -140,7 +142,7 @@ class OneChange:
 @functools.cache
 def tiny(family: str):
     model = make_model(family)
-    return LoadedModel("m", model, make_tokenizer(), "", "float16"), take_apart(model)
+    return LoadedModel("m", model, make_tokenizer(), "", "float16"), find_layers(model)
 
 
 def measured_divergence(model, layer, delta):
@@ -159,11 +161,11 @@ def family_is_transposed(module) -> bool:
 
 
 def test_direct_measurement_is_the_divergence_of_the_changed_model(family, tmp_path):
-    loaded, anatomy = tiny(family)
-    on = Measurement(loaded, anatomy, TOKENS, anatomy.layers, LabelDraws(0), silent, Parts(tmp_path))
+    loaded, structure = tiny(family)
+    on = Measurement(loaded, structure, TOKENS, structure.layers, LabelDraws(0), silent, ResumeCache(tmp_path))
     before = [parameter.clone() for parameter in loaded.model.parameters()]
     with ESTIMATORS["direct"](on) as pricer:
-        for layer in (anatomy.layers[0], anatomy.layers[-2], anatomy.layers[len(anatomy.layers) // 2]):
+        for layer in (structure.layers[0], structure.layers[-2], structure.layers[len(structure.layers) // 2]):
             matrix = matrix_of(loaded.model.get_submodule(layer.name)).clone()
             delta = 0.05 * torch.randn(matrix.shape, generator=torch.Generator().manual_seed(1))
             ours = pricer.price_end(layer, OneChange(layer, matrix, delta), None)[INT4]
@@ -175,9 +177,9 @@ def test_direct_measurement_is_the_divergence_of_the_changed_model(family, tmp_p
 
 
 def test_the_linear_model_measures_its_slope_and_scales_with_the_relative_error(tmp_path):
-    loaded, anatomy = tiny("llama-tied")
-    layer = anatomy.layers[3]
-    on = Measurement(loaded, anatomy, TOKENS, [layer], LabelDraws(2), silent, Parts(tmp_path))
+    loaded, structure = tiny("llama-tied")
+    layer = structure.layers[3]
+    on = Measurement(loaded, structure, TOKENS, [layer], LabelDraws(2), silent, ResumeCache(tmp_path))
     matrix = matrix_of(loaded.model.get_submodule(layer.name)).clone()
     noise = torch.randn(matrix.shape, generator=torch.Generator().manual_seed(2))
     noise *= matrix.norm() * 0.1 / noise.norm()
@@ -187,7 +189,7 @@ def test_the_linear_model_measures_its_slope_and_scales_with_the_relative_error(
         )
     assert torch.allclose(once, measured_divergence(loaded.model, layer, noise), rtol=1e-3)
     assert torch.allclose(half, once / 4)
-    with partial_runs(loaded.model, anatomy, TOKENS, tmp_path, silent) as runs:
+    with partial_runs(loaded.model, structure, TOKENS, tmp_path, silent) as runs:
         slope = slopes(runs, layer, matrix, torch.Generator().manual_seed(2))
     assert torch.allclose(slope * NOISE_RELATIVE_SQUARE, once)
 

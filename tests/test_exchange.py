@@ -10,11 +10,11 @@ from scantling.common.errors import ScantlingError
 from scantling.common.files import file_sha256
 from scantling.planning.edit_plan import edit_plan
 from scantling.planning.program import Program
-from scantling.planning.reduced_costs import exchanges
-from scantling.planning.solve import Origin, solve
+from scantling.planning.reduced_costs import reduced_costs
+from scantling.planning.solve import ProfileOrigin, solve
 from scantling.sensitivity.profile import uniform_formats, write_profile
-from scantling.solver.milp.base import SearchSettings
-from scantling.solver.milp.cpsat import CpSat
+from scantling.solver.milp.base import SolverSettings
+from scantling.solver.milp.cpsat import CpSatSolver
 from scantling.solver.rules import Limit
 from tiny_profiles import make_profile
 
@@ -22,7 +22,7 @@ PROFILE = make_profile(num_blocks=6, num_samples=5, seed=3)
 
 
 def solved(program, path=Path("made.safetensors"), sha256="0" * 64):
-    return solve(PROFILE, Origin(path, sha256), program.instance(), CpSat(), SearchSettings())
+    return solve(PROFILE, ProfileOrigin(path, sha256), program.instance(), CpSatSolver(), SolverSettings())
 
 
 @pytest.fixture(params=["one limit", "two limits", "a lower bound"])
@@ -40,7 +40,7 @@ def plan(request):
 @pytest.mark.parametrize("target", ["int2-g32", "int4-g32", "int8-row"])
 def test_savings_and_payments_add_up(plan, target):
     other = uniform_formats(PROFILE, target)
-    found = exchanges(plan, other)
+    found = reduced_costs(plan, other)
     differing = [unit.name for unit in plan.program.units if plan.formats()[unit.name] != other[unit.name]]
     assert [plan.program.units[one.unit].name for one in found] == differing
     theirs, _ = PROFILE.predict(other)
@@ -64,16 +64,16 @@ def test_no_format_is_better_at_the_prices_but_for_the_gap():
     assert rule.at_most is not None
     assert use.price_per_step
     price = use.price_per_step
-    row, case = plan.program.row(rule.row), plan.program.load_cases[0]
+    row, domain = plan.program.row(rule.row), plan.program.domains[0]
     priced = [
         np.array(costs) + price * np.array(amounts)
-        for costs, amounts in zip(case.loss_increase_nats, row.amounts, strict=True)
+        for costs, amounts in zip(domain.loss_increase_nats, row.amounts, strict=True)
     ]
     bound = sum(values.min() for values in priced) - price * (rule.at_most - row.fixed)
     gap = plan.loss_increase_nats - bound
     assert gap >= -1e-12
     for target in ("int2-g32", "int4-g32", "int8-row"):
-        nets = [one.net_nats or 0.0 for one in exchanges(plan, uniform_formats(PROFILE, target))]
+        nets = [one.net_nats or 0.0 for one in reduced_costs(plan, uniform_formats(PROFILE, target))]
         assert sum(net for net in nets if net < 0) >= -gap - 1e-12
         assert max(nets) > 0
 
@@ -87,7 +87,7 @@ def test_no_format_is_better_at_the_prices_but_for_the_gap():
     ],
 )
 def test_where_prices_are_no_sum_of_nats_none_are_shown(program):
-    found = exchanges(solved(program), uniform_formats(PROFILE, "int4-g32"))
+    found = reduced_costs(solved(program), uniform_formats(PROFILE, "int4-g32"))
     assert found
     assert all(one.paid_nats is None and one.net_nats is None for one in found)
 
@@ -96,13 +96,13 @@ def test_an_edited_plan_has_no_prices(tmp_path):
     path = tmp_path / "made.safetensors"
     write_profile(PROFILE, path)
     plan = solved(Program(PROFILE).limit("average_bits", at_most=3.7), path, file_sha256(path))
-    assert all(one.net_nats is not None for one in exchanges(plan, uniform_formats(PROFILE, "int4-g32")))
+    assert all(one.net_nats is not None for one in reduced_costs(plan, uniform_formats(PROFILE, "int4-g32")))
     edited = edit_plan(plan, PROFILE, path, ["*.q_proj=int2-g32"]).plan
-    assert all(one.net_nats is None for one in exchanges(edited, uniform_formats(PROFILE, "int4-g32")))
+    assert all(one.net_nats is None for one in reduced_costs(edited, uniform_formats(PROFILE, "int4-g32")))
 
 
 def test_a_format_that_is_not_offered_is_refused(plan):
     other = uniform_formats(PROFILE, "int4-g32")
     other["model.layers.0.mlp.up_proj"] = "int5-g32"
     with pytest.raises(ScantlingError, match=r"does not offer model\.layers\.0\.mlp\.up_proj the format 'int5-g32'"):
-        exchanges(plan, other)
+        reduced_costs(plan, other)

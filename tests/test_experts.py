@@ -6,14 +6,14 @@ import io
 import pytest
 import torch
 from rich.console import Console
-from test_passes import whole_model_tape
+from test_passes import whole_model_gradients
 from torch import nn
 
 from scantling.common.progress import silent
-from scantling.models.experts import separate_experts
-from scantling.models.layers import take_apart
-from scantling.reporting.terminal.diagnostics import print_still_together
-from scantling.sensitivity.calibration.backward_pass import walk_blocks
+from scantling.models.experts import unstack_experts
+from scantling.models.layers import find_layers
+from scantling.reporting.terminal.diagnostics import print_stacked_experts
+from scantling.sensitivity.calibration.backward_pass import blocks_backward
 from scantling.sensitivity.calibration.capture import LabelDraws, capture
 from scantling.sensitivity.estimators.fisher import first_order_changes, sequence_form, token_form, window_form
 from tiny import log_likelihoods, make_model
@@ -47,12 +47,12 @@ def routed(model, tokens):
 
 def visits(model, tokens, draws):
     """Each block with the tapes of all sequences."""
-    anatomy = take_apart(model)
-    rounding = capture(model, anatomy, tokens, None, silent, "")
-    pricing = capture(model, anatomy, tokens, draws, silent, "")
-    for visit in walk_blocks(model, anatomy, rounding, pricing, silent):
-        (tapes,) = visit.tapes()
-        yield visit, tapes
+    structure = find_layers(model)
+    rounding = capture(model, structure, tokens, None, silent, "")
+    pricing = capture(model, structure, tokens, draws, silent, "")
+    for visit in blocks_backward(model, structure, rounding, pricing, silent):
+        (gradients_by_layer,) = visit.gradients_by_layer()
+        yield visit, gradients_by_layer
 
 
 @pytest.mark.parametrize("name", [*NUM_EXPERTS, "gpt-oss", "granite-moe"])
@@ -61,7 +61,7 @@ def test_experts_taken_apart_compute_what_the_fused_ones_do(name):
     with torch.no_grad():
         fused = model(TOKENS, use_cache=False).logits
         before = sum(parameter.numel() for parameter in model.parameters())
-        assert separate_experts(model) is not None
+        assert unstack_experts(model) is not None
         separate = model(TOKENS, use_cache=False).logits
     assert torch.allclose(fused, separate, rtol=1e-5, atol=1e-5)
     assert sum(parameter.numel() for parameter in model.parameters()) == before
@@ -71,9 +71,9 @@ def test_experts_taken_apart_compute_what_the_fused_ones_do(name):
 def test_every_matrix_of_every_expert_is_a_layer_and_nothing_is_copied(mixture):
     model = make_model(mixture)
     fused = model.model.layers[1].mlp.experts.gate_up_proj
-    separate_experts(model)
-    anatomy = take_apart(model)
-    experts = [layer for layer in anatomy.layers if ".experts." in layer.name]
+    unstack_experts(model)
+    structure = find_layers(model)
+    experts = [layer for layer in structure.layers if ".experts." in layer.name]
     assert len(experts) == 2 * NUM_EXPERTS[mixture] * 3
     assert {layer.block for layer in experts} == {0, 1}
     inner = INNER[mixture]
@@ -84,7 +84,7 @@ def test_every_matrix_of_every_expert_is_a_layer_and_nothing_is_copied(mixture):
     assert torch.equal(torch.cat([gate, up]), fused[2])
     assert gate.data_ptr() == fused[2].data_ptr()
     others = [p.numel() for name, p in model.named_parameters() if "norm" in name or name.endswith("mlp.gate.weight")]
-    assert anatomy.num_other_parameters == sum(others)
+    assert structure.num_other_parameters == sum(others)
 
 
 def test_experts_that_work_in_another_way_stay_as_they_are(mixture):
@@ -92,7 +92,7 @@ def test_experts_that_work_in_another_way_stay_as_they_are(mixture):
     for block in model.model.layers:
         forward = block.mlp.experts.forward
         block.mlp.experts.forward = lambda *given, forward=forward: forward(*given) + 0.01
-    assert separate_experts(model) is None
+    assert unstack_experts(model) is None
     assert any(parameter.dim() == 3 for parameter in model.parameters())
 
 
@@ -100,7 +100,7 @@ def test_a_token_with_fewer_experts_than_others_goes_through_those_alone(mixture
     """A number beyond the last expert stands for none."""
     fused, model = make_model(mixture), make_model(mixture)
     fused.set_experts_implementation("eager")
-    separate_experts(model)
+    unstack_experts(model)
     hidden = torch.randn(3, 32, generator=torch.Generator().manual_seed(1))
     none = NUM_EXPERTS[mixture]
     chosen, weights = torch.tensor([[0, 1], [2, none], [none, none]]), torch.full((3, 2), 0.5)
@@ -110,34 +110,34 @@ def test_a_token_with_fewer_experts_than_others_goes_through_those_alone(mixture
 
 
 def test_names_in_the_checkpoint_are_those_of_the_architecture(mixture):
-    names = separate_experts(make_model(mixture))
+    names = unstack_experts(make_model(mixture))
     assert names is not None
     inner = "block_sparse_moe.experts.3.w3" if mixture == "mixtral" else "mlp.experts.3.up_proj"
     assert names["model.layers.1.mlp.experts.3.up_proj.weight"] == f"model.layers.1.{inner}.weight"
 
 
-def test_a_tape_and_a_hessian_are_of_the_tokens_routed_to_the_expert(mixture):
+def test_a_gradients_record_and_a_hessian_are_of_the_tokens_routed_to_the_expert(mixture):
     model = make_model(mixture)
-    separate_experts(model)
+    unstack_experts(model)
     chosen = routed(model, TOKENS)
     draws = LabelDraws(7, 2)
-    whole = [whole_model_tape(model, take_apart(model), sequence, draws, s) for s, sequence in enumerate(TOKENS)]
+    whole = [whole_model_gradients(model, find_layers(model), sequence, draws, s) for s, sequence in enumerate(TOKENS)]
     num_checked = 0
-    for visit, tapes in visits(model, TOKENS, draws):
+    for visit, gradients_by_layer in visits(model, TOKENS, draws):
         for group in visit.groups:
             for layer in group.layers:
                 if ".experts." not in layer.name:
                     continue
                 hits = (chosen[visit.index] == int(layer.kind.split(".")[2])).any(1)
                 assert group.num_tokens == visit.num_pricing_tokens[layer] == int(hits.sum())
-                tape = tapes[layer]
-                assert tape.rows_per_sequence == hits.reshape(4, 24).sum(1).tolist()
-                assert tape.sequence_length == 24
+                layer_gradients = gradients_by_layer[layer]
+                assert layer_gradients.rows_per_sequence == hits.reshape(4, 24).sum(1).tolist()
+                assert layer_gradients.sequence_length == 24
                 seen = [of_sequence for of_sequence in whole if layer.name in of_sequence[0]]
                 inputs = torch.cat([given[layer.name] for given, _ in seen])
                 gradients = torch.cat([drawn[layer.name] for _, drawn in seen], dim=1)
-                assert torch.allclose(tape.inputs, inputs, atol=1e-5)
-                assert torch.allclose(tape.gradients, gradients, rtol=1e-3, atol=1e-5)
+                assert torch.allclose(layer_gradients.inputs, inputs, atol=1e-5)
+                assert torch.allclose(layer_gradients.gradients, gradients, rtol=1e-3, atol=1e-5)
                 assert torch.allclose(group.hessian, inputs.t() @ inputs / len(inputs), rtol=1e-3, atol=1e-5)
                 num_checked += 1
     assert num_checked == 2 * NUM_EXPERTS[mixture] * 3
@@ -147,14 +147,14 @@ def test_a_tape_and_a_hessian_are_of_the_tokens_routed_to_the_expert(mixture):
 def test_a_change_of_an_expert_is_priced_per_token_of_the_whole_text(mixture, part):
     """The sequence form, over many draws, meets the measured KL divergence of a small change, in float64."""
     model = make_model(mixture)
-    separate_experts(model)
+    unstack_experts(model)
     model.double()
     sequence = TOKENS[:1]
     expert = int(routed(model, sequence)[0].flatten().mode().values)
     name = f"model.layers.0.mlp.experts.{expert}.{part}"
     weight = model.get_parameter(f"{name}.weight")
     delta = 1e-4 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)).double()
-    inputs, gradients = whole_model_tape(model, take_apart(model), TOKENS[0], LabelDraws(0, 1000), 0)
+    inputs, gradients = whole_model_gradients(model, find_layers(model), TOKENS[0], LabelDraws(0, 1000), 0)
     rows = [len(inputs[name])]
     assert 2 < rows[0] < 24
     with torch.no_grad():
@@ -174,18 +174,20 @@ def test_first_order_changes_of_the_experts_add_up_to_the_gradient_of_the_fused_
     fused = make_model(mixture)
     fused.set_experts_implementation("eager")
     separate = copy.deepcopy(fused)
-    separate_experts(separate)
+    unstack_experts(separate)
     sequence, draws, inner = TOKENS[:1], LabelDraws(3, 1), INNER[mixture]
     experts = fused.model.layers[0].mlp.experts
     generator = torch.Generator().manual_seed(2)
     deltas = {name: torch.randn(p.shape, generator=generator) for name, p in experts.named_parameters()}
     places = {"gate_proj": slice(0, inner), "up_proj": slice(inner, None), "down_proj": slice(None)}
     ours = 0.0
-    for layer, tape in next(tapes for visit, tapes in visits(separate, sequence, draws) if visit.index == 0).items():
+    for layer, layer_gradients in next(
+        gradients_by_layer for visit, gradients_by_layer in visits(separate, sequence, draws) if visit.index == 0
+    ).items():
         if ".experts." in layer.name:
             expert, part = layer.kind.split(".")[2:]
             delta = deltas["down_proj" if part == "down_proj" else "gate_up_proj"][int(expert)][places[part]]
-            ours += float(first_order_changes(tape.inputs, tape.gradients, delta).sum())
+            ours += float(first_order_changes(layer_gradients.inputs, layer_gradients.gradients, delta).sum())
     experts.requires_grad_(True)
     (likelihood,) = log_likelihoods(fused(sequence, use_cache=False).logits, draws, 0)
     gradients = torch.autograd.grad(likelihood, list(experts.parameters()))
@@ -205,19 +207,19 @@ class ListedExperts(nn.ModuleList):
         return leaving
 
 
-def test_experts_in_a_list_of_modules_are_layers_with_the_same_tapes(mixture):
+def test_experts_in_a_list_of_modules_are_layers_with_the_same_gradients(mixture):
     model = make_model(mixture)
-    separate_experts(model)
+    unstack_experts(model)
     listed = copy.deepcopy(model)
     for block in listed.model.layers:
         block.mlp.experts = ListedExperts(list(block.mlp.experts.children()))
-    assert take_apart(listed) == take_apart(model)
-    for (ours, our_tapes), (theirs, their_tapes) in zip(
+    assert find_layers(listed) == find_layers(model)
+    for (ours, our_gradients), (theirs, their_gradients) in zip(
         *(visits(of, TOKENS, LabelDraws(1)) for of in (listed, model)), strict=True
     ):
         assert ours.num_pricing_tokens == theirs.num_pricing_tokens
-        for layer, tape in our_tapes.items():
-            assert torch.allclose(tape.gradients, their_tapes[layer].gradients, rtol=1e-3, atol=1e-6)
+        for layer, layer_gradients in our_gradients.items():
+            assert torch.allclose(layer_gradients.gradients, their_gradients[layer].gradients, rtol=1e-3, atol=1e-6)
 
 
 def test_the_window_of_an_expert_is_its_share_of_the_tokens():
@@ -236,10 +238,10 @@ def test_tensors_of_experts_that_stay_together_are_named(mixture):
     shown, silent_page = io.StringIO(), io.StringIO()
     console = Console(file=shown, width=200)
     model = make_model(mixture)
-    print_still_together(model, console)
+    print_stacked_experts(model, console)
     size = sum(p.numel() for p in model.parameters() if p.dim() == 3) * 2
     assert "4 tensors of three dimensions are no layers" in shown.getvalue()
     assert f"({size:,} bytes) (first: model.layers.0.mlp.experts.gate_up_proj)" in shown.getvalue()
-    separate_experts(model)
-    print_still_together(model, Console(file=silent_page))
+    unstack_experts(model)
+    print_stacked_experts(model, Console(file=silent_page))
     assert not silent_page.getvalue()

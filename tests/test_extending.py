@@ -1,4 +1,4 @@
-"""Extending a profile by formats, sequences and load cases; the stopping rule."""
+"""Extending a profile by formats, sequences and domains; the stopping rule."""
 
 import numpy as np
 import pytest
@@ -79,7 +79,7 @@ def test_a_profile_extended_by_sequences_keeps_what_it_had(tmp_path, words, monk
     run("solve", tmp_path / "p", "--average-bits", "3", "-o", tmp_path / "plan.json")
 
 
-def test_load_cases_have_columns_of_their_own_and_can_be_added(tmp_path, llama_folder, text_file):
+def test_domains_have_columns_of_their_own_and_can_be_added(tmp_path, llama_folder, text_file):
     code = tmp_path / "code"
     code.mkdir()
     (code / "a.py").write_text(prose(900, seed=1))
@@ -87,19 +87,19 @@ def test_load_cases_have_columns_of_their_own_and_can_be_added(tmp_path, llama_f
     words = ["profile", llama_folder, *SMALL, "--formats", "int2-g32,int4-g32", "-o", tmp_path / "p"]
     run(*words, "--text", f"prose={text_file}", "--text", f"code={code}", "--pricing-sequences", "3")
     both = read_profile(tmp_path / "p")
-    cases = both.samples_of_cases
+    cases = both.samples_by_domain
     assert {name: samples.shape for name, samples in cases.items()} == {"prose": (22, 3, 3), "code": (22, 3, 3)}
     assert np.allclose(both.samples.mean(2), (cases["prose"].mean(2) + cases["code"].mean(2)) / 2, equal_nan=True)
-    assert [case.text_source for case in both.record.load_cases] == [str(text_file), str(code)]
+    assert [case.text_source for case in both.record.domains] == [str(text_file), str(code)]
 
     run(*words[:-1], tmp_path / "q", "--text", text_file, "--pricing-sequences", "3")
     alone = read_profile(tmp_path / "q")
-    assert list(alone.samples_of_cases) == ["text"]
+    assert list(alone.samples_by_domain) == ["text"]
     more = ["--text", f"prose={text_file}", "--text", f"code={code}", "--pricing-sequences", "3", "--extend"]
     run(*words[:-1], tmp_path / "q", *more)
     grown = read_profile(tmp_path / "q")
-    assert np.array_equal(grown.samples_of_cases["prose"], alone.samples, equal_nan=True)
-    assert grown.samples_of_cases["code"].shape == (22, 3, 3)
+    assert np.array_equal(grown.samples_by_domain["prose"], alone.samples, equal_nan=True)
+    assert grown.samples_by_domain["code"].shape == (22, 3, 3)
     plan = tmp_path / "plan.json"
     assert run("solve", tmp_path / "q", "--average-bits", "3", "-o", plan).exit_code == 0
 
@@ -110,7 +110,7 @@ def test_extensions_that_would_not_belong_together_are_refused(tmp_path, words, 
     for more, match in (
         (["--seed", "1"], "made with --seed 0, and 1 was asked"),
         (["--estimator", "direct"], "made with --estimator fisher"),
-        (["--pricing-sequences", "2"], "3 pricing sequences in a load case already"),
+        (["--pricing-sequences", "2"], "3 pricing sequences in a domain already"),
         (["--pricing-sequences", "900"], "further sequences of 32; 897 were asked for"),
     ):
         with pytest.raises(ScantlingError, match=match):
@@ -145,5 +145,5 @@ def test_a_share_without_a_percent_sign_is_refused(text):
 def test_texts_without_names_or_with_one_name_twice_are_refused(words, text_file):
     with pytest.raises(ScantlingError, match="several texts need names"):
         run(*words, "--text", text_file)
-    with pytest.raises(ScantlingError, match="two load cases are called 'a'"):
+    with pytest.raises(ScantlingError, match="two domains are called 'a'"):
         run(*words[:2], "--text", f"a={text_file}", "--text", f"a={text_file}", *words[4:])

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from scantling.common.errors import ScantlingError
-from scantling.common.files import refuse_unwritable, whole_file, whole_folder
-from scantling.common.units import parse_bytes, show_bytes
+from scantling.common.files import require_writable, whole_file, whole_folder
+from scantling.common.units import parse_bytes, render_bytes
 from scantling.planning.plan import Assignment, Certificate, LimitUse, Objective, Plan, read_plan, write_plan
-from scantling.solver.instance import Instance, LoadCase, Row, Unit
+from scantling.solver.instance import DomainCosts, Instance, Row, Unit
 from scantling.solver.rules import Limit
 
 
@@ -55,7 +55,7 @@ def a_plan() -> Plan:
         program=Instance(
             (Unit("l", ("int3-g64", "int4-g64"), (3.0, 4.0)),),
             (Row("stored_bytes", "bytes", ((9, 12),), 1),),
-            (LoadCase("text", ((0.1, 0.01),)),),
+            (DomainCosts("text", ((0.1, 0.01),)),),
             (Limit("memory", "stored_bytes", at_most=11, origin="--memory"),),
         ),
     )
@@ -122,9 +122,9 @@ def test_an_existing_folder_is_never_written_into(tmp_path):
 
 def test_an_output_that_cannot_fit_is_refused_before_the_work(tmp_path):
     with pytest.raises(ScantlingError, match="left"):
-        refuse_unwritable(tmp_path / "file", 1 << 60)
+        require_writable(tmp_path / "file", 1 << 60)
     with pytest.raises(ScantlingError, match="does not exist"):
-        refuse_unwritable(tmp_path / "no" / "file", 1)
+        require_writable(tmp_path / "no" / "file", 1)
 
 
 @pytest.mark.parametrize(
@@ -142,4 +142,4 @@ def test_bytes_without_a_known_unit_are_refused(text):
 
 
 def test_shown_bytes_are_exact():
-    assert "1,234,567 bytes" in show_bytes(1234567)
+    assert "1,234,567 bytes" in render_bytes(1234567)

@@ -7,7 +7,7 @@ import torch
 
 from scantling.common.errors import ScantlingError
 from scantling.common.progress import silent
-from scantling.models.layers import install_matrix, matrix_of, take_apart
+from scantling.models.layers import find_layers, install_matrix, matrix_of
 from scantling.models.loading import LoadedModel, load_model
 from scantling.planning.plan import read_plan
 from scantling.quantization.awq import AwqSettings, awq_scales
@@ -34,13 +34,13 @@ STAGES = {
 
 def a_task(family, names="int3-g32,int4-g32,float16", seed=0):
     model = make_model(family, seed)
-    anatomy = take_apart(model)
+    structure = find_layers(model)
     targets = [parse_format(name) for name in names.split(",")]
-    formats = {layer.name: [targets[index % len(targets)]] for index, layer in enumerate(anatomy.layers)}
-    return RoundingTask(LoadedModel("tiny", model, make_tokenizer(), "", "float16"), anatomy, TOKENS, formats, Gptq())
+    formats = {layer.name: [targets[index % len(targets)]] for index, layer in enumerate(structure.layers)}
+    return RoundingTask(LoadedModel("tiny", model, make_tokenizer(), "", "float16"), structure, TOKENS, formats, Gptq())
 
 
-def moment_of(model, name):
+def covariance_of(model, name):
     """Mean of x xᵀ over what a module is given when the whole model runs."""
     inputs = given(model, name)
     return inputs.t() @ inputs / len(inputs)
@@ -50,16 +50,16 @@ def test_every_layer_is_rounded_against_what_the_quantized_ones_give_it(family):
     task, naive = a_task(family), make_model(family)
     parts = round_in_order(task, silent, inputs="quantized")
     records = {name: record for _, part in parts for name, record in part.items()}
-    order = [layer for layer in task.anatomy.layers if layer.block is None][:1]
-    order += [layer for layer in task.anatomy.layers if layer.block is not None]
-    order += [layer for layer in task.anatomy.layers if layer.block is None][1:]
+    order = [layer for layer in task.structure.layers if layer.block is None][:1]
+    order += [layer for layer in task.structure.layers if layer.block is not None]
+    order += [layer for layer in task.structure.layers if layer.block is None][1:]
     assert list(records) == [layer.name for layer in order]
     for layer in order:
         (target,) = task.formats[layer.name]
         module = naive.get_submodule(layer.name)
         if isinstance(target, IntegerFormat):
             hessian = (
-                moment_of(naive, layer.tied_name or layer.name)
+                covariance_of(naive, layer.tied_name or layer.name)
                 if layer.kind != "embedding" or layer.tied_name
                 else torch.eye(32)
             )
@@ -85,10 +85,10 @@ def test_rounding_against_the_original_s_inputs_is_that_of_the_profile(family):
 @pytest.mark.parametrize("architecture", STAGES)
 def test_stages_run_in_the_order_of_the_block(architecture):
     task = a_task(architecture)
-    model, anatomy = task.loaded.model, task.anatomy
-    calls = enter_blocks(model, anatomy, TOKENS)
-    layers = [layer for layer in anatomy.layers if layer.block == 1]
-    found = stages(model.get_submodule(f"{anatomy.blocks_name}.1"), layers, calls[0])
+    model, structure = task.loaded.model, task.structure
+    calls = enter_blocks(model, structure, TOKENS)
+    layers = [layer for layer in structure.layers if layer.block == 1]
+    found = stages(model.get_submodule(f"{structure.blocks_name}.1"), layers, calls[0])
     assert [[layer.kind.rpartition(".")[2] for layer in stage] for stage in found] == STAGES[architecture]
 
 
@@ -111,7 +111,7 @@ def test_corrected_rounding_aims_at_the_original_s_outputs_by_least_squares(fami
     records = {
         name: record for _, part in round_in_order(task, silent, inputs="corrected") for name, record in part.items()
     }
-    for layer in task.anatomy.layers:
+    for layer in task.structure.layers:
         (target,) = task.formats[layer.name]
         if layer.block is None or not isinstance(target, IntegerFormat):
             continue
@@ -179,18 +179,18 @@ def test_scaled_inputs_leave_the_model_s_function_as_it_is(family):
     for name, parameter in model.named_parameters():  # norms of a model that was trained are not all ones
         if parameter.dim() == 1 and "norm" in name.lower().replace("ln_", "norm"):
             parameter.data = torch.randn(parameter.shape, generator=generator).exp()
-    before, weights = logits_of(model), {layer.name: task.matrix(layer).clone() for layer in task.anatomy.layers}
+    before, weights = logits_of(model), {layer.name: task.matrix(layer).clone() for layer in task.structure.layers}
     how = (AwqSettings(), [parse_format("int3-g32")])
-    scale_inputs(task.loaded, task.anatomy, TOKENS, how, silent)
+    scale_inputs(task.loaded, task.structure, TOKENS, how, silent)
     moved = {name for name, weight in weights.items() if not torch.equal(weight, matrix_of(model.get_submodule(name)))}
     kinds = {name.rpartition(".")[2] for name in moved}
     # norms, up_proj → down_proj, v_proj → o_proj with its shared heads; in GPT-2 a GELU stands before the second matrix
     assert kinds >= ({"c_attn", "c_fc"} if family == "gpt2" else {"q_proj", "o_proj", "up_proj", "down_proj"})
     assert torch.allclose(logits_of(model), before, atol=2e-4 * float(before.abs().max()))
-    scale_inputs(task.loaded, task.anatomy, TOKENS, how, silent)  # a second time changes nothing
+    scale_inputs(task.loaded, task.structure, TOKENS, how, silent)  # a second time changes nothing
     assert moved == {n for n, w in weights.items() if not torch.equal(w, matrix_of(model.get_submodule(n)))}
     with pytest.raises(ScantlingError, match="scaled for other formats"):
-        scale_inputs(task.loaded, task.anatomy, TOKENS, (AwqSettings(), [parse_format("int4-g32")]), silent)
+        scale_inputs(task.loaded, task.structure, TOKENS, (AwqSettings(), [parse_format("int4-g32")]), silent)
 
 
 def plain_error(weight, scales, inputs, target):
@@ -231,7 +231,7 @@ def test_a_comparison_can_measure_what_apply_writes_and_says_what_it_measured(
         words = ["compare", plan, "--uniform", "2", "--sequences", "3", "--length", "32", "--inputs", inputs]
         compared = json.loads(run(*words, "--json").output)
         assert compared["rounding_inputs"] == inputs
-        measured[inputs] = compared["contenders"][0]
+        measured[inputs] = compared["entries"][0]
     assert measured["original"]["predicted_kl_nats"] == measured["corrected"]["predicted_kl_nats"]
     assert measured["original"]["measured_kl_nats"] != measured["corrected"]["measured_kl_nats"]
     assert "Predictions are for rounding against original inputs" in " ".join(run(*words).output.split())

@@ -5,18 +5,18 @@ import pytest
 from scantling import Program
 from scantling.common.errors import ScantlingError
 from scantling.hardware.decode_laws import operate
-from scantling.hardware.specification import Device
+from scantling.hardware.specification import Hardware
 from scantling.planning.power_ratio import stated
 from scantling.planning.solve import formats_or_none
-from scantling.solver.milp.base import SearchSettings
-from scantling.solver.milp.cpsat import CpSat
+from scantling.solver.milp.base import SolverSettings
+from scantling.solver.milp.cpsat import CpSatSolver
 from scantling.solver.solve import solve
 from tiny_profiles import choices, formats_of, holds, make_profile
 
 
 def card(**efficiencies):
     shares = [{"formats": f"{name}*", "share": share} for name, share in efficiencies.items()]
-    return Device.model_validate({
+    return Hardware.model_validate({
         "name": "card",
         "bandwidth": "1 GB/s",
         "efficiency": [*shares, {"formats": "*", "share": 0.8}],
@@ -27,7 +27,7 @@ def card(**efficiencies):
 
 
 def choose(instance):
-    return formats_or_none(instance, CpSat(), SearchSettings())
+    return formats_or_none(instance, CpSatSolver(), SolverSettings())
 
 
 @pytest.mark.parametrize("device", [card(int2=0.3, int4=0.9), card(int2=0.9, int4=0.5, int8=0.7), card()])
@@ -35,7 +35,7 @@ def choose(instance):
 def test_no_plan_draws_less(device, max_loss):
     program = Program(make_profile()).device(device).limit("loss_increase", at_most=max_loss).minimize("power")
     instance = stated(program, choose)
-    found = solve(instance, CpSat(), SearchSettings())
+    found = solve(instance, CpSatSolver(), SolverSettings())
     assert found.status.name == "OPTIMAL"
 
     def watts(choice):

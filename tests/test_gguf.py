@@ -29,9 +29,9 @@ from scantling.backends.llama_quantize import rules
 from scantling.common.errors import ScantlingError
 from scantling.common.progress import silent
 from scantling.hardware.ggml_kernels import MatrixShape, Products
-from scantling.hardware.kernel_runtime import KernelEngine, kernel_formats
+from scantling.hardware.kernel_runtime import KernelRuntime, kernel_formats
 from scantling.hardware.measure import measure_runs
-from scantling.hardware.specification import load_device
+from scantling.hardware.specification import load_hardware
 from scantling.models.demo_model import demo_model_path
 from scantling.models.install import installed
 from scantling.models.layers import Layer, matrix_of
@@ -44,7 +44,7 @@ from scantling.quantization.gguf_inputs import input_block, rounded_inputs
 from scantling.quantization.gguf_types import GGUF_FORMATS, GgufFormat, legal_types
 from scantling.quantization.imatrix import read_imatrix, write_imatrix
 from scantling.quantization.methods import rounding_method, rounding_named
-from scantling.sensitivity.estimators.activation_rounding import EngineInputs
+from scantling.sensitivity.estimators.activation_rounding import ActivationRounding
 from scantling.sensitivity.profile import read_profile
 from scantling.sensitivity.sequential_rounding import round_as_shipped
 from test_command_line import run
@@ -149,7 +149,7 @@ def test_a_type_that_the_library_does_not_know_is_refused(monkeypatch):
     with pytest.raises(ScantlingError, match="does not know the type Q9_Z"):
         quantize_matrix(matrix(1, 32), GgufFormat("Q9_Z", 2, 32, 18), None)
     with pytest.raises(ScantlingError, match="18 bytes for 32 weights"):
-        ggml.refuse_unknown_type(GgufFormat("Q4_0", 2, 32, 20))
+        ggml.validate_type(GgufFormat("Q4_0", 2, 32, 20))
     with pytest.raises(ScantlingError, match="only with an importance matrix"):
         quantize_matrix(matrix(1, 256), GGUF_FORMATS["IQ2_XS"], None)
     with pytest.raises(ScantlingError, match="NaN"):
@@ -164,7 +164,7 @@ def test_without_the_library_the_user_is_told_how_to_get_it(monkeypatch):
 
 @needs_library
 def test_kernels_are_run_in_every_size_and_can_be_fitted(tmp_path):
-    engine = KernelEngine(kernel_formats("Q4_0, float16"), 3 << 20, MatrixShape(512, 1024))
+    engine = KernelRuntime(kernel_formats("Q4_0, float16"), 3 << 20, MatrixShape(512, 1024))
     found = measure_runs(engine, 0.05, [], silent)
     assert [(run.format, run.whole) for run in found] == [
         (name, whole) for name in ("Q4_0", "float16") for whole in (False, False, True)
@@ -177,7 +177,7 @@ def test_kernels_are_run_in_every_size_and_can_be_fitted(tmp_path):
     words = ("--kernels", "Q4_0,Q8_0", "--seconds", "0", "--array", "4MiB", "--threads", "1")
     assert "products alone" in run("device", "measure", "-o", csv, *words).output
     run("device", "fit", csv, "--bandwidth", "10 GB/s", "-o", fitted)
-    assert {entry.formats for entry in load_device(str(fitted)).efficiency} == {"Q4_0", "Q8_0"}
+    assert {entry.formats for entry in load_hardware(str(fitted)).efficiency} == {"Q4_0", "Q8_0"}
 
 
 @needs_library
@@ -237,7 +237,7 @@ def test_changes_are_those_of_rounded_matrix_and_rounded_inputs():
     generator = torch.Generator().manual_seed(0)
     inputs, matrix = torch.randn(9, 256, generator=generator), torch.randn(5, 256, generator=generator)
     gradients = torch.randn(2, 9, 5, generator=generator)
-    entering = EngineInputs(inputs, gradients, lambda: matrix)
+    entering = ActivationRounding(inputs, gradients, lambda: matrix)
     for name, block in (("Q8_0", 32), ("Q4_K", 256), ("Q4_0", 32), ("float16", None)):
         target = parse_format(name)
         rounded = (
@@ -464,7 +464,7 @@ def test_types_that_do_not_fit_never_become_a_choice(tmp_path, text_file):
 
 
 @needs_library
-def test_wishes_that_cannot_be_met_are_refused(tmp_path, source, text_file, plan, applied):
+def test_constraints_that_cannot_be_met_are_refused(tmp_path, source, text_file, plan, applied):
     words = ["profile", source, "-o", tmp_path / "p.safetensors", "--text", text_file, *SMALL]
     assert "one of the two kinds" in refused(*words, "--formats", "Q4_0,int4-g32")
     assert "one of the two kinds" in refused(*words, "--formats", "Q4_0,Q8_0", "--rounding", "gptq")

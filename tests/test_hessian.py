@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from scantling.common.progress import silent
-from scantling.models.layers import take_apart
+from scantling.models.layers import find_layers
 from scantling.models.loading import LoadedModel
 from scantling.sensitivity.calibration.capture import LabelDraws
-from scantling.sensitivity.calibration.resume_cache import Parts
-from scantling.sensitivity.estimators.base import WeightPricer
+from scantling.sensitivity.calibration.resume_cache import ResumeCache
+from scantling.sensitivity.estimators.base import WeightEstimator
 from scantling.sensitivity.estimators.hessian import SequenceHessian
 from scantling.sensitivity.estimators.hutchinson import diagonal_samples
 from scantling.sensitivity.estimators.registry import ESTIMATORS, Measurement
@@ -98,8 +98,8 @@ def test_a_diagonal_matrix_is_found_by_one_probe():
 @pytest.mark.parametrize(("family", "kind"), [("llama-tied", "self_attn.v_proj"), ("gpt2", "attn.c_attn")])
 def test_the_priced_estimators_are_half_the_quadratic_forms_of_their_probes(tmp_path, family, kind):
     model = make_model(family)
-    anatomy = take_apart(model)
-    layer = next(layer for layer in anatomy.layers if layer.block == 0 and layer.kind == kind)
+    structure = find_layers(model)
+    layer = next(layer for layer in structure.layers if layer.block == 0 and layer.kind == kind)
     parameter = model.get_parameter(f"{layer.name}.weight")
     probes = [
         diagonal_samples(SequenceHessian(model, [parameter], TOKENS), LabelDraws(9).generator(number, 0))[0]
@@ -115,8 +115,8 @@ def test_the_priced_estimators_are_half_the_quadratic_forms_of_their_probes(tmp_
         "hessian-diagonal": torch.stack([0.5 * (probe * squares).sum() for probe in probes]),
     }
     loaded = LoadedModel("m", model, make_tokenizer(), "", "float16")
-    on = Measurement(loaded, anatomy, TOKENS.repeat(3, 1), [layer], LabelDraws(9), silent, Parts(tmp_path))
+    on = Measurement(loaded, structure, TOKENS.repeat(3, 1), [layer], LabelDraws(9), silent, ResumeCache(tmp_path))
     for name, samples in expected.items():
         with ESTIMATORS[name](on) as pricer:
-            assert isinstance(pricer, WeightPricer)
+            assert isinstance(pricer, WeightEstimator)
             assert torch.allclose(pricer.price(layer, delta), samples.double(), rtol=1e-4)

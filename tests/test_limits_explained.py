@@ -10,15 +10,15 @@ from scantling.common.errors import ScantlingError
 from scantling.solver.frontier import every_breakpoint, frontier, grid
 from scantling.solver.infeasibility import explain_infeasibility
 from scantling.solver.instance import LossMeasure
-from scantling.solver.milp.base import SearchSettings, Status
-from scantling.solver.milp.cpsat import CpSat
+from scantling.solver.milp.base import SolverSettings, Status
+from scantling.solver.milp.cpsat import CpSatSolver
 from scantling.solver.rules import Allow, Limit, LossLimit
 from scantling.solver.shadow_prices import sensitivities
 from scantling.solver.solve import solve
 from scantling.solver.verify import violations
 from test_program import layers_of_a_real_size
 
-SETTINGS = SearchSettings(time_limit_seconds=20)
+SETTINGS = SolverSettings(time_limit_seconds=20)
 SEEDS = range(400)
 
 
@@ -37,7 +37,7 @@ def can_hold(kept, rules):
 def test_conflicts_are_smallest():
     sizes = set()
     for instance, kept in infeasible_programs():
-        conflict = explain_infeasibility(instance, CpSat(), SETTINGS)
+        conflict = explain_infeasibility(instance, CpSatSolver(), SETTINGS)
         assert conflict.smallest
         assert not can_hold(kept, conflict.rules)
         for size in range(len(conflict.rules)):
@@ -50,7 +50,7 @@ def test_conflicts_are_smallest():
 def test_changes_that_mend_are_least():
     helped = hopeless = 0
     for instance, kept in infeasible_programs():
-        for relaxation in explain_infeasibility(instance, CpSat(), SETTINGS).relaxations:
+        for relaxation in explain_infeasibility(instance, CpSatSolver(), SETTINGS).relaxations:
             rule = instance.rules[relaxation.rule]
             assert isinstance(rule, Limit | LossLimit)
             others = [index for index in range(len(instance.rules)) if index != relaxation.rule]
@@ -71,7 +71,7 @@ def test_changes_that_mend_are_least():
 def test_changes_of_several_bounds_add_up_to_the_least():
     found = 0
     for instance, _ in infeasible_programs():
-        conflict = explain_infeasibility(instance, CpSat(), SETTINGS)
+        conflict = explain_infeasibility(instance, CpSatSolver(), SETTINGS)
         if not conflict.together:
             continue
         changed = dict(conflict.together)
@@ -122,7 +122,7 @@ def _share(instance, index):
 def test_a_program_with_plans_has_no_conflict():
     instance = next(i for i in map(random_program, SEEDS) if lawful_choices(i))
     with pytest.raises(ScantlingError, match="nothing is in conflict"):
-        explain_infeasibility(instance, CpSat(), SETTINGS)
+        explain_infeasibility(instance, CpSatSolver(), SETTINGS)
 
 
 def test_limits_without_effect_are_told_from_those_with_one():
@@ -132,7 +132,7 @@ def test_limits_without_effect_are_told_from_those_with_one():
         lawful = lawful_choices(instance)
         if not lawful:
             continue
-        found = sensitivities(instance, solve(instance, CpSat(), SETTINGS), CpSat(), SETTINGS)
+        found = sensitivities(instance, solve(instance, CpSatSolver(), SETTINGS), CpSatSolver(), SETTINGS)
         best = min(map(instance.loss_increase_nats, lawful))
         for price in found.limits:
             without = instance.with_rules([r for k, r in enumerate(instance.rules) if k != price.rule])
@@ -149,14 +149,14 @@ def test_the_shadow_price_is_the_slope_of_the_frontier():
     """On a row with many formats the relaxation's price lies between the optimum's gains to both sides."""
     instance = layers_of_a_real_size()
     instance = instance.with_rules(instance.rules[:1])
-    solution = solve(instance, CpSat(), SETTINGS)
-    (price,) = sensitivities(instance, solution, CpSat(), SETTINGS).limits
+    solution = solve(instance, CpSatSolver(), SETTINGS)
+    (price,) = sensitivities(instance, solution, CpSatSolver(), SETTINGS).limits
     step = 1_000_000
     (memory,) = instance.rules
     assert isinstance(memory, Limit)
     assert memory.at_most is not None
     looser, tighter = (
-        solve(instance.with_rules([replace(memory, at_most=memory.at_most + change)]), CpSat(), SETTINGS)
+        solve(instance.with_rules([replace(memory, at_most=memory.at_most + change)]), CpSatSolver(), SETTINGS)
         for change in (step, -step)
     )
     here = solution.proofs[0].value
@@ -168,7 +168,7 @@ def test_a_budget_without_freedom_is_seen():
     instance = layers_of_a_real_size(2)
     least = sum(min(amounts) for amounts in instance.rows[0].amounts)
     instance = instance.with_rules([Limit("memory", "bytes", at_most=least)])
-    found = sensitivities(instance, solve(instance, CpSat(), SETTINGS), CpSat(), SETTINGS)
+    found = sensitivities(instance, solve(instance, CpSatSolver(), SETTINGS), CpSatSolver(), SETTINGS)
     assert (found.num_free_units, found.num_units) == (0, 14)
 
 
@@ -180,20 +180,20 @@ def bounds_of(instance, num_points=12):
 
 def test_every_point_of_a_frontier_is_the_optimum_there():
     instance = layers_of_a_real_size(6).with_rules(())
-    points = list(frontier(instance, "bytes", bounds_of(instance), CpSat(), SETTINGS))
+    points = list(frontier(instance, "bytes", bounds_of(instance), CpSatSolver(), SETTINGS))
     assert [point.bounds[0] for point in points] == sorted(bounds_of(instance), reverse=True)
     for point in points:
         alone = instance.with_rules([Limit("memory", "bytes", at_most=point.bounds[0])])
         assert point.solution.status is Status.OPTIMAL
-        proof, own = solve(alone, CpSat(), SETTINGS).proofs[0], point.solution.proofs[0]
+        proof, own = solve(alone, CpSatSolver(), SETTINGS).proofs[0], point.solution.proofs[0]
         assert own.value == pytest.approx(proof.value, abs=2 * (own.resolution + proof.resolution))
         assert point.used[0] <= point.bounds[0]
 
 
 def test_nested_plans_never_raise_bits_and_cost_no_less():
     instance = layers_of_a_real_size(6).with_rules(())
-    free = list(frontier(instance, "bytes", bounds_of(instance), CpSat(), SETTINGS))
-    nested = list(frontier(instance, "bytes", bounds_of(instance), CpSat(), SETTINGS, nested=True))
+    free = list(frontier(instance, "bytes", bounds_of(instance), CpSatSolver(), SETTINGS))
+    nested = list(frontier(instance, "bytes", bounds_of(instance), CpSatSolver(), SETTINGS, nested=True))
     choices = [point.solution.choice or () for point in nested]
     for looser, tighter in itertools.pairwise(choices):
         assert len(looser) == 42
@@ -213,7 +213,7 @@ def test_every_breakpoint_is_the_whole_pareto_front():
             if loss < best - 1e-7:
                 front.append(amount)
                 best = loss
-        points = list(every_breakpoint(instance, "r0", pairs[0][0], pairs[-1][0], CpSat(), SETTINGS))
+        points = list(every_breakpoint(instance, "r0", pairs[0][0], pairs[-1][0], CpSatSolver(), SETTINGS))
         found = [point.used[0] for point in points if point.used]
         assert set(front) <= set(found)
         assert len(found) <= len({amount for amount, _ in pairs})
@@ -227,7 +227,7 @@ def test_a_grid_is_proven_at_every_pair():
     tables = [sorted({instance.amount(row.name, c) for c in all_choices(instance)}) for row in instance.rows[:2]]
     first, second = (sorted({t[0], t[len(t) // 2], t[-1]}) for t in tables)
     names = (instance.rows[0].name, instance.rows[1].name)
-    points = list(grid(instance, names, (first, second), CpSat(), SETTINGS))
+    points = list(grid(instance, names, (first, second), CpSatSolver(), SETTINGS))
     assert len(points) == len(first) * len(second)
     for point in points:
         lawful = [
@@ -244,7 +244,7 @@ def test_a_grid_is_proven_at_every_pair():
 def test_contradictory_pins_are_the_conflict():
     instance = layers_of_a_real_size(2)
     rules = (*instance.rules, Allow("first pin", ((3, (0,)),), "line 4"), Allow("second pin", ((3, (2,)),), "line 9"))
-    conflict = explain_infeasibility(instance.with_rules(rules), CpSat(), SETTINGS)
+    conflict = explain_infeasibility(instance.with_rules(rules), CpSatSolver(), SETTINGS)
     assert [rules[index].origin for index in conflict.rules] == ["line 4", "line 9"]
     assert conflict.smallest
     assert conflict.relaxations == ()
@@ -253,13 +253,13 @@ def test_contradictory_pins_are_the_conflict():
 def test_the_price_of_a_limit_on_the_loss_is_counted_in_nats():
     instance = layers_of_a_real_size()
     free = instance.with_rules(())
-    cheapest = sum(min(losses) for losses in free.load_cases[0].loss_increase_nats)
+    cheapest = sum(min(losses) for losses in free.domains[0].loss_increase_nats)
     limited = replace(free, minimise=("bytes",)).with_rules([LossLimit("loss", 3 * cheapest)])
-    solution = solve(limited, CpSat(), SETTINGS)
-    (price,) = sensitivities(limited, solution, CpSat(), SETTINGS).limits
+    solution = solve(limited, CpSatSolver(), SETTINGS)
+    (price,) = sensitivities(limited, solution, CpSatSolver(), SETTINGS).limits
     step = 0.02 * cheapest
-    looser = solve(limited.with_rules([LossLimit("loss", 3 * cheapest + step)]), CpSat(), SETTINGS)
-    tighter = solve(limited.with_rules([LossLimit("loss", 3 * cheapest - step)]), CpSat(), SETTINGS)
+    looser = solve(limited.with_rules([LossLimit("loss", 3 * cheapest + step)]), CpSatSolver(), SETTINGS)
+    tighter = solve(limited.with_rules([LossLimit("loss", 3 * cheapest - step)]), CpSatSolver(), SETTINGS)
     here = solution.proofs[0].value
     assert (here - looser.proofs[0].value) / step <= price.price * 1.05
     assert (tighter.proofs[0].value - here) / step >= price.price * 0.95

@@ -7,7 +7,7 @@ import torch
 from scantling.common.progress import silent
 from scantling.evaluation.linearisation import linearise
 from scantling.evaluation.quality import measure_candidates
-from scantling.models.layers import matrix_of, take_apart
+from scantling.models.layers import find_layers, matrix_of
 from scantling.models.loading import LoadedModel
 from scantling.quantization.formats import parse_format
 from scantling.quantization.grid import CastMatrix, Rounded
@@ -22,7 +22,7 @@ def records_around_a_plan(model, step: float) -> dict[str, dict[str, Rounded]]:
     """Every layer in 4 bits, and a little further along a random direction and against it."""
     generator, found = torch.Generator().manual_seed(1), {}
     method = rounding_method({"method": "rtn"})
-    for layer in take_apart(model).layers:
+    for layer in find_layers(model).layers:
         if layer.block is None:
             continue
         matrix = matrix_of(model.get_submodule(layer.name))

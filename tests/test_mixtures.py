@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 from engines import python_with
 from scantling.__main__ import app
 from scantling.backends.check import CheckSettings, check
-from scantling.backends.resumable_writer import Unfinished
+from scantling.backends.resumable_writer import ResumableWriter
 from scantling.common.errors import ScantlingError
 from scantling.common.progress import silent
 from scantling.models.experts import Expert
-from scantling.models.layers import matrix_of, take_apart
+from scantling.models.layers import find_layers, matrix_of
 from scantling.models.loading import load_model
 from scantling.planning.plan import read_plan
 from scantling.planning.program import Program
@@ -27,8 +27,8 @@ from scantling.quantization.awq import AwqSettings
 from scantling.quantization.formats import parse_format
 from scantling.reporting.terminal.diagnostics import rare_experts
 from scantling.sensitivity import measure as measuring
-from scantling.sensitivity.calibration.backward_pass import walk_blocks
-from scantling.sensitivity.calibration.block_inputs import collect_moments, inputs_of
+from scantling.sensitivity.calibration.backward_pass import blocks_backward
+from scantling.sensitivity.calibration.block_inputs import input_covariances, inputs_of
 from scantling.sensitivity.calibration.capture import capture, enter_blocks
 from scantling.sensitivity.calibration.expert_coverage import FEWEST_TOKENS
 from scantling.sensitivity.input_scaling import scale_inputs
@@ -107,7 +107,7 @@ def test_routing_is_counted_as_the_routers_choose(folder):
             assert record.read_share == sum(counts[expert]) / total
             shares[expert] = record.read_share
         else:
-            assert record.reach is record.read_share is None
+            assert record.coverage is record.read_share is None
     assert set(shares) == set(counts)
     assert sum(shares.values()) == pytest.approx(2 * 2)  # two of them for every token, in two blocks
     rows = Program(profile).rows
@@ -145,11 +145,11 @@ def test_an_expert_that_calibration_never_reached_is_named_and_priced_as_its_dea
         assert f"{NEVER} (0)" in words
 
 
-def made_profile(reach):
+def made_profile(coverage):
     """Two blocks of three experts with these numbers of pricing tokens."""
     formats = ["int2-g32", "int4-g32", "int8-row"]
     layers = []
-    for block, tokens_of in enumerate(reach):
+    for block, tokens_of in enumerate(coverage):
         for number, tokens in enumerate(tokens_of):
             kind = f"mlp.experts.{number}.up"
             seen = {"num_rounding_tokens": tokens, "num_pricing_tokens": tokens}
@@ -157,7 +157,7 @@ def made_profile(reach):
     return profile_of(layers)
 
 
-def test_prices_are_borrowed_within_siblings_and_only_where_they_are_not_known():
+def test_prices_are_imputed_within_siblings_and_only_where_they_are_not_known():
     profile = made_profile([(100, 5, 32), (0, 31, 7)])
     first, rare, third, *unknown = profile.prices
     assert np.array_equal(first, profile.samples[0], equal_nan=True)
@@ -172,7 +172,7 @@ def test_prices_are_borrowed_within_siblings_and_only_where_they_are_not_known()
     allowed = {tuple(names[u][choice[u]] for u in range(3, 6)) for choice in feasible(instance)}
     assert allowed == {("int8-row",) * 3}  # no sibling to borrow from
     assert len(feasible(instance)) == 3**3
-    assert instance.load_cases[0].loss_increase_nats[1] == pytest.approx(rare[:3].mean(axis=1))
+    assert instance.domains[0].loss_increase_nats[1] == pytest.approx(rare[:3].mean(axis=1))
 
 
 def test_layers_without_counts_bring_no_rule():
@@ -228,11 +228,11 @@ def test_an_extended_profile_counts_all_its_sequences(tmp_path, folder, formats)
 def test_scaled_inputs_leave_the_function_of_experts_as_it_is(made):
     folder = made["never"]
     loaded, tokens = load_model(str(folder / "model")), torch.from_numpy(read_profile(folder / "p").rounding_token_ids)
-    anatomy = take_apart(loaded.model)
-    matrices = {layer.name: matrix_of(loaded.model.get_submodule(layer.name)).clone() for layer in anatomy.layers}
+    structure = find_layers(loaded.model)
+    matrices = {layer.name: matrix_of(loaded.model.get_submodule(layer.name)).clone() for layer in structure.layers}
     with torch.no_grad():
         before = loaded.model(tokens).logits
-        scale_inputs(loaded, anatomy, tokens, (AwqSettings(), [parse_format("int3-g32")]), silent)
+        scale_inputs(loaded, structure, tokens, (AwqSettings(), [parse_format("int3-g32")]), silent)
         after = loaded.model(tokens).logits
     assert torch.allclose(before, after, atol=2e-4 * float(before.abs().max()))
     scaled = {
@@ -275,15 +275,15 @@ def test_transformers_gives_the_very_logits_of_the_plan(tmp_path, folder, inputs
 def test_a_checkpoint_of_experts_is_taken_up_where_it_stopped(tmp_path, monkeypatch, made):
     words = ["apply", made["mixtral"] / "plan.json", "--backend", "fake", "-o"]
     run(*words, tmp_path / "whole")
-    write_part = Unfinished.write_part
+    write_piece = ResumableWriter.write_piece
 
-    def write_and_die(unfinished, part, tensors):
-        write_part(unfinished, part, tensors)
+    def write_and_die(writer, part, tensors):
+        write_piece(writer, part, tensors)
         if part == 1:
             raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Unfinished, "write_part", write_and_die)
+        patch.setattr(ResumableWriter, "write_part", write_and_die)
         with pytest.raises(KilledError):
             run(*words, tmp_path / "broken")
     run(*words, tmp_path / "broken")
@@ -294,22 +294,24 @@ def test_a_checkpoint_of_experts_is_taken_up_where_it_stopped(tmp_path, monkeypa
 
 def test_an_expert_that_no_token_reached_is_rounded_as_if_its_inputs_were_alike(made):
     loaded, profile = load_model(str(made["never"] / "model")), read_profile(made["never"] / "p")
-    anatomy = take_apart(loaded.model)
+    structure = find_layers(loaded.model)
     tokens = torch.from_numpy(profile.rounding_token_ids)
-    walked = walk_blocks(loaded.model, anatomy, capture(loaded.model, anatomy, tokens, None, silent, ""), None, silent)
+    walked = blocks_backward(
+        loaded.model, structure, capture(loaded.model, structure, tokens, None, silent, ""), None, silent
+    )
     groups = {group.layers[0].name: group for visit in walked for group in visit.groups}
     unreached = [name for name, group in groups.items() if group.num_tokens == 0]
     assert {f"{NEVER}.{part}_proj" for part in ("gate", "up", "down")} <= set(unreached)
     for name in unreached:
         assert torch.equal(groups[name].hessian, torch.eye(groups[name].layers[0].in_features))
-    calls = enter_blocks(loaded.model, anatomy, tokens)[0]
+    calls = enter_blocks(loaded.model, structure, tokens)[0]
     block = loaded.model.get_submodule("model.layers.0")
-    originals = [inputs_of(block, anatomy.layers_of(0), call) for call in calls]
-    for moment in collect_moments(block, anatomy.layers_of(0), calls, originals):
-        if moment.layers[0].name.startswith(NEVER):
-            assert torch.equal(moment.hessian(), torch.eye(moment.layers[0].in_features))
+    originals = [inputs_of(block, structure.layers_of(0), call) for call in calls]
+    for covariance in input_covariances(block, structure.layers_of(0), calls, originals):
+        if covariance.layers[0].name.startswith(NEVER):
+            assert torch.equal(covariance.hessian(), torch.eye(covariance.layers[0].in_features))
         # as many tokens in the original may be other tokens: no correction for experts
-        assert (moment.shift is None) == (".experts." in moment.layers[0].name)
+        assert (covariance.shift is None) == (".experts." in covariance.layers[0].name)
 
 
 def test_the_original_s_names_are_those_of_the_checkpoint(tmp_path, folder):
@@ -322,7 +324,7 @@ def test_the_original_s_names_are_those_of_the_checkpoint(tmp_path, folder):
     assert {name: shape for name, shape in ours.items() if name in theirs} == theirs
     loaded = load_model(str(tmp_path / "checkpoint"))
     assert isinstance(loaded.model.get_submodule(NEVER), Expert)
-    assert len(take_apart(loaded.model).layers) == len(read_profile(folder / "p").record.layers)
+    assert len(find_layers(loaded.model).layers) == len(read_profile(folder / "p").record.layers)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

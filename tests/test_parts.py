@@ -14,7 +14,12 @@ from typer.testing import CliRunner
 from scantling.__main__ import app
 from scantling.common.errors import ScantlingError
 from scantling.sensitivity import measure as measuring
-from scantling.sensitivity.calibration.resume_cache import Parts, discard_parts, open_parts, parts_folder
+from scantling.sensitivity.calibration.resume_cache import (
+    ResumeCache,
+    discard_resume_cache,
+    open_resume_cache,
+    resume_cache_folder,
+)
 from scantling.sensitivity.profile import read_profile
 from tiny import save_model
 
@@ -29,7 +34,7 @@ def run(*words):
 
 
 def test_a_piece_is_made_once(tmp_path):
-    parts = open_parts(tmp_path / "p", {"seed": 1})
+    parts = open_resume_cache(tmp_path / "p", {"seed": 1})
     made = []
 
     def compute():
@@ -47,17 +52,17 @@ def test_a_piece_is_made_once(tmp_path):
 
 def test_pieces_are_used_for_nothing_else(tmp_path):
     folder = tmp_path / "p"
-    open_parts(folder, {"seed": 1, "estimator": "fisher"})
-    assert open_parts(folder, {"seed": 1, "estimator": "fisher"}) == Parts(folder)
+    open_resume_cache(folder, {"seed": 1, "estimator": "fisher"})
+    assert open_resume_cache(folder, {"seed": 1, "estimator": "fisher"}) == ResumeCache(folder)
     with pytest.raises(ScantlingError, match="begun with other settings: seed was 1 and is 2 now"):
-        open_parts(folder, {"seed": 2, "estimator": "fisher"})
+        open_resume_cache(folder, {"seed": 2, "estimator": "fisher"})
     (folder / "purpose.json").write_text("{")
     with pytest.raises(ScantlingError, match="does not say"):
-        open_parts(folder, {"seed": 1, "estimator": "fisher"})
+        open_resume_cache(folder, {"seed": 1, "estimator": "fisher"})
 
 
 def test_a_damaged_piece_is_named(tmp_path):
-    parts = open_parts(tmp_path / "p", {})
+    parts = open_resume_cache(tmp_path / "p", {})
     parts.save("x", {"a": torch.ones(100)})
     file = tmp_path / "p" / "x.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
@@ -96,7 +101,7 @@ def test_an_interrupted_profile_goes_on_and_ends_byte_identical(
         with pytest.raises(KilledError):
             run(*words, "-o", broken)
         assert not broken.exists()
-        assert parts_folder(broken).is_dir()
+        assert resume_cache_folder(broken).is_dir()
     run(*words, "-o", broken)
     assert finished == [2, 1, 0]  # no block twice
     assert broken.read_bytes() == whole.read_bytes()
@@ -114,7 +119,7 @@ def test_other_settings_do_not_go_on_from_foreign_pieces(tmp_path, monkeypatch, 
         run(*words)
     with pytest.raises(ScantlingError, match="seed was 0 and is 1 now"):
         run(*words, "--seed", "1")
-    discard_parts(tmp_path / "p")
+    discard_resume_cache(tmp_path / "p")
     assert list(tmp_path.iterdir()) == []
 
 

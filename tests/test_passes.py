@@ -9,10 +9,10 @@ from torch import nn
 
 from scantling.common.errors import ScantlingError
 from scantling.common.progress import silent
-from scantling.models.layers import matrix_of, output_head, take_apart
+from scantling.models.layers import find_layers, matrix_of, output_head
 from scantling.quantization.formats import parse_format
 from scantling.sensitivity.calibration import backward_pass as walk_module
-from scantling.sensitivity.calibration.backward_pass import walk_blocks
+from scantling.sensitivity.calibration.backward_pass import blocks_backward
 from scantling.sensitivity.calibration.capture import LabelDraws, capture
 from scantling.sensitivity.estimators.ends import embedding_changes, head_changes, head_hessian
 from scantling.sensitivity.estimators.fisher import first_order_changes, sequence_form, token_form, window_form
@@ -25,7 +25,7 @@ TOKENS = torch.randint(0, 92, (3, 20), generator=torch.Generator().manual_seed(5
 DRAWS = LabelDraws(7, 2)
 
 
-def whole_model_tape(model, anatomy, sequence, draws, number):
+def whole_model_gradients(model, structure, sequence, draws, number):
     """Inputs of all layers and gradients [draws, ...] at their outputs, by backward passes through everything."""
     inputs, outputs = {}, {}
 
@@ -39,7 +39,9 @@ def whole_model_tape(model, anatomy, sequence, draws, number):
 
         return keep
 
-    names = {layer.name for layer in anatomy.layers} | {layer.tied_name for layer in anatomy.layers if layer.tied_name}
+    names = {layer.name for layer in structure.layers} | {
+        layer.tied_name for layer in structure.layers if layer.tied_name
+    }
     handles = [model.get_submodule(name).register_forward_hook(hook(name)) for name in names]
     logits = model(sequence.unsqueeze(0), use_cache=False).logits
     for handle in handles:
@@ -54,53 +56,57 @@ def whole_model_tape(model, anatomy, sequence, draws, number):
     return inputs, {name: torch.stack(drawn) for name, drawn in gradients.items()}
 
 
-def walk(model, anatomy, *, with_gradients=True):
-    rounding = capture(model, anatomy, ROUNDING, None, silent, "")
-    pricing = capture(model, anatomy, TOKENS, DRAWS, silent, "") if with_gradients else None
-    return pricing, walk_blocks(model, anatomy, rounding, pricing, silent)
+def walk(model, structure, *, with_gradients=True):
+    rounding = capture(model, structure, ROUNDING, None, silent, "")
+    pricing = capture(model, structure, TOKENS, DRAWS, silent, "") if with_gradients else None
+    return pricing, blocks_backward(model, structure, rounding, pricing, silent)
 
 
 @pytest.mark.parametrize("tokens_at_once", [1, 80, 8192])
 def test_the_walk_gives_what_autograd_through_the_whole_model_gives(monkeypatch, family, tokens_at_once):
     monkeypatch.setattr(walk_module, "_TOKENS_AT_ONCE", tokens_at_once)
     model = make_model(family)
-    anatomy = take_apart(model)
-    tapes = [whole_model_tape(model, anatomy, sequence, DRAWS, s) for s, sequence in enumerate(TOKENS)]
-    rounding_tapes = [whole_model_tape(model, anatomy, sequence, DRAWS, 0)[0] for sequence in ROUNDING]
-    captured, blocks = walk(model, anatomy)
+    structure = find_layers(model)
+    gradients_by_layer = [
+        whole_model_gradients(model, structure, sequence, DRAWS, s) for s, sequence in enumerate(TOKENS)
+    ]
+    rounding_gradients = [whole_model_gradients(model, structure, sequence, DRAWS, 0)[0] for sequence in ROUNDING]
+    captured, blocks = walk(model, structure)
     seen = set()
     for visit in blocks:
         for group in visit.groups:
             for layer in group.layers:
-                fitted = torch.cat([tape[layer.name].flatten(0, -2) for tape in rounding_tapes])
+                fitted = torch.cat([
+                    layer_gradients[layer.name].flatten(0, -2) for layer_gradients in rounding_gradients
+                ])
                 assert torch.allclose(group.hessian, fitted.t() @ fitted / 48, rtol=1e-3, atol=1e-5)
         done = 0
-        for few in visit.tapes():
+        for few in visit.gradients_by_layer():
             num_sequences = len(next(iter(few.values())).rows_per_sequence)
-            part = tapes[done : done + num_sequences]
+            part = gradients_by_layer[done : done + num_sequences]
             done += num_sequences
-            for layer, tape in few.items():
+            for layer, layer_gradients in few.items():
                 seen.add(layer.name)
-                assert tape.rows_per_sequence == [20] * num_sequences
-                assert tape.sequence_length == 20
+                assert layer_gradients.rows_per_sequence == [20] * num_sequences
+                assert layer_gradients.sequence_length == 20
                 inputs = torch.cat([whole[0][layer.name].flatten(0, -2) for whole in part])
                 gradients = torch.cat([whole[1][layer.name].flatten(1, -2) for whole in part], dim=1)
-                assert torch.allclose(tape.inputs, inputs, atol=1e-5)
+                assert torch.allclose(layer_gradients.inputs, inputs, atol=1e-5)
                 assert gradients.abs().amax((1, 2)).min() > 1e-4
-                assert torch.allclose(tape.gradients, gradients, rtol=1e-3, atol=1e-5)
+                assert torch.allclose(layer_gradients.gradients, gradients, rtol=1e-3, atol=1e-5)
         assert done == 3
-    assert seen == {layer.name for layer in anatomy.layers if layer.block is not None}
-    embedding = next(layer for layer in anatomy.layers if layer.kind == "embedding").name
+    assert seen == {layer.name for layer in structure.layers if layer.block is not None}
+    embedding = next(layer for layer in structure.layers if layer.kind == "embedding").name
     deltas = [torch.randn(matrix_of(model.get_submodule(embedding)).shape) for _ in range(2)]
     expected = torch.cat(
         [
-            torch.stack([(delta[sequence] * tape[1][embedding][:, 0]).sum(2) for delta in deltas])
-            for sequence, tape in zip(TOKENS, tapes, strict=True)
+            torch.stack([(delta[sequence] * layer_gradients[1][embedding][:, 0]).sum(2) for delta in deltas])
+            for sequence, layer_gradients in zip(TOKENS, gradients_by_layer, strict=True)
         ],
         dim=2,
     )
     assert captured is not None
-    ours = embedding_changes(model, anatomy, TOKENS, deltas, captured.gradients)
+    ours = embedding_changes(model, structure, TOKENS, deltas, captured.gradients)
     assert torch.allclose(ours, expected.double(), rtol=1e-3, atol=1e-5)
 
 
@@ -127,10 +133,10 @@ def test_the_head_is_priced_as_autograd_says(family):
 
 def test_layers_that_share_an_input_are_found(family):
     model = make_model(family)
-    anatomy = take_apart(model)
+    structure = find_layers(model)
     groups = [
         sorted(layer.kind.rsplit(".", 1)[1] for layer in group.layers)
-        for group in next(walk(model, anatomy, with_gradients=False)[1]).groups
+        for group in next(walk(model, structure, with_gradients=False)[1]).groups
     ]
     if family == "gpt2":
         assert sorted(groups) == [["c_attn"], ["c_fc"], ["c_proj"], ["c_proj"]]
@@ -172,8 +178,8 @@ def test_labels_are_drawn_from_the_models_own_prediction():
 def kl_and_changes():
     """KL of a small change of one matrix of a transformer, and its first-order changes over many draws, in float64."""
     model = make_model("llama-tied").double()
-    anatomy = take_apart(model)
-    layer = next(layer for layer in anatomy.layers if layer.kind == "self_attn.v_proj" and layer.block == 0)
+    structure = find_layers(model)
+    layer = next(layer for layer in structure.layers if layer.kind == "self_attn.v_proj" and layer.block == 0)
     weight = model.get_parameter(f"{layer.name}.weight")
     delta = 1e-3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)).double()
     with torch.no_grad():
@@ -182,7 +188,7 @@ def kl_and_changes():
         changed = model(TOKENS[:1], use_cache=False).logits[0].log_softmax(-1)
         weight.data -= delta
     kl = float((original.exp() * (original - changed)).sum(-1).mean())
-    inputs, gradients = whole_model_tape(model, anatomy, TOKENS[0], LabelDraws(0, 1000), 0)
+    inputs, gradients = whole_model_gradients(model, structure, TOKENS[0], LabelDraws(0, 1000), 0)
     return kl, first_order_changes(inputs[layer.name][0], gradients[layer.name][:, 0], delta)
 
 
@@ -229,7 +235,7 @@ def test_activations_that_are_not_numbers_name_the_block():
     model.model.layers[1].mlp.down_proj.weight.data[0, 0] = torch.inf
     name = r"leave block 1 .*layers\.1\.mlp\.down_proj"
     with pytest.raises(ScantlingError, match=name):
-        capture(model, take_apart(model), TOKENS, DRAWS, silent, "")
+        capture(model, find_layers(model), TOKENS, DRAWS, silent, "")
 
 
 @pytest.mark.parametrize(
@@ -246,7 +252,7 @@ def test_logits_are_refused_for_what_they_are_and_not_for_their_sum(value, refus
     handle = head.register_forward_hook(replace)
     try:
         with pytest.raises(ScantlingError, match="NaN or infinite") if refused else nullcontext():
-            capture(model, take_apart(model), TOKENS, None, silent, "")
+            capture(model, find_layers(model), TOKENS, None, silent, "")
     finally:
         handle.remove()
 
@@ -254,9 +260,9 @@ def test_logits_are_refused_for_what_they_are_and_not_for_their_sum(value, refus
 def test_a_layer_that_no_token_reaches_is_named():
     model = make_model("llama-tied")
     model.model.layers[0].mlp.spare = nn.Linear(32, 32)
-    anatomy = take_apart(model)
+    structure = find_layers(model)
     with pytest.raises(ScantlingError, match=r"layers\.0\.mlp\.spare was not reached"):
-        [list(visit.tapes()) for visit in walk(model, anatomy)[1]]
+        [list(visit.gradients_by_layer()) for visit in walk(model, structure)[1]]
 
 
 def test_blocks_that_exchange_more_than_one_hidden_state_are_refused():
@@ -264,11 +270,11 @@ def test_blocks_that_exchange_more_than_one_hidden_state_are_refused():
     model.model.layers[1].register_forward_pre_hook(lambda module, arguments: (arguments[0] + 1.0, *arguments[1:]))
     # the hook runs again when the block is run alone: shifted twice
     with pytest.raises(ScantlingError, match="exchange more than one hidden state"):
-        capture(model, take_apart(model), TOKENS, DRAWS, silent, "")
+        capture(model, find_layers(model), TOKENS, DRAWS, silent, "")
 
 
 def test_the_layers_of_a_tied_and_an_untied_model():
-    tied, untied = take_apart(make_model("llama-tied")), take_apart(make_model("llama-untied"))
+    tied, untied = find_layers(make_model("llama-tied")), find_layers(make_model("llama-untied"))
     assert [layer.kind for layer in tied.layers if layer.block is None] == ["embedding"]
     assert [layer.kind for layer in untied.layers if layer.block is None] == ["embedding", "head"]
     assert len(tied.layers) == 3 * 7 + 1
@@ -276,7 +282,7 @@ def test_the_layers_of_a_tied_and_an_untied_model():
 
 
 def test_conv1d_matrices_are_seen_the_right_way_round():
-    layer = next(layer for layer in take_apart(make_model("gpt2")).layers if layer.kind == "mlp.c_fc")
+    layer = next(layer for layer in find_layers(make_model("gpt2")).layers if layer.kind == "mlp.c_fc")
     assert (layer.out_features, layer.in_features) == (128, 32)
 
 
@@ -284,4 +290,4 @@ def test_a_model_without_blocks_is_refused():
     model = make_model("llama-tied")
     model.model.layers = nn.Sequential(*model.model.layers)
     with pytest.raises(ScantlingError, match="no list of blocks"):
-        take_apart(model)
+        find_layers(model)

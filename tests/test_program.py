@@ -13,8 +13,8 @@ from scantling.common.errors import ScantlingError
 from scantling.solver.compilation import compile_instance
 from scantling.solver.instance import (
     INSTANCE,
+    DomainCosts,
     Instance,
-    LoadCase,
     LossMeasure,
     Row,
     Unit,
@@ -22,16 +22,16 @@ from scantling.solver.instance import (
     write_instance,
 )
 from scantling.solver.lagrangian import relax
-from scantling.solver.milp.base import SearchSettings, Status
-from scantling.solver.milp.cpsat import CpSat
+from scantling.solver.milp.base import SolverSettings, Status
+from scantling.solver.milp.cpsat import CpSatSolver
 from scantling.solver.milp.integer_costs import integer_costs
-from scantling.solver.milp.registry import ENGINES, engine_named
+from scantling.solver.milp.registry import SOLVERS, solver_named
 from scantling.solver.presolve import presolve
 from scantling.solver.rules import Allow, Distinct, Limit, LossLimit, Order, Tie
 from scantling.solver.solve import solve
 from scantling.solver.verify import violations
 
-SETTINGS = SearchSettings(time_limit_seconds=20)
+SETTINGS = SolverSettings(time_limit_seconds=20)
 
 
 def judge(instance, solution):
@@ -63,21 +63,21 @@ def check_seeds(engine, seeds):
     assert statuses == {Status.OPTIMAL, Status.INFEASIBLE}
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", SOLVERS)
 def test_every_status_and_optimum_is_that_of_brute_force(name):
-    check_seeds(engine_named(name), range(250))
+    check_seeds(solver_named(name), range(250))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", SOLVERS)
 def test_two_thousand_programs_against_brute_force(name):
-    check_seeds(engine_named(name), range(10_000, 12_000))
+    check_seeds(solver_named(name), range(10_000, 12_000))
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", SOLVERS)
 def test_an_engine_alone_states_every_rule(name):
     """Without presolve, cases or cores: the engine's own statement of the program against brute force."""
-    engine, kinds = engine_named(name), set()
+    engine, kinds = solver_named(name), set()
     for seed in range(20_000, 20_200):
         instance = random_program(seed)
         if instance.loss.standard_errors:
@@ -139,13 +139,13 @@ def test_the_relaxation_bounds_every_lawful_choice_and_its_reduced_costs_too():
     assert checked > 400
 
 
-def ladder(num_units=12, case=None):
+def sweep(num_units=12, domain=None):
     bits = (2.0, 3.0, 4.0, 8.0)
     names = tuple(f"int{b:g}" for b in bits)
     units = tuple(Unit(f"u{u}", names, bits) for u in range(num_units))
     row = Row("bytes", "bytes", tuple(tuple(int(b) * (1 + u % 3) for b in bits) for u in range(num_units)))
     losses = tuple(tuple((u + 1) * 4.0**-b for b in bits) for u in range(num_units))
-    return Instance(units, (row,), (case or LoadCase("text", losses),))
+    return Instance(units, (row,), (domain or DomainCosts("text", losses),))
 
 
 def limited(instance, *rules):
@@ -155,7 +155,7 @@ def limited(instance, *rules):
 def test_a_larger_budget_never_costs_more():
     losses = []
     for budget in range(48, 200, 4):
-        solution = solve(limited(ladder(), Limit("memory", "bytes", at_most=budget)), CpSat(), SETTINGS)
+        solution = solve(limited(sweep(), Limit("memory", "bytes", at_most=budget)), CpSatSolver(), SETTINGS)
         losses.append(solution.proofs[0].value)
     assert losses == sorted(losses, reverse=True)
     assert losses[0] > losses[-1]
@@ -179,7 +179,7 @@ def layers_of_a_real_size(num_blocks=30, seed=1):
     return Instance(
         tuple(units),
         (Row("bytes", "bytes", tuple(amounts)),),
-        (LoadCase("text", tuple(losses)),),
+        (DomainCosts("text", tuple(losses)),),
         (
             Limit("memory", "bytes", at_most=budget),
             Limit("every third", "bytes", at_most=budget // 3, units=tuple(range(0, len(units), 3))),
@@ -189,7 +189,7 @@ def layers_of_a_real_size(num_blocks=30, seed=1):
 
 def test_both_engines_prove_the_same_optimum_of_a_real_size():
     instance = layers_of_a_real_size()
-    solutions = [solve(instance, engine, SETTINGS) for engine in ENGINES.values()]
+    solutions = [solve(instance, engine, SETTINGS) for engine in SOLVERS.values()]
     for solution in solutions:
         assert solution.status is Status.OPTIMAL
         assert solution.proofs[0].gap <= 2 * solution.proofs[0].resolution
@@ -200,8 +200,8 @@ def test_both_engines_prove_the_same_optimum_of_a_real_size():
 
 def test_a_gap_that_is_good_enough_ends_the_search():
     instance = layers_of_a_real_size()
-    exact = solve(instance, CpSat(), SETTINGS).proofs[0]
-    rough = solve(instance, CpSat(), replace(SETTINGS, relative_gap=1e-2))
+    exact = solve(instance, CpSatSolver(), SETTINGS).proofs[0]
+    rough = solve(instance, CpSatSolver(), replace(SETTINGS, relative_gap=1e-2))
     assert rough.status is Status.OPTIMAL
     assert rough.core_options == 0
     assert rough.proofs[0].bound <= exact.value <= rough.proofs[0].value <= exact.value * 1.0101
@@ -209,12 +209,12 @@ def test_a_gap_that_is_good_enough_ends_the_search():
 
 def test_an_engine_that_does_not_exist_is_refused():
     with pytest.raises(ScantlingError, match="Known: cpsat, highs"):
-        engine_named("cplex")
+        solver_named("cplex")
 
 
 def test_the_same_seed_gives_the_same_choice():
     instance = layers_of_a_real_size()
-    first, second = (solve(instance, CpSat(), SETTINGS).choice for _ in range(2))
+    first, second = (solve(instance, CpSatSolver(), SETTINGS).choice for _ in range(2))
     assert first == second
 
 
@@ -223,10 +223,10 @@ def test_costs_twelve_orders_apart():
     instance = Instance(
         units,
         (Row("bytes", "bytes", ((1, 2), (1, 0))),),
-        (LoadCase("text", ((1e3, 1e3 - 1e-9), (1e-9, 2e-9))),),
+        (DomainCosts("text", ((1e3, 1e3 - 1e-9), (1e-9, 2e-9))),),
         (Limit("memory", "bytes", at_most=3),),
     )
-    for engine in ENGINES.values():
+    for engine in SOLVERS.values():
         solution = solve(instance, engine, SETTINGS)
         best = min(instance.loss_increase_nats(c) for c in lawful_choices(instance))
         assert solution.choice is not None
@@ -237,7 +237,7 @@ def test_costs_twelve_orders_apart():
 
 def test_integer_costs_stay_within_the_stated_resolution():
     for seed in range(200):
-        instance = replace(random_program(seed), loss=LossMeasure(random_program(seed).loss.over_cases), rules=())
+        instance = replace(random_program(seed), loss=LossMeasure(random_program(seed).loss.over_domains), rules=())
         statement = compile_instance(replace(instance, minimise=("loss_increase",)))
         assert statement is not None
         costs = integer_costs(statement)
@@ -250,16 +250,16 @@ def test_integer_costs_stay_within_the_stated_resolution():
             assert costs.bound(total) <= true + 1e-15 * abs(true)
 
 
-@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+@pytest.mark.parametrize("engine", SOLVERS.values(), ids=SOLVERS)
 def test_no_time_is_an_answer_not_an_exception(engine):
-    solution = solve(layers_of_a_real_size(), engine, SearchSettings(time_limit_seconds=0))
+    solution = solve(layers_of_a_real_size(), engine, SolverSettings(time_limit_seconds=0))
     assert solution.status in {Status.UNKNOWN, Status.FEASIBLE}
     if solution.choice is not None:
         assert solution.proofs[0].gap > 0
 
 
 def test_highs_answers_whatever_the_number_of_threads_before():
-    highs = engine_named("highs")
+    highs = solver_named("highs")
     for threads in (1, 2, 1):
         assert solve(layers_of_a_real_size(3), highs, replace(SETTINGS, num_threads=threads)).status is Status.OPTIMAL
 
@@ -267,16 +267,16 @@ def test_highs_answers_whatever_the_number_of_threads_before():
 def test_robust_plans_pay_for_uncertainty():
     """The plan for mean + k · error has a larger mean and a smaller robust loss than the plan for the mean."""
     draw = random.Random(3)
-    plain = ladder(6)
+    plain = sweep(6)
     deviations = tuple(
         tuple(tuple(draw.gauss(0, 0.02 if u < 3 else 0.0001) for _ in range(4)) for _ in unit.formats)
         for u, unit in enumerate(plain.units)
     )
-    case = LoadCase("text", plain.load_cases[0].loss_increase_nats, deviations)
+    case = DomainCosts("text", plain.domains[0].loss_increase_nats, deviations)
     rules = (Limit("memory", "bytes", at_most=40),)
-    careless = solve(replace(plain, load_cases=(case,), rules=rules), CpSat(), SETTINGS)
-    robust = replace(plain, load_cases=(case,), rules=rules, loss=LossMeasure("mean", 2.0))
-    careful = solve(robust, CpSat(), SETTINGS)
+    careless = solve(replace(plain, domains=(case,), rules=rules), CpSatSolver(), SETTINGS)
+    robust = replace(plain, domains=(case,), rules=rules, loss=LossMeasure("mean", 2.0))
+    careful = solve(robust, CpSatSolver(), SETTINGS)
     assert careful.choice is not None
     assert careless.choice is not None
     assert careful.choice != careless.choice
@@ -285,16 +285,16 @@ def test_robust_plans_pay_for_uncertainty():
     assert mean(careful.choice) >= mean(careless.choice)
 
 
-def test_the_worst_load_case_counts():
-    plain = ladder(2)
+def test_the_worst_domain_counts():
+    plain = sweep(2)
     units = plain.units
-    first = LoadCase("prose", ((1.0, 0.5, 0.2, 0.0), (0.1, 0.1, 0.1, 0.1)))
-    second = LoadCase("code", ((0.1, 0.1, 0.1, 0.1), (1.0, 0.5, 0.2, 0.0)))
+    first = DomainCosts("prose", ((1.0, 0.5, 0.2, 0.0), (0.1, 0.1, 0.1, 0.1)))
+    second = DomainCosts("code", ((0.1, 0.1, 0.1, 0.1), (1.0, 0.5, 0.2, 0.0)))
     instance = Instance(
         units, plain.rows, (first, second), (Limit("memory", "bytes", at_most=13),), LossMeasure("worst")
     )
-    solution = solve(instance, CpSat(), SETTINGS)
-    worst = min(max(*(instance.case_loss_nats(c, x)[0] for c in (first, second))) for x in lawful_choices(instance))
+    solution = solve(instance, CpSatSolver(), SETTINGS)
+    worst = min(max(*(instance.domain_loss_nats(c, x)[0] for c in (first, second))) for x in lawful_choices(instance))
     assert solution.proofs[0].value == pytest.approx(worst)
 
 
@@ -311,7 +311,7 @@ def test_the_worst_load_case_counts():
     ],
 )
 def test_the_judge_finds_every_kind_of_fault(rule, fault):
-    instance = ladder(3)
+    instance = sweep(3)
     choice = (3, 2, 2)
     assert violations(instance, choice) == []
     found = violations(limited(instance, rule), choice)
@@ -334,7 +334,7 @@ def test_programs_survive_a_file(tmp_path):
 
 
 def malformed(**changes):
-    return replace(ladder(2), **changes)
+    return replace(sweep(2), **changes)
 
 
 @pytest.mark.parametrize(
@@ -345,9 +345,9 @@ def malformed(**changes):
         ({"units": (Unit("u", ("a", "a"), (1.0, 1.0)), Unit("v", ("a",), (1.0,)))}, "twice"),
         ({"rows": (Row("bytes", "bytes", ((1,), (2,))),)}, "1 amounts for the 4 formats"),
         ({"rows": (Row("bytes", "bytes", ()),)}, "0 units of 2"),
-        ({"load_cases": ()}, "no load case"),
-        ({"load_cases": (LoadCase("t", ((0, 0, 0, math.nan),) * 2),)}, "int8' is nan"),
-        ({"load_cases": (LoadCase("t", ((0, 0, 0, math.inf),) * 2),)}, "finite"),
+        ({"domains": ()}, "no domain"),
+        ({"domains": (DomainCosts("t", ((0, 0, 0, math.nan),) * 2),)}, "int8' is nan"),
+        ({"domains": (DomainCosts("t", ((0, 0, 0, math.inf),) * 2),)}, "finite"),
         ({"loss": LossMeasure("mean", 1.0)}, "no standard errors"),
         ({"loss": LossMeasure("mean", -1.0)}, "from 0 up|no standard errors"),
         ({"minimise": ("speed",)}, "cannot minimise"),
@@ -368,25 +368,25 @@ def test_a_malformed_program_is_refused(changes, word):
 def test_amounts_beyond_64_bits_are_refused():
     huge = Row("bytes", "bytes", ((2**60, 1, 1, 1), (2**60, 1, 1, 1)))
     with pytest.raises(ScantlingError, match="coarser step"):
-        solve(replace(ladder(2), rows=(huge,), rules=(Limit("m", "bytes", at_most=5),)), CpSat(), SETTINGS)
+        solve(replace(sweep(2), rows=(huge,), rules=(Limit("m", "bytes", at_most=5),)), CpSatSolver(), SETTINGS)
 
 
 def test_more_sets_of_formats_than_can_be_searched_are_refused():
     names = tuple(f"f{k}" for k in range(30))
     units = (Unit("u", names, tuple(map(float, range(30)))),)
-    instance = Instance(units, (), (LoadCase("t", (tuple(map(float, range(30))),)),), (Distinct("d", (0,), 15),))
+    instance = Instance(units, (), (DomainCosts("t", (tuple(map(float, range(30))),)),), (Distinct("d", (0,), 15),))
     with pytest.raises(ScantlingError, match="155,117,520 cases"):
-        solve(instance, CpSat(), SETTINGS)
+        solve(instance, CpSatSolver(), SETTINGS)
 
 
 def test_orders_over_a_chain_too_long_to_list():
     """More lawful combinations than are joined into one group: the order stays with the engine."""
     instance = limited(
-        ladder(10),
+        sweep(10),
         Order("falling", tuple((u, u + 1) for u in range(9))),
         Limit("memory", "bytes", at_most=70),
     )
-    solution = solve(instance, CpSat(), SETTINGS)
+    solution = solve(instance, CpSatSolver(), SETTINGS)
     assert solution.choice is not None
     bits = [instance.units[u].bits[i] for u, i in enumerate(solution.choice)]
     assert bits == sorted(bits, reverse=True)

@@ -13,7 +13,7 @@ import pytest
 
 from scantling import Program
 from scantling.common.errors import ScantlingError
-from scantling.planning.constraint import PinWish
+from scantling.planning.constraint import PinToPlan
 from scantling.planning.flags import ProgramOptions, program_from_options
 from scantling.planning.python_constraints import run_constraints_py
 from scantling.quantization.formats import parse_format
@@ -205,7 +205,7 @@ def test_costs_and_their_deviations_give_the_profiles_own_prediction():
     for _ in range(20):
         choice = tuple(int(generator.integers(len(unit.formats))) for unit in instance.units)
         mean, error = PROFILE.predict(formats_of(instance, choice))
-        found_mean, found_error = instance.case_loss_nats(instance.load_cases[0], choice)
+        found_mean, found_error = instance.domain_loss_nats(instance.domains[0], choice)
         assert found_mean == mean
         assert error is not None
         assert math.isclose(found_error, error, rel_tol=1e-12)
@@ -215,7 +215,7 @@ def test_costs_and_their_deviations_give_the_profiles_own_prediction():
 def test_a_robust_objective_needs_more_than_one_sample():
     with pytest.raises(ScantlingError, match="at least two sequences"):
         Program(make_profile(num_samples=1)).robust(1).instance()
-    assert Program(make_profile(num_samples=1)).instance().load_cases[0].deviations_nats == ()
+    assert Program(make_profile(num_samples=1)).instance().domains[0].deviations_nats == ()
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_a_robust_objective_needs_more_than_one_sample():
         (lambda p: p.device("a100-80gb").device("rtx-5090"), "two devices are stated"),
     ],
 )
-def test_a_wish_that_cannot_be_meant_is_refused_in_words(wish, match):
+def test_a_constraint_that_cannot_be_meant_is_refused(wish, match):
     with pytest.raises(ScantlingError, match=match):
         wish(Program(PROFILE)).instance()
 
@@ -308,7 +308,7 @@ def test_layers_that_are_tied_without_a_common_format_are_named():
 
 def test_another_plans_formats_are_kept():
     formats = {record.name: "int4-g32" for record in PROFILE.record.layers}
-    program = Program(PROFILE).wish(PinWish(("*.v_proj", "*.0.*"), formats, "old.json"), "--pin-from")
+    program = Program(PROFILE).wish(PinToPlan(("*.v_proj", "*.0.*"), formats, "old.json"), "--pin-from")
     for choice in feasible(program.instance()):
         taken = formats_of(program.instance(), choice)
         assert set(of(taken, "v_proj")) == set(of(taken, ".0.")) == {"int4-g32"}
@@ -316,7 +316,7 @@ def test_another_plans_formats_are_kept():
     with pytest.raises(
         ScantlingError, match=r"--pin-from: old\.json has model\.layers\.0\.\S+ in float16, .* offers int2-g32"
     ):
-        wish = PinWish(("*",), dict.fromkeys(formats, "float16"), "old.json")
+        wish = PinToPlan(("*",), dict.fromkeys(formats, "float16"), "old.json")
         Program(PROFILE).wish(wish, "--pin-from").instance()
     for spelled in ("plan.json", ":a", "plan.json:"):
         with pytest.raises(ScantlingError, match="write PLAN:PATTERN"):

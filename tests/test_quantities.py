@@ -13,8 +13,8 @@ from scantling.common.units import (
     exact_number,
     parse_bytes,
     parse_quantity,
-    show_bytes,
-    show_quantity,
+    render_bytes,
+    render_quantity,
 )
 
 
@@ -114,12 +114,12 @@ def test_what_is_no_number_is_refused(value):
     ],
 )
 def test_quantities_are_shown_with_a_unit_that_fits(amount, measure, text):
-    assert show_quantity(amount, measure) == text
+    assert render_quantity(amount, measure) == text
 
 
 def test_every_shown_number_of_bytes_holds_the_exact_one():
     for power in range(45):
-        assert f"{2**power:,} bytes" in show_bytes(2**power)
+        assert f"{2**power:,} bytes" in render_bytes(2**power)
 
 
 def test_no_unit_means_two_things_of_one_measure():

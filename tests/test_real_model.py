@@ -62,7 +62,7 @@ def test_a_plan_is_better_than_uniform_and_its_prediction_holds(demo, tmp_path):
     plan = tmp_path / "plan.json"
     run("solve", folder / "profile.safetensors", "--average-bits", "3", "-o", plan)
     raw = json.loads(run("compare", plan, "--uniform", "3", "--uniform", "8", "--json")[0])
-    rows = {row["name"]: row for row in raw["contenders"]}
+    rows = {row["name"]: row for row in raw["entries"]}
     assert rows["plan"]["measured_kl_nats"] < 0.85 * rows["uniform int3-g64"]["measured_kl_nats"]
     assert rows["plan"]["measured_perplexity"] < rows["uniform int3-g64"]["measured_perplexity"]
     for name in ("plan", "uniform int3-g64", "uniform int8-g64"):

@@ -16,7 +16,7 @@ from scantling.evaluation.refinement import (
     Refinement,
     around,
     neighbours,
-    refuse_unrefinable,
+    require_refinable,
     round_everything,
     signal_share,
     unseen_sequences,
@@ -28,8 +28,8 @@ from scantling.planning.solve import choose_formats
 from scantling.quantization.grid import CastMatrix
 from scantling.sensitivity.calibration.capture import LabelDraws
 from scantling.sensitivity.profile import read_profile
-from scantling.solver.milp.base import SearchSettings
-from scantling.solver.milp.cpsat import CpSat
+from scantling.solver.milp.base import SolverSettings
+from scantling.solver.milp.cpsat import CpSatSolver
 from scantling.solver.verify import violations
 from tiny_profiles import choices, make_profile
 
@@ -37,7 +37,7 @@ FORMATS = "int2-g32,int3-g32,int4-g32,int6-g32"
 
 
 def choose(instance):
-    return choose_formats(instance, CpSat(), SearchSettings())
+    return choose_formats(instance, CpSatSolver(), SolverSettings())
 
 
 @pytest.fixture(scope="module")
@@ -150,14 +150,14 @@ def test_noise_alone_has_no_signal_and_a_clear_difference_has_all():
 def test_what_cannot_be_refined_is_refused():
     profile = make_profile(num_samples=12)
     plain = Program(profile).limit("average_bits", at_most=4)
-    refuse_unrefinable(plain.instance(), profile)
+    require_refinable(plain.instance(), profile)
     with pytest.raises(ScantlingError, match="--max-loss"):
-        refuse_unrefinable(plain.limit("loss_increase", at_most=1).minimize("memory").instance(), profile)
+        require_refinable(plain.limit("loss_increase", at_most=1).minimize("memory").instance(), profile)
     with pytest.raises(ScantlingError, match="--robust"):
-        refuse_unrefinable(plain.robust(1.0).instance(), profile)
+        require_refinable(plain.robust(1.0).instance(), profile)
     few = make_profile(num_samples=5)
     with pytest.raises(ScantlingError, match="--pricing-sequences 6"):
-        refuse_unrefinable(Program(few).limit("average_bits", at_most=4).instance(), few)
+        require_refinable(Program(few).limit("average_bits", at_most=4).instance(), few)
 
 
 def test_solve_refines_and_the_plan_says_how(tmp_path, llama_folder, text_file, monkeypatch):

@@ -12,18 +12,18 @@ from typer.testing import CliRunner
 from scantling.__main__ import app
 from scantling.common.errors import ScantlingError
 from scantling.common.progress import silent
-from scantling.evaluation.bootstrap import Certainty, Interval
+from scantling.evaluation.bootstrap import BootstrapSettings, Interval
 from scantling.evaluation.cache import formats_sha256
-from scantling.evaluation.comparison import Comparison, Contender, PairedDifference, write_comparison
+from scantling.evaluation.comparison import Comparison, ComparisonEntry, PairedDifference, write_comparison
 from scantling.evaluation.safety.record import (
-    CaseCurve,
-    CaseFactor,
-    CaseQuality,
-    Gamma,
+    DomainCurve,
+    DomainFactor,
+    DomainQuality,
     MeasuredPlan,
     PlanSafety,
-    Point,
+    PredictionMargin,
     SafetyFile,
+    ThresholdPoint,
     write_safety,
 )
 from scantling.hardware.resources import STORED_BYTES
@@ -32,8 +32,8 @@ from scantling.reporting.page.frontier_section import frontiers_of
 from scantling.reporting.page.heat_map import heat_map
 from scantling.reporting.page.svg import Scale, spanning, text
 from scantling.sensitivity.profile import read_profile, uniform_formats, write_profile
-from scantling.solver.milp.base import SearchSettings
-from scantling.solver.milp.cpsat import CpSat
+from scantling.solver.milp.base import SolverSettings
+from scantling.solver.milp.cpsat import CpSatSolver
 from tiny_profiles import FORMATS, layer, make_profile, profile_of
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -71,7 +71,7 @@ def comparison_of(plan, profile):
     for name, formats in sets.items():
         predicted, error = profile.predict(formats)
         rows.append(
-            Contender(
+            ComparisonEntry(
                 name=name,
                 role="plan" if name == "plan" else "rival",
                 says="as it is called",
@@ -106,8 +106,9 @@ def comparison_of(plan, profile):
     return Comparison(
         scantling_version="0", model_source=plan.model_source, model_sha256=plan.model_sha256,
         profile_sha256=plan.profile_sha256, text_source="words", text_sha256="0", num_sequences=2, sequence_length=8,
-        num_documents=2, rounding_inputs="original", certainty=Certainty(), layers=tuple(plan.formats()),
-        contenders=(*rows, original), differences=(found,), moves_from="uniform int4-g32", moves=(), left_out=(),
+        num_documents=2, rounding_inputs="original", bootstrap=BootstrapSettings(), layers=tuple(plan.formats()),
+        entries=(*rows, original), differences=(found,), changes_from="uniform int4-g32", format_changes=(),
+        left_out=(),
     )  # fmt: skip
 
 
@@ -117,44 +118,45 @@ def around(value):
 
 def measured_plan(name, bits):
     kl = 4.0**-bits
-    quality = CaseQuality(
-        load_case="text", kl_nats=around(1.1 * kl), negative_log_likelihood_increase_nats=around(kl),
+    quality = DomainQuality(
+        domain="text", kl_nats=around(1.1 * kl), negative_log_likelihood_increase_nats=around(kl),
         perplexity=around(10 * (1 + kl)), next_token_accuracy=around(0.4), accuracy_change=around(-kl),
         top1_agreement=around(0.9), flips=around(0.1), kl_nats_by_sequence=(1.1 * kl,) * 2,
         by_document=(),
     )  # fmt: skip
     return MeasuredPlan(
         name=name, formats_sha256="0", average_bits=bits, stored_bytes=1000, predicted_kl_nats=kl,
-        predicted_kl_standard_error_nats=kl / 10, cases=(quality,),
+        predicted_kl_standard_error_nats=kl / 10, domains=(quality,),
     )  # fmt: skip
 
 
 def safety_of(plan):
-    reached = Point(kl_nats=around(0.02), reached=True, share_reached=1.0, between=("4 bits", "3 bits"))
-    beyond = Point(kl_nats=around(0.07), reached=False, share_reached=0.1, between=("2 bits",))
-    curve = CaseCurve(
-        load_case="text", text_source="words", text_sha256="0", num_sequences=2, sequence_length=8, num_documents=2,
+    reached = ThresholdPoint(kl_nats=around(0.02), reached=True, share_reached=1.0, between=("4 bits", "3 bits"))
+    beyond = ThresholdPoint(kl_nats=around(0.07), reached=False, share_reached=0.1, between=("2 bits",))
+    curve = DomainCurve(
+        domain="text", text_source="words", text_sha256="0", num_sequences=2, sequence_length=8, num_documents=2,
         original_perplexity=10.0,
-        original_accuracy=around(0.4), elastic_limit_nats=None, onset_kl_nats=None, onset_rung=None,
+        original_accuracy=around(0.4), elastic_limit_nats=None, onset_kl_nats=None, onset_point=None,
         yield_point=reached, ultimate_point=beyond,
     )  # fmt: skip
-    factor = CaseFactor(
-        load_case="text", kl_nats=0.004, at_yield=around(4.5), at_ultimate=around(16), at_least_at_yield=False,
+    factor = DomainFactor(
+        domain="text", kl_nats=0.004, at_yield=around(4.5), at_ultimate=around(16), at_least_at_yield=False,
         at_least_at_ultimate=True,
     )  # fmt: skip
     judged = PlanSafety(
         plan=measured_plan("plan.json", 4).model_copy(update={"formats_sha256": formats_sha256(plan.formats())}),
-        gamma=Gamma(value=1.1, basis="measured", mean_ratio=1.0, origin="a test"), cases=(factor,),
-        factor=4.5, factor_lower=3.6, ultimate_factor=16, ultimate_factor_lower=12.8, governing_case="text",
+        prediction_margin=PredictionMargin(value=1.1, basis="measured", mean_ratio=1.0, origin="a test"),
+        cases=(factor,),
+        factor=4.5, factor_lower=3.6, ultimate_factor=16, ultimate_factor_lower=12.8, governing_domain="text",
         required_factor=1.5, margin=1.4, passes=True,
     )  # fmt: skip
     other = judged.model_copy(update={"plan": measured_plan("other.json", 3), "factor": 0.5, "factor_lower": 0.4})
     return SafetyFile(
         scantling_version="0", model_source=plan.model_source, model_sha256=plan.model_sha256,
         profile_path=plan.profile_path, profile_sha256=plan.profile_sha256, rounding_inputs="original", offset=0.1,
-        num_rungs=6,
-        ultimate=1.0, certainty=Certainty(), curves=(curve,),
-        ladder=tuple(measured_plan(f"{bits} bits", bits) for bits in (8, 6, 5, 4, 3, 2)), plans=(other, judged),
+        num_points=6,
+        ultimate=1.0, bootstrap=BootstrapSettings(), curves=(curve,),
+        sweep=tuple(measured_plan(f"{bits} bits", bits) for bits in (8, 6, 5, 4, 3, 2)), plans=(other, judged),
     )  # fmt: skip
 
 
@@ -309,13 +311,13 @@ def test_hostile_names_are_shown_and_not_obeyed(tmp_path):
                        "--average-bits", "3.5", "--no-cross-fit")  # fmt: skip
     plan = read_plan(plan_path)
     found = comparison_of(plan, read_profile(tmp_path / "profile.safetensors"))
-    spoiled = found.contenders[1].model_copy(update={"name": HOSTILE, "says": HOSTILE, "bits_by_kind": {HOSTILE: 2.0}})
-    first = found.contenders[0].model_copy(update={"bits_by_kind": {HOSTILE: 2.0}})
+    spoiled = found.entries[1].model_copy(update={"name": HOSTILE, "says": HOSTILE, "bits_by_kind": {HOSTILE: 2.0}})
+    first = found.entries[0].model_copy(update={"bits_by_kind": {HOSTILE: 2.0}})
     difference = found.differences[0].model_copy(update={"other": HOSTILE})
     write_comparison(
         found.model_copy(
             update={
-                "contenders": (first, spoiled, found.contenders[2]),
+                "entries": (first, spoiled, found.entries[2]),
                 "differences": (difference,),
                 "moves_from": HOSTILE,
                 "left_out": (HOSTILE,),
@@ -326,8 +328,8 @@ def test_hostile_names_are_shown_and_not_obeyed(tmp_path):
     )
     safety = safety_of(plan)
     curve = safety.curves[0].model_copy(update={"text_source": HOSTILE})
-    rung = safety.ladder[0].model_copy(update={"name": HOSTILE})
-    write_safety(safety.model_copy(update={"curves": (curve,), "ladder": (rung,)}), tmp_path / "safety.json")
+    sweep_point = safety.sweep[0].model_copy(update={"name": HOSTILE})
+    write_safety(safety.model_copy(update={"curves": (curve,), "sweep": (sweep_point,)}), tmp_path / "safety.json")
     words = ["--comparison", tmp_path / "comparison.json", "--safety", tmp_path / "safety.json", "--points", "3"]
     run("report", plan_path, "-o", tmp_path / "page.html", *words, "--figures", tmp_path / "figs")
     assert "<script>alert" not in (tmp_path / "page.html").read_text()
@@ -340,7 +342,7 @@ def test_hostile_names_are_shown_and_not_obeyed(tmp_path):
 
 def test_the_plan_lies_on_the_frontier_and_uniforms_above(folder):
     plan, profile = read_plan(folder / "plan.json"), read_profile(folder / "profile.safetensors")
-    (found,) = frontiers_of(plan, profile, 60, (CpSat(), SearchSettings()), silent)
+    (found,) = frontiers_of(plan, profile, 60, (CpSatSolver(), SolverSettings()), silent)
     assert {point.status for point in found.points} == {"OPTIMAL"}
     for name in ("int2-g32", "int4-g32", "int8-row"):
         formats = uniform_formats(profile, name)
@@ -351,7 +353,7 @@ def test_the_plan_lies_on_the_frontier_and_uniforms_above(folder):
         assert reached
     reached = [point.predicted_loss_nats or 0.0 for point in found.points if point.bounds[0] >= plan.stored_bytes]
     assert max(reached) <= plan.loss_increase_nats + 1e-12
-    assert frontiers_of(plan, profile, 0, (CpSat(), SearchSettings()), silent) == ()
+    assert frontiers_of(plan, profile, 0, (CpSatSolver(), SolverSettings()), silent) == ()
 
 
 def test_where_the_program_knows_watts_they_are_shown(tmp_path):
@@ -373,7 +375,7 @@ def test_marks_stand_where_their_values_are(whole_page):
         assert (x - x0) / (x1 - x0) == pytest.approx((y - y0) / (y1 - y0), abs=2e-3)
 
 
-def test_a_threshold_that_the_ladder_does_not_reach_is_not_drawn(whole_page):
+def test_a_threshold_that_the_sweep_does_not_reach_is_not_drawn(whole_page):
     words = "".join(pictures(whole_page)["load-deflection-1"].itertext())
     assert "yield at 0.02 (0.016 to 0.025)" in words
     assert "collapse at" not in words
@@ -418,7 +420,7 @@ def test_figures_and_tables_are_those_of_the_page(folder, whole_page):
         rows = list(csv.DictReader(opened))
     assert sum(int(row["stored_bytes"]) for row in rows) + plan.other_bytes == plan.stored_bytes
     assert {row["layer"]: row["format"] for row in rows} == plan.formats()
-    for name in ("limits", "contenders", "differences", "ladder", "factors", "frontier-stored-bytes"):
+    for name in ("limits", "entries", "differences", "sweep", "factors", "frontier-stored-bytes"):
         assert json.loads((figs / f"{name}.json").read_text())
         assert (figs / f"{name}.csv").read_text().count("\n") > 1
 
@@ -430,7 +432,7 @@ def test_files_of_something_else_are_refused(folder, tmp_path):
     cases = [
         (found.model_copy(update={"model_sha256": "1" * 64}), "of the model 'nowhere' with weights 111111111111…"),
         (found.model_copy(update={"profile_sha256": "1" * 64}), "rests on the profile 111111111111…"),
-        (found.model_copy(update={"contenders": (found.contenders[0].model_copy(update={"formats": other}),)}),
+        (found.model_copy(update={"entries": (found.entries[0].model_copy(update={"formats": other}),)}),
          "is of another plan: .* layers have other formats"),
         (safety.model_copy(update={"model_sha256": "1" * 64}), "safety file .* is of the model"),
         (safety.model_copy(update={"profile_sha256": "1" * 64}), "safety file .* rests on the profile"),

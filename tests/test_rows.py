@@ -25,14 +25,14 @@ from scantling.common.errors import ScantlingError
 from scantling.common.progress import silent
 from scantling.common.units import exact_number
 from scantling.hardware.resources import READ_BYTES, ROW_NAMES, SECONDS_PER_TOKEN, Rows
-from scantling.hardware.specification import device_names, load_device
+from scantling.hardware.specification import hardware_names, load_hardware
 from scantling.hardware.workload import Workload
 from scantling.models.kv_cache import config_numbers, kv_cache_bytes
 from scantling.models.loading import load_model
 from scantling.quantization.formats import parse_format
 from scantling.quantization.methods import rounding_method
 from scantling.sensitivity.calibration.text import load_text
-from scantling.sensitivity.domains import DEFAULT_NAME, LoadCase
+from scantling.sensitivity.domains import DEFAULT_NAME, Domain
 from scantling.sensitivity.profile import ProfileRecord, read_profile, write_profile
 from scantling.sensitivity.profiling import ProfileSettings, build_profile
 from tiny import make_model
@@ -54,7 +54,7 @@ traffic_power: 30 W
 @pytest.fixture
 def card(tmp_path):
     (tmp_path / "card.yaml").write_text(DEVICE)
-    return load_device(str(tmp_path / "card.yaml"))
+    return load_hardware(str(tmp_path / "card.yaml"))
 
 
 def laws(profile, instance, choice, workload):
@@ -126,7 +126,7 @@ def test_speed_limits_are_rounded_to_the_safe_side(card):
 
 def test_the_reference_case_is_met_by_the_device_fitted_to_it():
     """64.0 and 17.8 GB read at 26 and about 70 tokens per second; 295 and 165 W at 26 tokens per second."""
-    device = load_device("a100-80gb-reference")
+    device = load_hardware("a100-80gb-reference")
     for read_bytes, speed, watts in ((63_970_617_344, 26, 295), (17_771_669_504, 70, 165)):
         # A whole model as one matrix of 16-bit weights.
         num_weights = read_bytes // 2
@@ -207,12 +207,12 @@ def test_what_is_missing_is_said(card, tmp_path):
 def test_a_device_file_that_is_wrong_is_refused_with_its_line(tmp_path, text, match):
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(ScantlingError, match=match):
-        load_device(str(tmp_path / "x.yaml"))
+        load_hardware(str(tmp_path / "x.yaml"))
 
 
 def test_every_number_of_a_known_device_has_a_source():
-    for name in device_names():
-        device = load_device(name)
+    for name in hardware_names():
+        device = load_hardware(name)
         assert device.name == name
         figures = [
             figure for figure in json.loads(device.model_dump_json(exclude_none=True)).values() if "value" in figure
@@ -223,7 +223,7 @@ def test_every_number_of_a_known_device_has_a_source():
 
 def test_a_profile_records_what_the_kv_cache_depends_on(tmp_path, llama_folder, text_file):
     settings = ProfileSettings(("int2-g32", "float16"), (), 1, 1, 16, rounding=rounding_method({"method": "rtn"}))
-    case = LoadCase(DEFAULT_NAME, load_text(str(text_file)))
+    case = Domain(DEFAULT_NAME, load_text(str(text_file)))
     built = build_profile(load_model(str(llama_folder)), [case], settings, tmp_path / "p.safetensors", silent)
     write_profile(built, tmp_path / "p.safetensors")
     read = read_profile(tmp_path / "p.safetensors")

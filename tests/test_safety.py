@@ -17,13 +17,13 @@ from scantling.__main__ import app
 from scantling.common.errors import ScantlingError
 from scantling.common.progress import silent
 from scantling.evaluation import cache as measured_module
-from scantling.evaluation.bootstrap import Certainty, Resampling
+from scantling.evaluation.bootstrap import BlockBootstrap, BootstrapSettings
 from scantling.evaluation.cache import formats_sha256
 from scantling.evaluation.quality import Quality
 from scantling.evaluation.safety import solve_with_factor as safe_solve
-from scantling.evaluation.safety.budget_sweep import ladder, rung_bits
+from scantling.evaluation.safety.budget_sweep import bits_of_points, sweep
 from scantling.evaluation.safety.degradation_curve import curve_of
-from scantling.evaluation.safety.factor import gamma_of_measured, gamma_of_predicted
+from scantling.evaluation.safety.factor import margin_of_measured, margin_of_predicted
 from scantling.evaluation.safety.record import read_safety
 from scantling.planning.plan import read_plan
 from scantling.sensitivity.profile import read_profile
@@ -31,7 +31,7 @@ from tiny import save_model
 from tiny_profiles import make_profile
 
 NUM = 12
-DRAWS = Resampling(tuple(range(NUM)), Certainty(num_resamples=1000))
+DRAWS = BlockBootstrap(tuple(range(NUM)), BootstrapSettings(num_resamples=1000))
 
 
 def quality(kl, loss, noise=0.0, seed=0):
@@ -45,11 +45,11 @@ ORIGINAL = quality(0.0, 0.0)
 
 
 def curve(points, **more):
-    rungs = [quality(kl, loss, **more) for kl, loss in points]
-    return curve_of([f"rung {i}" for i in range(len(points))], rungs, ORIGINAL, DRAWS)
+    sweep_points = [quality(kl, loss, **more) for kl, loss in points]
+    return curve_of([f"rung {i}" for i in range(len(points))], sweep_points, ORIGINAL, DRAWS)
 
 
-def test_a_threshold_is_crossed_between_two_rungs():
+def test_a_threshold_is_crossed_between_two_points():
     found = curve([(0.1, 0.05), (0.3, 0.15), (0.9, 0.75)]).crossing(0.45)
     assert found.kl_nats == pytest.approx(0.6)
     assert (found.reached, found.between, found.share_reached) == (True, ("rung 1", "rung 2"), 1.0)
@@ -62,7 +62,7 @@ def test_the_original_is_the_first_point_of_the_curve():
     assert found.between == ("original", "rung 0")
 
 
-def test_rungs_may_come_in_any_order():
+def test_points_may_come_in_any_order():
     points = [(0.9, 0.75), (0.1, 0.05), (0.3, 0.15)]
     found = curve(points).crossing(0.45)
     assert found.kl_nats == pytest.approx(0.6)
@@ -91,60 +91,60 @@ def test_a_larger_offset_is_never_crossed_earlier():
     assert all(a <= b for a, b in itertools.pairwise(crossings))
 
 
-def test_gamma_bounds_the_next_ratio():
-    rungs = [(0.1, 0.11), (0.2, 0.26), (0.4, 0.44), (5.0, 50.0), (0.001, 0.1)]
-    found = gamma_of_predicted(0.2, rungs, 0.95)
+def test_prediction_margin_bounds_the_next_ratio():
+    sweep_points = [(0.1, 0.11), (0.2, 0.26), (0.4, 0.44), (5.0, 50.0), (0.001, 0.1)]
+    found = margin_of_predicted(0.2, sweep_points, 0.95)
     logs = np.log([1.1, 1.3, 1.1])
     assert found.mean_ratio == pytest.approx(math.exp(logs.mean()))
     assert found.value == pytest.approx(math.exp(logs.mean() + 4.302653 * logs.std(ddof=1) * math.sqrt(4 / 3)))
     assert "3 rungs" in found.origin
-    assert gamma_of_predicted(0.2, [(0.1, 0.05), (0.2, 0.1), (0.4, 0.2)], 0.95).value == 1.0
-    assert gamma_of_measured().value == 1.0
+    assert margin_of_predicted(0.2, [(0.1, 0.05), (0.2, 0.1), (0.4, 0.2)], 0.95).value == 1.0
+    assert margin_of_measured().value == 1.0
     with pytest.raises(ScantlingError, match="only 1 rungs"):
-        gamma_of_predicted(5.0, rungs, 0.95)
+        margin_of_predicted(5.0, sweep_points, 0.95)
 
 
-def test_gamma_is_rarely_exceeded():
+def test_prediction_margin_is_rarely_exceeded():
     """Of ladders whose ratios are drawn from one distribution, the next ratio is below the bound as often as said."""
     generator = np.random.default_rng(0)
     below = 0
     for _ in range(1000):
         ratios = np.exp(generator.normal(0.3, 0.1, 6))
-        below += ratios[5] <= gamma_of_predicted(1.0, [(1.0, ratio) for ratio in ratios[:5]], 0.9).value
+        below += ratios[5] <= margin_of_predicted(1.0, [(1.0, ratio) for ratio in ratios[:5]], 0.9).value
     assert 0.93 <= below / 1000 <= 0.97
 
 
-def test_the_ladder_falls_and_its_loss_rises():
+def test_the_sweep_falls_and_its_loss_rises():
     profile = make_profile(num_blocks=4)
-    rungs = ladder(profile, 9, silent)
-    predicted = [profile.predict(formats)[0] for formats in rungs.values()]
-    stored = [profile.stored_bytes(formats) for formats in rungs.values()]
+    sweep_points = sweep(profile, 9, silent)
+    predicted = [profile.predict(formats)[0] for formats in sweep_points.values()]
+    stored = [profile.stored_bytes(formats) for formats in sweep_points.values()]
     assert predicted == sorted(predicted)
     assert stored == sorted(stored, reverse=True)
-    assert len({formats_sha256(formats) for formats in rungs.values()}) == len(rungs) >= 6
-    assert next(iter(rungs)) == "8.00 bits"
-    assert list(rungs)[-1] == "2.00 bits"
-    assert rung_bits(2.0, 8.0, 9) == pytest.approx([8 * 4 ** (-k / 8) for k in range(9)])
+    assert len({formats_sha256(formats) for formats in sweep_points.values()}) == len(sweep_points) >= 6
+    assert next(iter(sweep_points)) == "8.00 bits"
+    assert list(sweep_points)[-1] == "2.00 bits"
+    assert bits_of_points(2.0, 8.0, 9) == pytest.approx([8 * 4 ** (-k / 8) for k in range(9)])
 
 
 @pytest.mark.parametrize(
-    ("profile", "num_rungs", "words"),
+    ("profile", "num_points", "words"),
     [
         (make_profile(), 3, "4 or more"),
         (make_profile(formats=("int4-g32",)), 9, "the same bits"),
         (make_profile(), 1, "4 or more"),
     ],
 )
-def test_what_is_no_ladder(profile, num_rungs, words):
+def test_what_is_no_sweep(profile, num_points, words):
     with pytest.raises(ScantlingError, match=words):
-        ladder(profile, num_rungs, silent)
+        sweep(profile, num_points, silent)
 
 
-def test_an_estimator_that_predicts_no_loss_has_no_ladder():
+def test_an_estimator_that_predicts_no_loss_has_no_sweep():
     profile = make_profile()
     ranks = replace(profile, record=profile.record.model_copy(update={"estimator": "output-error"}))
     with pytest.raises(ScantlingError, match="predicts no loss"):
-        ladder(ranks, 9, silent)
+        sweep(ranks, 9, silent)
 
 
 # The command, on a tiny model and on text that this model wrote.
@@ -189,12 +189,12 @@ def test_on_text_that_the_model_wrote_yield_is_where_theory_puts_it(found):
     assert curve_found.yield_point.reached
     assert curve_found.yield_point.kl_nats.lower < math.log(1.1) < curve_found.yield_point.kl_nats.upper
     assert curve_found.num_documents >= 6
-    assert found.ladder[0].name == "8.00 bits"
+    assert found.sweep[0].name == "8.00 bits"
 
 
 def test_documents_add_up_to_the_whole(found):
-    for plan in [*found.ladder, *(plan.plan for plan in found.plans)]:
-        (case,) = plan.cases
+    for plan in [*found.sweep, *(plan.plan for plan in found.plans)]:
+        (case,) = plan.domains
         assert sum(one.num_sequences for one in case.by_document) == 24
         assert len(case.by_document) == found.curves[0].num_documents
         for name, whole in (
@@ -211,15 +211,15 @@ def test_documents_add_up_to_the_whole(found):
 def test_factor_margin_and_verdict_follow_from_what_was_measured(found):
     (curve_found,) = found.curves
     for plan in found.plans:
-        (case,) = plan.cases
-        kl = plan.plan.cases[0].kl_nats.estimate
+        (case,) = plan.domains
+        kl = plan.plan.domains[0].kl_nats.estimate
         assert case.at_yield.estimate == pytest.approx(curve_found.yield_point.kl_nats.estimate / kl)
         assert case.at_ultimate.estimate == pytest.approx(curve_found.ultimate_point.kl_nats.estimate / kl)
         assert case.at_yield.lower <= plan.factor <= case.at_yield.upper
         assert plan.factor_lower == case.at_yield.lower
         assert plan.margin == pytest.approx(plan.factor_lower / plan.required_factor - 1)
         assert plan.passes == (plan.margin >= 0)
-        assert plan.gamma.value == 1.0
+        assert plan.prediction_margin.value == 1.0
     solved, uniform = found.plans
     assert solved.factor > uniform.factor
     assert solved.passes
@@ -258,7 +258,7 @@ def test_what_was_measured_is_not_measured_again(folder, found, monkeypatch):
     assert isinstance(other_text.exception, TypeError)
 
 
-def test_a_ladder_that_is_killed_goes_on(folder, found, tmp_path):
+def test_a_sweep_that_is_killed_goes_on(folder, found, tmp_path):
     script = (
         "import os, sys\n"
         "from scantling.evaluation import measured\n"
@@ -308,7 +308,7 @@ def test_a_damaged_measurement_is_told(folder, found, tmp_path):
         raise failure(*words)
 
 
-def test_a_ladder_without_yield_says_at_least(folder, found):
+def test_a_sweep_without_yield_says_at_least(folder, found):
     result = run("safety", folder / "plan", "-o", folder / "far", *FEW, "--offset", "900%", "--ultimate", "100000%")
     words = " ".join(result.output.split())  # lines break where the folder's name makes them
     assert "factor of safety at least" in words
@@ -316,22 +316,24 @@ def test_a_ladder_without_yield_says_at_least(folder, found):
     far = read_safety(folder / "far")
     point = far.curves[0].yield_point
     assert not point.reached
-    assert point.kl_nats.estimate == max(rung.cases[0].kl_nats.estimate for rung in far.ladder)
-    assert far.plans[0].cases[0].at_least_at_yield
+    assert point.kl_nats.estimate == max(sweep_point.domains[0].kl_nats.estimate for sweep_point in far.sweep)
+    assert far.plans[0].domains[0].at_least_at_yield
 
 
-def test_a_predicted_plan_carries_a_larger_gamma(folder, found):
+def test_a_predicted_plan_carries_a_larger_prediction_margin(folder, found):
     result = run("safety", folder / "plan", "-o", folder / "predicted", *FEW, "--predicted", "--require", 0.01)
     assert result.exit_code == 0, result.output
     (plan,) = read_safety(folder / "predicted").plans
-    assert plan.gamma.basis == "predicted"
-    assert plan.gamma.value > found.plans[0].gamma.value
-    assert plan.plan.cases == ()
-    (case,) = plan.cases
+    assert plan.prediction_margin.basis == "predicted"
+    assert plan.prediction_margin.value > found.plans[0].prediction_margin.value
+    assert plan.plan.domains == ()
+    (case,) = plan.domains
     borne = found.curves[0].yield_point.kl_nats
     assert case.kl_nats == pytest.approx(plan.plan.predicted_kl_nats)
-    assert plan.factor == pytest.approx(borne.estimate / (plan.gamma.value * plan.plan.predicted_kl_nats))
-    assert plan.factor_lower == pytest.approx(borne.lower / (plan.gamma.value * plan.plan.predicted_kl_nats))
+    assert plan.factor == pytest.approx(borne.estimate / (plan.prediction_margin.value * plan.plan.predicted_kl_nats))
+    assert plan.factor_lower == pytest.approx(
+        borne.lower / (plan.prediction_margin.value * plan.plan.predicted_kl_nats)
+    )
 
 
 @pytest.mark.parametrize(

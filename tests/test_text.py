@@ -16,12 +16,12 @@ from scantling.sensitivity.calibration.text import (
     cut_sequences,
     load_text,
     opening_tokens,
-    refuse_overlap,
-    refuse_too_long,
+    require_disjoint,
     token_sequences,
+    validate_length,
 )
 from scantling.sensitivity.profile import RegimeRecord
-from scantling.sensitivity.regime import look_into_regime
+from scantling.sensitivity.regime import diagnose_regime
 from tiny import make_model, make_tokenizer, prose
 
 
@@ -102,10 +102,10 @@ def test_a_missing_file_and_a_folder_without_text_are_refused(tmp_path):
 
 def test_text_that_was_calibrated_on_is_refused_for_evaluation():
     calibration = torch.arange(200).reshape(2, 100)
-    refuse_overlap(calibration, torch.arange(1000, 1200).reshape(2, 100))
+    require_disjoint(calibration, torch.arange(1000, 1200).reshape(2, 100))
     evaluation = torch.cat([torch.arange(1000, 1030), torch.arange(20, 90)]).reshape(1, 100)
     with pytest.raises(ScantlingError, match=r"1 of 1 .*sequence 0 shares 21 runs of 50 tokens"):
-        refuse_overlap(calibration, evaluation)
+        require_disjoint(calibration, evaluation)
 
 
 @pytest.mark.parametrize(("length", "run"), [(400, 64), (100, 50), (32, 16), (31, 15)])
@@ -118,10 +118,10 @@ def test_partial_overlap_is_found_from_one_run_on(length, run, at):
     for common in (run - 1, run):
         evaluation[1, place : place + common] = calibration[2, 3 : 3 + common]
         if common < run:
-            refuse_overlap(calibration, evaluation)
+            require_disjoint(calibration, evaluation)
         else:
             with pytest.raises(ScantlingError, match=rf"1 of 2 .*sequence 1 shares 1 runs of {run} tokens"):
-                refuse_overlap(calibration, evaluation)
+                require_disjoint(calibration, evaluation)
 
 
 def test_sequences_know_their_documents():
@@ -136,9 +136,9 @@ def test_sequences_know_their_documents():
 
 def test_sequences_beyond_the_context_are_refused():
     config = LlamaConfig(max_position_embeddings=64)
-    refuse_too_long(config, 64)
+    validate_length(config, 64)
     with pytest.raises(ScantlingError, match="exceed the model's context of 64"):
-        refuse_too_long(config, 65)
+        validate_length(config, 65)
 
 
 def test_the_wikipedia_excerpt_has_its_articles():
@@ -254,9 +254,9 @@ def test_the_regime_is_measured_with_and_without_bos():
     tokenizer = make_tokenizer()
     loaded = LoadedModel("m", make_model("llama-tied"), tokenizer, "", "float16")
     token_ids = torch.randint(2, 90, (2, 30), generator=torch.Generator().manual_seed(0))
-    assert look_into_regime(loaded, token_ids, 0.2).perplexity_with_bos is None  # its tokenizer puts BOS in front
+    assert diagnose_regime(loaded, token_ids, 0.2).perplexity_with_bos is None  # its tokenizer puts BOS in front
     tokenizer.backend_tokenizer.post_processor = None
-    regime = look_into_regime(loaded, token_ids, None)
+    regime = diagnose_regime(loaded, token_ids, None)
     in_front = torch.cat([torch.zeros(2, 1, dtype=torch.int64), token_ids], dim=1)
     with torch.no_grad():
         plain = loaded.model(token_ids[:, :-1]).logits[:, :-1].log_softmax(-1)

@@ -7,16 +7,16 @@ from typer.testing import CliRunner
 
 from scantling.__main__ import app
 from scantling.common.progress import silent
-from scantling.evaluation.comparison import Contender
-from scantling.evaluation.prediction_validity import judge, rung
+from scantling.evaluation.comparison import ComparisonEntry
+from scantling.evaluation.prediction_validity import judge, sweep_point
 from scantling.models.loading import load_model
 from scantling.reporting.terminal.diagnostics import silent_layer_warnings
 from scantling.sensitivity.joint import joint_samples
 from scantling.sensitivity.profile import read_profile, uniform_formats
 
 
-def row(predicted: float, measured: float, error: float | None = 0.01) -> Contender:
-    return Contender(
+def row(predicted: float, measured: float, error: float | None = 0.01) -> ComparisonEntry:
+    return ComparisonEntry(
         name=f"plan {predicted}",
         role="plan",
         says="",
@@ -37,23 +37,23 @@ def row(predicted: float, measured: float, error: float | None = 0.01) -> Conten
 
 
 def test_the_range_ends_before_the_first_prediction_that_is_off():
-    found = judge([rung(row(*pair)) for pair in [(1.0, 3.0), (0.01, 0.011), (0.1, 0.12), (2.0, 2.0)]])
-    assert [one.holds for one in found.rungs] == [True, True, False, True]
+    found = judge([sweep_point(row(*pair)) for pair in [(1.0, 3.0), (0.01, 0.011), (0.1, 0.12), (2.0, 2.0)]])
+    assert [one.holds for one in found.sweep_points] == [True, True, False, True]
     assert found.elastic_limit_nats == 0.1
     assert found.correction == pytest.approx(math.sqrt(1.1 * 1.2))
     assert found.correction_error == pytest.approx(abs(math.log(1.2 / 1.1)) / math.sqrt(2))
 
 
 def test_a_difference_within_its_error_is_none():
-    sure, unsure = rung(row(1.0, 1.5)), rung(row(1.0, 1.5, 0.3))
+    sure, unsure = sweep_point(row(1.0, 1.5)), sweep_point(row(1.0, 1.5, 0.3))
     assert (sure.holds, unsure.holds) == (False, True)
     assert unsure.ratio_standard_error == pytest.approx(1.5 * 0.3 * math.sqrt(2))
-    assert rung(row(1.0, 1.5, None)).ratio_standard_error is None
-    assert not rung(row(1.0, 1.5, None)).holds
+    assert sweep_point(row(1.0, 1.5, None)).ratio_standard_error is None
+    assert not sweep_point(row(1.0, 1.5, None)).holds
 
 
 def test_where_nothing_holds_there_is_no_range():
-    found = judge([rung(row(1.0, 2.0))])
+    found = judge([sweep_point(row(1.0, 2.0))])
     assert found.elastic_limit_nats is found.correction is found.correction_error is None
 
 

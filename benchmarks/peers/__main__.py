@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from allocation import AVERAGE_BITS, PEERS, allocate, allocation_path
-from contenders import Contender, contenders
+from contenders import ComparisonEntry, entries
 from cost_of_ours import cost_rows, measure_cost
 from further import Further, further_plans, further_table, measure_further
 from material import prepare
@@ -38,7 +38,7 @@ from report import (
 )
 
 from scantling.common.files import whole_file
-from scantling.evaluation.bootstrap import Resampling
+from scantling.evaluation.bootstrap import BlockBootstrap
 from scantling.sensitivity.profile import Profile, read_profile
 
 RESULTS = Path(__file__).parents[1] / "results" / "peers.md"
@@ -53,7 +53,7 @@ STEPS = ("prepare", "allocate", "cost", *STEPS_OF_CONTENDERS)
 def report(
     profile: Profile,
     folder: Path,
-    everyone: Sequence[Contender],
+    everyone: Sequence[ComparisonEntry],
     further: Sequence[Further],
     own: Mapping[float, Sequence[OwnRow]],
 ) -> list[str]:
@@ -71,7 +71,7 @@ def report(
     """
     measured = measured_of(folder, everyone)
     documents = documents_of(folder)
-    resampling = Resampling(documents)
+    resampling = BlockBootstrap(documents)
     sections = {
         "In short: KL on 8 × 512 tokens, in brackets on 24 × 512": short_table(measured),
         "Allocations, all rounded by our GPTQ": main_table(profile, everyone, measured, resampling),
@@ -123,17 +123,17 @@ def main() -> None:
     if "cost" in arguments.steps:
         measure_cost(folder / "ours")
     if set(arguments.steps) & set(STEPS_OF_CONTENDERS):
-        of_contenders(arguments)
+        of_entries(arguments)
 
 
-def of_contenders(arguments: argparse.Namespace) -> None:
+def of_entries(arguments: argparse.Namespace) -> None:
     """Solve our plans, once for all steps that need them, and do those.
 
     Args:
         arguments: of the command.
     """
     folder, profile = arguments.folder, read_profile(arguments.profile)
-    everyone = contenders(profile, folder)
+    everyone = entries(profile, folder)
     own = owners(everyone, arguments.steps_of_descent)
     further = further_plans(profile, everyone, arguments.further)
     if "measure" in arguments.steps:

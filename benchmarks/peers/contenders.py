@@ -13,13 +13,13 @@ from pathlib import Path
 from allocation import AVERAGE_BITS, PEERS, Allocation, allocation_path
 from cost_of_ours import quick_profile_path
 
-from scantling.evaluation.baselines import SAME_BYTES, rivals
+from scantling.evaluation.baselines import SAME_BYTES, baselines
 from scantling.planning.program import Program
 from scantling.planning.solve import choose_formats
 from scantling.quantization.formats import IntegerFormat, parse_format
 from scantling.sensitivity.profile import Profile, decided_layers, read_profile, uniform_formats
-from scantling.solver.milp.base import SearchSettings
-from scantling.solver.milp.cpsat import CpSat
+from scantling.solver.milp.base import SolverSettings
+from scantling.solver.milp.cpsat import CpSatSolver
 
 GROUP_SIZE, FLOAT_BITS = 64, 16
 ATTENTION, MLP = ("*.q_proj", "*.k_proj", "*.v_proj"), ("*.gate_proj", "*.up_proj")
@@ -30,7 +30,7 @@ UNIFORM = "uniform"
 
 
 @dataclass(frozen=True)
-class Contender:
+class ComparisonEntry:
     """One row of the comparison.
 
     Attributes:
@@ -68,7 +68,7 @@ def ours(profile: Profile, target: float, widths: tuple[int, ...], *, tied: bool
         program = program.allow("*_proj", [f"int{bits}-g{GROUP_SIZE}" for bits in widths])
     if tied:
         program = program.tie(ATTENTION, per="block").tie(MLP, per="block")
-    return choose_formats(program.instance(), CpSat(), SearchSettings())
+    return choose_formats(program.instance(), CpSatSolver(), SolverSettings())
 
 
 def offered_widths(profile: Profile) -> set[int]:
@@ -94,15 +94,15 @@ def formats_of(profile: Profile, bits: dict[str, int]) -> dict[str, str]:
     return {name: f"int{bits[name]}-g{GROUP_SIZE}" if name in decided else own for name, own in kept.items()}
 
 
-def uniform(profile: Profile, target: float, plan: dict[str, str]) -> Contender:
+def uniform(profile: Profile, target: float, plan: dict[str, str]) -> ComparisonEntry:
     """Give uniform quantization of a size; between two widths both, spread evenly over the layers."""
     if target == int(target):
-        return Contender(UNIFORM, target, uniform_formats(profile, f"int{int(target)}-g{GROUP_SIZE}"))
-    found = rivals(profile, plan, [SAME_BYTES])[0]
-    return Contender(UNIFORM, target, found.formats)
+        return ComparisonEntry(UNIFORM, target, uniform_formats(profile, f"int{int(target)}-g{GROUP_SIZE}"))
+    found = baselines(profile, plan, [SAME_BYTES])[0]
+    return ComparisonEntry(UNIFORM, target, found.formats)
 
 
-def contenders(profile: Profile, folder: Path) -> list[Contender]:
+def entries(profile: Profile, folder: Path) -> list[ComparisonEntry]:
     """Gather everyone who is there.
 
     Args:
@@ -116,14 +116,14 @@ def contenders(profile: Profile, folder: Path) -> list[Contender]:
     quick = read_profile(quick_path) if quick_path.is_file() else None
     for target in AVERAGE_BITS:
         ways = ((OURS_TIED, PEERS_WIDTHS, True), (OURS_UNTIED, PEERS_WIDTHS, False), (OURS_ALL, ALL_WIDTHS, False))
-        plans = [Contender(name, target, ours(profile, target, widths, tied=tied)) for name, widths, tied in ways]
+        plans = [ComparisonEntry(name, target, ours(profile, target, widths, tied=tied)) for name, widths, tied in ways]
         found.append(uniform(profile, target, plans[-1].formats))
         for peer in PEERS:
             path = allocation_path(folder, peer, target)
             if path.is_file():
                 said = Allocation.model_validate_json(path.read_text())
-                found.append(Contender(peer.name, target, formats_of(profile, said.bits), said))
+                found.append(ComparisonEntry(peer.name, target, formats_of(profile, said.bits), said))
         found += plans
         if quick is not None:
-            found.append(Contender(OURS_QUICK, target, ours(quick, target, PEERS_WIDTHS, tied=False)))
+            found.append(ComparisonEntry(OURS_QUICK, target, ours(quick, target, PEERS_WIDTHS, tied=False)))
     return found

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allocation import AVERAGE_BITS
-from contenders import OURS_ALL, Contender
+from contenders import OURS_ALL, ComparisonEntry
 from measure import evaluation_text, keep_quality, quality_of
 from report import EIGHT, Measured, mean, ratio
 
 from scantling.common.progress import silent
-from scantling.evaluation.bootstrap import Resampling
+from scantling.evaluation.bootstrap import BlockBootstrap
 from scantling.evaluation.quality import measure_candidates
 from scantling.models.demo_model import demo_model_path
 from scantling.models.loading import load_model
@@ -30,8 +30,8 @@ from scantling.planning.program import Program
 from scantling.planning.solve import choose_formats
 from scantling.sensitivity.profile import Profile, read_profile
 from scantling.sensitivity.round_model import round_assignments
-from scantling.solver.milp.base import SearchSettings
-from scantling.solver.milp.cpsat import CpSat
+from scantling.solver.milp.base import SolverSettings
+from scantling.solver.milp.cpsat import CpSatSolver
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class Further:
     Attributes:
         name: of the profile, as the table shows it.
         profile: prices, and says how its formats are rounded.
-        contender: its plan at one target.
+        entry: its plan at one target.
     """
 
     name: str
     profile: Profile
-    contender: Contender
+    entry: ComparisonEntry
 
     @property
     def key(self) -> str:
         """By which the measurement is found again; a way of rounding has measurements of its own."""
-        return f"{self.contender.key}-{self.profile.record.rounding['method']}".replace("+", "-")
+        return f"{self.entry.key}-{self.profile.record.rounding['method']}".replace("+", "-")
 
 
 def of_the_same_bytes(profile: Profile, at_most_bytes: int) -> dict[str, str]:
@@ -65,10 +65,10 @@ def of_the_same_bytes(profile: Profile, at_most_bytes: int) -> dict[str, str]:
         The format of every layer.
     """
     program = Program(profile).limit("stored_bytes", at_most=f"{at_most_bytes} B")
-    return choose_formats(program.instance(), CpSat(), SearchSettings())
+    return choose_formats(program.instance(), CpSatSolver(), SolverSettings())
 
 
-def further_plans(profile: Profile, everyone: Sequence[Contender], named: Sequence[str]) -> list[Further]:
+def further_plans(profile: Profile, everyone: Sequence[ComparisonEntry], named: Sequence[str]) -> list[Further]:
     """Solve every further profile at every size.
 
     Args:
@@ -85,7 +85,7 @@ def further_plans(profile: Profile, everyone: Sequence[Contender], named: Sequen
         other = read_profile(Path(path))
         for target in AVERAGE_BITS:
             formats = of_the_same_bytes(other, sizes[target])
-            found.append(Further(name, other, Contender(name, target, formats)))
+            found.append(Further(name, other, ComparisonEntry(name, target, formats)))
     return found
 
 
@@ -104,15 +104,15 @@ def measure_further(profile: Profile, folder: Path, plans: Sequence[Further]) ->
     token_ids = evaluation_text(loaded, profile).token_ids
     for name in dict.fromkeys(plan.name for plan in waiting):
         of_profile = [plan for plan in waiting if plan.name == name]
-        assignments = {plan.key: plan.contender.formats for plan in of_profile}
+        assignments = {plan.key: plan.entry.formats for plan in of_profile}
         records = round_assignments(loaded, of_profile[0].profile, assignments, silent)
         found = measure_candidates(loaded.model, records, token_ids, silent)
         for plan in of_profile:
             keep_quality(folder, plan.key, found[plan.key])
-            print(f"{name}, {plan.contender.target}: {found[plan.key].mean_kl_nats:.4f}", flush=True)
+            print(f"{name}, {plan.entry.target}: {found[plan.key].mean_kl_nats:.4f}", flush=True)
 
 
-def further_table(folder: Path, plans: Sequence[Further], measured: Measured, resampling: Resampling) -> list[str]:
+def further_table(folder: Path, plans: Sequence[Further], measured: Measured, resampling: BlockBootstrap) -> list[str]:
     """Put further plans beside ours with all widths.
 
     Args:
@@ -128,8 +128,8 @@ def further_table(folder: Path, plans: Sequence[Further], measured: Measured, re
     for target in AVERAGE_BITS:
         for plan in plans:
             quality = quality_of(folder, plan.key)
-            if plan.contender.target == target and quality is not None:
-                formats = plan.contender.formats
+            if plan.entry.target == target and quality is not None:
+                formats = plan.entry.formats
                 size, predicted = plan.profile.stored_bytes(formats), plan.profile.predict(formats)[0]
                 figures = f"{mean(quality.kl_nats[EIGHT]):.3f} | {mean(quality.kl_nats):.3f}"
                 over = ratio(quality, measured[OURS_ALL, target], resampling)

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from contenders import Contender
+from contenders import ComparisonEntry
 from rounded import rounded_layers
 
 from scantling.common.files import whole_file
 from scantling.common.progress import silent
 from scantling.evaluation.quality import Quality, measure_candidates
-from scantling.evaluation.text import EvaluationCase, evaluation_case, profiled_cases
+from scantling.evaluation.text import EvaluationDomain, evaluation_domain, profiled_domains
 from scantling.models.demo_model import demo_model_path
 from scantling.models.loading import LoadedModel, load_model
 from scantling.sensitivity.profile import Profile
@@ -26,9 +26,9 @@ AT_ONCE = 4  # contenders whose matrices are in memory together
 ORIGINAL, DOCUMENTS = "original", "documents.json"
 
 
-def evaluation_text(loaded: LoadedModel, profile: Profile) -> EvaluationCase:
+def evaluation_text(loaded: LoadedModel, profile: Profile) -> EvaluationDomain:
     """Cut the evaluation sequences."""
-    return evaluation_case(loaded, profile, profiled_cases(profile)[0], NUM_SEQUENCES, LENGTH)
+    return evaluation_domain(loaded, profile, profiled_domains(profile)[0], NUM_SEQUENCES, LENGTH)
 
 
 def quality_of(folder: Path, key: str) -> Quality | None:
@@ -71,7 +71,7 @@ def documents_of(folder: Path) -> tuple[int, ...]:
     return tuple(json.loads((folder / "measured" / DOCUMENTS).read_text()))
 
 
-def measure(profile: Profile, folder: Path, everyone: Sequence[Contender], minutes: float) -> None:
+def measure(profile: Profile, folder: Path, everyone: Sequence[ComparisonEntry], minutes: float) -> None:
     """Measure who was not measured yet.
 
     Args:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from allocation import HERE, Peer, run
 from allocation import PEERS as ALL_PEERS
-from contenders import OURS_ALL, Contender
+from contenders import OURS_ALL, ComparisonEntry
 from environments import interpreter
 from measure import evaluation_text, keep_quality, quality_of, read_quality
 from safetensors.torch import load_file
@@ -37,13 +37,13 @@ class Own:
     """An allocation with a rounding of its tool.
 
     Attributes:
-        contender: the allocation.
+        entry: the allocation.
         rounding: in words.
         peer: that rounds; None for ours.
         setting: of its script: steps of auto-round's descent, ModelOpt's algorithm.
     """
 
-    contender: Contender
+    entry: ComparisonEntry
     rounding: str
     peer: Peer | None = None
     setting: str = ""
@@ -52,10 +52,10 @@ class Own:
     def key(self) -> str:
         """By which the measurement is found again."""
         by = "quantized-inputs" if self.peer is None else f"{self.peer.script}-{self.setting}".replace("_", "-")
-        return f"{self.contender.key}-{by}"
+        return f"{self.entry.key}-{by}"
 
 
-def owners(everyone: Sequence[Contender], steps: Sequence[int]) -> list[Own]:
+def owners(everyone: Sequence[ComparisonEntry], steps: Sequence[int]) -> list[Own]:
     """Say who rounds by its own means.
 
     Args:
@@ -94,7 +94,7 @@ def rounded_by(peer: Peer, folder: Path, own: Own) -> dict[str, Rounded] | None:
     target.parent.mkdir(parents=True, exist_ok=True)
     python = interpreter(script, folder / "environments" / peer.script)
     widths = target.with_suffix(".widths.json")
-    bits = {name: int(wanted[3]) for name, wanted in own.contender.formats.items() if wanted.startswith("int")}
+    bits = {name: int(wanted[3]) for name, wanted in own.entry.formats.items() if wanted.startswith("int")}
     widths.write_text(json.dumps({"bits": bits}))
     words = [str(word) for word in (script, folder / "material", widths, own.setting, target)]
     took = run(python, words, target.with_suffix(".log"))
@@ -115,7 +115,7 @@ def measure_own(profile: Profile, folder: Path, everyone: Sequence[Own]) -> None
         folder: of the benchmark.
         everyone: who rounds by its own means.
     """
-    telling_first = sorted(everyone, key=lambda own: own.contender.target < 3.0)
+    telling_first = sorted(everyone, key=lambda own: own.entry.target < 3.0)
     waiting = [own for own in telling_first if quality_of(folder, own.key) is None]
     if not waiting:
         return
@@ -123,14 +123,14 @@ def measure_own(profile: Profile, folder: Path, everyone: Sequence[Own]) -> None
     token_ids = evaluation_text(loaded, profile).token_ids
     for own in waiting:
         if own.peer is None:
-            formats = {own.key: own.contender.formats}
+            formats = {own.key: own.entry.formats}
             records = round_as_shipped(loaded, profile, formats, QUANTIZED_INPUTS, silent)[own.key]
         else:
             records = rounded_by(own.peer, folder, own)
         if records is not None:
             found = measure_candidates(loaded.model, {own.key: records}, token_ids, silent)[own.key]
             keep_quality(folder, own.key, found)
-            print(f"{own.contender.name} {own.contender.target}, {own.rounding}: {found.mean_kl_nats:.4f}", flush=True)
+            print(f"{own.entry.name} {own.entry.target}, {own.rounding}: {found.mean_kl_nats:.4f}", flush=True)
 
 
 def gptqmodel(folder: Path | None, bits: int) -> Quality | None:

@@ -9,12 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from allocation import AVERAGE_BITS, PEERS
-from contenders import OURS_ALL, OURS_QUICK, OURS_TIED, OURS_UNTIED, UNIFORM, Contender
+from contenders import OURS_ALL, OURS_QUICK, OURS_TIED, OURS_UNTIED, UNIFORM, ComparisonEntry
 from environments import requirements
 from measure import ORIGINAL, quality_of
 from own_rounding import Own, gptqmodel
 
-from scantling.evaluation.bootstrap import Resampling
+from scantling.evaluation.bootstrap import BlockBootstrap
 from scantling.evaluation.quality import Quality, standard_error
 from scantling.planning.plan import average_bits
 from scantling.sensitivity.profile import Profile, uniform_formats
@@ -75,7 +75,7 @@ def short_table(measured: Measured) -> list[str]:
 
 
 def main_table(
-    profile: Profile, everyone: Sequence[Contender], measured: Measured, resampling: Resampling
+    profile: Profile, everyone: Sequence[ComparisonEntry], measured: Measured, resampling: BlockBootstrap
 ) -> list[str]:
     """Lay out everyone.
 
@@ -108,19 +108,19 @@ def main_table(
     return lines
 
 
-def ratio(mine: Quality, theirs: Quality, resampling: Resampling) -> str:
+def ratio(mine: Quality, theirs: Quality, resampling: BlockBootstrap) -> str:
     """Write the ratio of two mean divergences, resampled together."""
     return ratio_of(mine.kl_nats, theirs.kl_nats, resampling)
 
 
-def ratio_of(mine: Sequence[float], theirs: Sequence[float], resampling: Resampling) -> str:
+def ratio_of(mine: Sequence[float], theirs: Sequence[float], resampling: BlockBootstrap) -> str:
     """Write the ratio of two means by sequence, resampled together."""
     estimate = mean(mine) / mean(theirs)
     found = resampling.interval(estimate, resampling.means(mine) / resampling.means(theirs))
     return f"{estimate:.2f} ({found.lower:.2f} to {found.upper:.2f})"
 
 
-def ratio_table(measured: Measured, resampling: Resampling) -> list[str]:
+def ratio_table(measured: Measured, resampling: BlockBootstrap) -> list[str]:
     """Put ours beside each other one of the same target.
 
     Args:
@@ -146,7 +146,7 @@ def ratio_table(measured: Measured, resampling: Resampling) -> list[str]:
     return lines
 
 
-def targets(measured: Measured, resampling: Resampling) -> list[str]:
+def targets(measured: Measured, resampling: BlockBootstrap) -> list[str]:
     """Hold the figures against what was aimed at.
 
     Args:
@@ -177,7 +177,7 @@ def targets(measured: Measured, resampling: Resampling) -> list[str]:
     return lines
 
 
-def cost_table(everyone: Sequence[Contender], ours: Sequence[str]) -> list[str]:
+def cost_table(everyone: Sequence[ComparisonEntry], ours: Sequence[str]) -> list[str]:
     """Say what allocation takes.
 
     Args:
@@ -212,8 +212,8 @@ def own_rows(
     """
     rows: dict[float, list[OwnRow]] = {target: [] for target in AVERAGE_BITS}
     for own in everyone:
-        size, quality = profile.stored_bytes(own.contender.formats), quality_of(folder, own.key)
-        rows[own.contender.target].append(OwnRow(own.contender.name, own.rounding, size, quality))
+        size, quality = profile.stored_bytes(own.entry.formats), quality_of(folder, own.key)
+        rows[own.entry.target].append(OwnRow(own.entry.name, own.rounding, size, quality))
     for target in (target for target in AVERAGE_BITS if target == int(target)):
         size = profile.stored_bytes(uniform_formats(profile, f"int{int(target)}-g64"))
         rows[target].append(OwnRow("GPTQModel, uniform", "its own GPTQ", size, gptqmodel(reference, int(target))))
@@ -247,7 +247,7 @@ def own_targets(rows: Mapping[float, Sequence[OwnRow]], document_of_sequence: Se
     Returns:
         Further rows of the table of aims.
     """
-    lines, resampling = [], Resampling(tuple(document_of_sequence[EIGHT]))
+    lines, resampling = [], BlockBootstrap(tuple(document_of_sequence[EIGHT]))
     for target in (3.0, 3.5, 4.0):
         kl = {f"{row.name} ({row.rounding})": usual(row.quality.kl_nats) for row in rows[target] if row.quality}
         names = [f"{row.name} ({row.rounding})" for row in rows[target]]
@@ -275,7 +275,7 @@ def on_eight(quality: Quality) -> str:
     return f"{mean(kl):.3f} ± {standard_error(kl):.3f} | {math.exp(mean(likelihood)):.2f}"
 
 
-def unavailable(folder: Path, everyone: Sequence[Contender]) -> list[str]:
+def unavailable(folder: Path, everyone: Sequence[ComparisonEntry]) -> list[str]:
     """List allocations that are not there, with the last line of the log.
 
     Args:
@@ -302,7 +302,7 @@ def versions() -> str:
     return f"Python {platform.python_version()}, {mine}, {os.cpu_count()} cores. {pins}."
 
 
-def measured_of(folder: Path, everyone: Sequence[Contender]) -> Measured:
+def measured_of(folder: Path, everyone: Sequence[ComparisonEntry]) -> Measured:
     """Read what was measured of everyone."""
     return {(one.name, one.target): quality for one in everyone if (quality := quality_of(folder, one.key)) is not None}
 

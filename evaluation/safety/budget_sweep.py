@@ -14,20 +14,20 @@ from ...planning.solve import choose_formats
 from ...quantization.formats import parse_format
 from ...sensitivity.estimators.registry import WITHOUT_UNIT
 from ...sensitivity.profile import Profile, decided_layers
-from ...solver.milp.base import SearchSettings
-from ...solver.milp.cpsat import CpSat
+from ...solver.milp.base import SolverSettings
+from ...solver.milp.cpsat import CpSatSolver
 
 LIGHTEST_BITS = 8.0
 _ROUNDING = 1 + 1e-9  # an average of binary fractions may come out too small for the plan that has it
 
 
-def rung_bits(narrowest: float, widest: float, num_rungs: int) -> tuple[float, ...]:
+def bits_of_points(narrowest: float, widest: float, num_points: int) -> tuple[float, ...]:
     """Space budgets by equal ratios.
 
     Args:
         narrowest: average bits of the last rung.
         widest: of the first.
-        num_rungs: how many, at least 2.
+        num_points: how many, at least 2.
 
     Returns:
         Average bits, falling.
@@ -36,15 +36,15 @@ def rung_bits(narrowest: float, widest: float, num_rungs: int) -> tuple[float, .
     (8.0, 4.0, 2.0)
     """
     ratio = narrowest / widest
-    return (*(widest * ratio ** (step / (num_rungs - 1)) for step in range(num_rungs - 1)), narrowest)
+    return (*(widest * ratio ** (step / (num_points - 1)) for step in range(num_points - 1)), narrowest)
 
 
-def ladder(profile: Profile, num_rungs: int, progress: Progress) -> dict[str, dict[str, str]]:
+def sweep(profile: Profile, num_points: int, progress: Progress) -> dict[str, dict[str, str]]:
     """Solve the plans of the ladder.
 
     Args:
         profile: what formats cost.
-        num_rungs: how many budgets.
+        num_points: how many budgets.
         progress: shows how far the work is.
 
     Returns:
@@ -58,20 +58,20 @@ def ladder(profile: Profile, num_rungs: int, progress: Progress) -> dict[str, di
             f"the estimator {profile.record.estimator} ranks formats and predicts no loss, so there is no ladder to "
             "solve. Profile with the estimator fisher."
         )
-    if num_rungs < 4:
-        raise ScantlingError(f"a ladder of {num_rungs} rungs has no curve. Ask for 4 or more with --rungs.")
+    if num_points < 4:
+        raise ScantlingError(f"a ladder of {num_points} rungs has no curve. Ask for 4 or more with --rungs.")
     narrowest, widest = _span(profile)
     if not narrowest < widest:
         raise ScantlingError(
             "every plan of this profile has the same bits, so there is no ladder. Profile more formats."
         )
-    rungs: dict[str, dict[str, str]] = {}
-    for bits in progress(rung_bits(narrowest, widest, num_rungs), "solving the ladder"):
+    sweep_points: dict[str, dict[str, str]] = {}
+    for bits in progress(bits_of_points(narrowest, widest, num_points), "solving the ladder"):
         program = Program(profile).limit("average_bits", at_most=bits * _ROUNDING, origin="the ladder")
-        formats = choose_formats(program.instance(), CpSat(), SearchSettings())
-        if formats not in rungs.values():
-            rungs[f"{bits:.2f} bits"] = formats
-    return rungs
+        formats = choose_formats(program.instance(), CpSatSolver(), SolverSettings())
+        if formats not in sweep_points.values():
+            sweep_points[f"{bits:.2f} bits"] = formats
+    return sweep_points
 
 
 def _span(profile: Profile) -> tuple[float, float]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from ..bootstrap import Resampling
+from ..bootstrap import BlockBootstrap
 from ..quality import Quality
 
 Floats = NDArray[np.float64]
@@ -45,7 +45,7 @@ class Crossing:
 
 
 @dataclass(frozen=True)
-class Curve:
+class DegradationCurve:
     """Loss of quality against KL divergence, on the whole text and on every resample of it.
 
     Attributes:
@@ -100,21 +100,23 @@ def _cross(loads: Floats, losses: Floats, threshold: float) -> tuple[float, NDAr
     return float(load[position - 1] + share * (load[position] - load[position - 1])), order, position
 
 
-def curve_of(names: Sequence[str], rungs: Sequence[Quality], original: Quality, resampling: Resampling) -> Curve:
-    """Make the curve of a ladder on one load case.
+def curve_of(
+    names: Sequence[str], sweep_points: Sequence[Quality], original: Quality, resampling: BlockBootstrap
+) -> DegradationCurve:
+    """Make the curve of a ladder on one domain.
 
     Args:
         names: of the rungs.
-        rungs: what was measured of them.
+        sweep_points: what was measured of them.
         original: what was measured of the original on the same sequences.
         resampling: the draws of documents.
 
     Returns:
         The curve.
     """
-    kl = np.array([rung.kl_nats for rung in rungs]).T
-    loss = np.array([loss_by_sequence(rung, original) for rung in rungs]).T
-    return Curve(
+    kl = np.array([sweep_point.kl_nats for sweep_point in sweep_points]).T
+    loss = np.array([loss_by_sequence(sweep_point, original) for sweep_point in sweep_points]).T
+    return DegradationCurve(
         names=tuple(names),
         kl_nats=kl.mean(axis=0),
         loss_nats=loss.mean(axis=0),

@@ -1,6 +1,6 @@
 """The factor of safety of a plan: how many times its degradation fits into what the model bears.
 
-    factor = D_yield / (γ · D_plan)                        the least over the load cases
+    factor = D_yield / (γ · D_plan)                        the least over the domains
 
 D is the KL divergence from the original in nats per token. D_yield is where, on the way down a ladder of plans of the
 same model, perplexity has risen by a stated offset; D_ultimate where the model has collapsed. γ ≥ 1 is what D_plan is
@@ -26,20 +26,20 @@ from ..bootstrap import Interval
 from ..cache import Formats
 from ..quality import Quality
 from .degradation_curve import Crossing, Floats
-from .measured_sweep import MeasuredCase, MeasuredLadder
-from .record import CaseFactor, Gamma, MeasuredPlan, PlanSafety
+from .measured_sweep import MeasuredDomain, MeasuredSweep
+from .record import DomainFactor, MeasuredPlan, PlanSafety, PredictionMargin
 
 
 def judge_measured(
-    ladder: MeasuredLadder, name: str, formats: Formats, measured: Mapping[str, Quality], required_factor: float
+    sweep: MeasuredSweep, name: str, formats: Formats, measured: Mapping[str, Quality], required_factor: float
 ) -> PlanSafety:
     """Give the factors of a plan that was measured on the ladder's text.
 
     Args:
-        ladder: that was measured.
+        sweep: that was measured.
         name: of the plan.
         formats: of every layer.
-        measured: its quality by load case.
+        measured: its quality by domain.
         required_factor: what the lower end is held against.
 
     Returns:
@@ -48,55 +48,58 @@ def judge_measured(
     Raises:
         ScantlingError: the plan does not differ from the original.
     """
-    gamma, factors = gamma_of_measured(), []
-    for one in ladder.cases:
-        kl = np.array(measured[one.case.name].kl_nats)
+    prediction_margin, factors = margin_of_measured(), []
+    for one in sweep.domains:
+        kl = np.array(measured[one.domain.name].kl_nats)
         if kl.min() <= 0:
             raise ScantlingError(
                 f"{name} does not differ from the original by anything that can be measured (KL {kl.mean():.1e} nats "
                 "per token), so it has no factor of safety."
             )
-        factors.append(_factor(one, float(kl.mean()), one.resampling.means(kl), gamma))
-    return _least(ladder.plan_quality(name, formats, measured), gamma, factors, required_factor)
+        factors.append(_factor(one, float(kl.mean()), one.resampling.means(kl), prediction_margin))
+    return _least(sweep.plan_quality(name, formats, measured), prediction_margin, factors, required_factor)
 
 
-def judge_predicted(ladder: MeasuredLadder, name: str, formats: Formats, required_factor: float) -> PlanSafety:
+def judge_predicted(sweep: MeasuredSweep, name: str, formats: Formats, required_factor: float) -> PlanSafety:
     """Give the factors of a plan that was only predicted.
 
     Args:
-        ladder: that was measured.
+        sweep: that was measured.
         name: of the plan.
         formats: of every layer.
         required_factor: what the lower end is held against.
 
     Returns:
-        The factors; γ is the largest of the load cases.
+        The factors; γ is the largest of the domains.
 
     Raises:
         ScantlingError: nothing is predicted for the plan.
     """
-    factors, gammas = [], []
-    for one in ladder.cases:
-        predicted, _ = ladder.predicted(formats, one.case.name)
+    factors, prediction_margins = [], []
+    for one in sweep.domains:
+        predicted, _ = sweep.predicted(formats, one.domain.name)
         if predicted <= 0:
             raise ScantlingError(f"{name} is predicted to lose nothing, so it has no factor of safety.")
-        gamma = gamma_of_predicted(
-            predicted, ladder.predicted_and_measured(one), ladder.thresholds.certainty.confidence
+        prediction_margin = margin_of_predicted(
+            predicted, sweep.predicted_and_measured(one), sweep.thresholds.bootstrap.confidence
         )
-        factors.append(_factor(one, predicted, np.array(predicted), gamma))
-        gammas.append(gamma)
-    largest = max(gammas, key=lambda gamma: gamma.value)
-    return _least(ladder.plan_quality(name, formats, {}), largest, factors, required_factor)
+        factors.append(_factor(one, predicted, np.array(predicted), prediction_margin))
+        prediction_margins.append(prediction_margin)
+    largest = max(prediction_margins, key=lambda prediction_margin: prediction_margin.value)
+    return _least(sweep.plan_quality(name, formats, {}), largest, factors, required_factor)
 
 
-def _factor(one: MeasuredCase, kl_nats: float, kl_replicates: Floats, gamma: Gamma) -> CaseFactor:
+def _factor(
+    one: MeasuredDomain, kl_nats: float, kl_replicates: Floats, prediction_margin: PredictionMargin
+) -> DomainFactor:
     def against(crossing: Crossing) -> Interval:
         return one.resampling.interval(
-            crossing.kl_nats / (gamma.value * kl_nats), crossing.replicates / (gamma.value * kl_replicates)
+            crossing.kl_nats / (prediction_margin.value * kl_nats),
+            crossing.replicates / (prediction_margin.value * kl_replicates),
         )
 
-    return CaseFactor(
-        load_case=one.case.name,
+    return DomainFactor(
+        domain=one.domain.name,
         kl_nats=kl_nats,
         at_yield=against(one.at_yield),
         at_ultimate=against(one.at_ultimate),
@@ -105,18 +108,20 @@ def _factor(one: MeasuredCase, kl_nats: float, kl_replicates: Floats, gamma: Gam
     )
 
 
-def _least(plan: MeasuredPlan, gamma: Gamma, factors: Sequence[CaseFactor], required_factor: float) -> PlanSafety:
+def _least(
+    plan: MeasuredPlan, prediction_margin: PredictionMargin, factors: Sequence[DomainFactor], required_factor: float
+) -> PlanSafety:
     governing = min(factors, key=lambda factor: factor.at_yield.lower)
     lower = governing.at_yield.lower
     return PlanSafety(
         plan=plan,
-        gamma=gamma,
-        cases=tuple(factors),
+        prediction_margin=prediction_margin,
+        domains=tuple(factors),
         factor=min(factor.at_yield.estimate for factor in factors),
         factor_lower=lower,
         ultimate_factor=min(factor.at_ultimate.estimate for factor in factors),
         ultimate_factor_lower=min(factor.at_ultimate.lower for factor in factors),
-        governing_case=governing.load_case,
+        governing_domain=governing.domain,
         required_factor=required_factor,
         margin=lower / required_factor - 1,
         passes=lower >= required_factor,
@@ -128,13 +133,13 @@ _NEIGHBOURS = 8.0  # rungs loaded up to so many times more or less tell how far 
 _FEWEST_NEIGHBOURS = 3
 
 
-def gamma_of_measured() -> Gamma:
+def margin_of_measured() -> PredictionMargin:
     """Give γ of a plan that was measured on the text of the ladder.
 
     Returns:
         1: documents are drawn anew for plan and ladder together, so that the interval has the sampling error.
     """
-    return Gamma(
+    return PredictionMargin(
         value=1.0,
         mean_ratio=1.0,
         basis="measured",
@@ -142,7 +147,9 @@ def gamma_of_measured() -> Gamma:
     )
 
 
-def gamma_of_predicted(predicted_nats: float, rungs: Sequence[tuple[float, float]], confidence: float) -> Gamma:
+def margin_of_predicted(
+    predicted_nats: float, sweep_points: Sequence[tuple[float, float]], confidence: float
+) -> PredictionMargin:
     """Bound measured / predicted for a further plan of about this load.
 
     With r the ratio of a rung, n the number of rungs predicted within eight times of the plan, and m and s mean and
@@ -155,7 +162,7 @@ def gamma_of_predicted(predicted_nats: float, rungs: Sequence[tuple[float, float
 
     Args:
         predicted_nats: of the plan.
-        rungs: predicted and measured, of every rung.
+        sweep_points: predicted and measured, of every rung.
         confidence: of a two-sided interval.
 
     Returns:
@@ -166,7 +173,7 @@ def gamma_of_predicted(predicted_nats: float, rungs: Sequence[tuple[float, float
     """
     logs = [
         math.log(measured / predicted)
-        for predicted, measured in rungs
+        for predicted, measured in sweep_points
         if predicted_nats / _NEIGHBOURS <= predicted <= predicted_nats * _NEIGHBOURS and measured > 0
     ]
     if len(logs) < _FEWEST_NEIGHBOURS:
@@ -178,7 +185,7 @@ def gamma_of_predicted(predicted_nats: float, rungs: Sequence[tuple[float, float
     mean, deviation = float(np.mean(logs)), float(np.std(logs, ddof=1))
     student = float(stats.t.ppf((1 + confidence) / 2, len(logs) - 1))
     bound = math.exp(mean + student * deviation * math.sqrt(1 + 1 / len(logs)))
-    return Gamma(
+    return PredictionMargin(
         value=max(bound, 1.0),
         mean_ratio=math.exp(mean),
         basis="predicted",

@@ -1,4 +1,4 @@
-"""A ladder that was measured: the curve of every load case, and where the model yields and collapses on it.
+"""A ladder that was measured: the curve of every domain, and where the model yields and collapses on it.
 
 Knows nothing about factors, nor how anything was measured.
 """
@@ -13,13 +13,13 @@ from ...common.errors import ScantlingError
 from ...planning.plan import average_bits
 from ...quantization.formats import parse_format
 from ...sensitivity.profile import Profile, decided_layers
-from ..bootstrap import Certainty, Interval, Resampling
+from ..bootstrap import BlockBootstrap, BootstrapSettings, Interval
 from ..cache import ORIGINAL, Formats, QualityOf, formats_sha256
 from ..prediction_validity import held_against, judge
 from ..quality import Quality
-from ..text import EvaluationCase
-from .degradation_curve import Crossing, Curve, curve_of, loss_by_sequence
-from .record import CaseCurve, CaseQuality, DocumentQuality, MeasuredPlan, Point
+from ..text import EvaluationDomain
+from .degradation_curve import Crossing, DegradationCurve, curve_of, loss_by_sequence
+from .record import DocumentQuality, DomainCurve, DomainQuality, MeasuredPlan, ThresholdPoint
 
 DEFAULT_OFFSET = 0.1
 DEFAULT_ULTIMATE = 1.0
@@ -32,14 +32,14 @@ class Thresholds:
     Attributes:
         offset: the relative rise of perplexity at yield.
         ultimate: at collapse.
-        certainty: of all intervals.
+        bootstrap: of all intervals.
     """
 
     offset: float = DEFAULT_OFFSET
     ultimate: float = DEFAULT_ULTIMATE
-    certainty: Certainty = field(default_factory=Certainty)
+    bootstrap: BootstrapSettings = field(default_factory=BootstrapSettings)
 
-    def refuse_nonsense(self) -> None:
+    def validate(self) -> None:
         """Refuse thresholds that are none.
 
         Raises:
@@ -53,11 +53,11 @@ class Thresholds:
 
 
 @dataclass(frozen=True)
-class MeasuredCase:
-    """One load case on which a ladder was measured.
+class MeasuredDomain:
+    """One domain on which a ladder was measured.
 
     Attributes:
-        case: its text.
+        domain: its text.
         resampling: the draws of its documents.
         original: what was measured of the original.
         curve: the ladder's.
@@ -65,31 +65,31 @@ class MeasuredCase:
         at_ultimate: where the model has collapsed.
     """
 
-    case: EvaluationCase
-    resampling: Resampling
+    domain: EvaluationDomain
+    resampling: BlockBootstrap
     original: Quality
-    curve: Curve
+    curve: DegradationCurve
     at_yield: Crossing
     at_ultimate: Crossing
 
 
 @dataclass(frozen=True)
-class MeasuredLadder:
+class MeasuredSweep:
     """A ladder that was measured, ready to judge plans by.
 
     Attributes:
         profile: that it was solved from.
-        ladder: the format of every layer, by rung, from light to heavy.
-        measured: of every rung, and of the original, on every load case.
+        sweep: the format of every layer, by rung, from light to heavy.
+        measured: of every rung, and of the original, on every domain.
         thresholds: what is called yield and collapse.
-        cases: one a load case.
+        domains: one a domain.
     """
 
     profile: Profile
-    ladder: Mapping[str, Formats]
+    sweep: Mapping[str, Formats]
     measured: QualityOf
     thresholds: Thresholds
-    cases: tuple[MeasuredCase, ...]
+    domains: tuple[MeasuredDomain, ...]
 
     def plan_quality(self, name: str, formats: Formats, measured: Mapping[str, Quality]) -> MeasuredPlan:
         """Describe a plan.
@@ -97,7 +97,7 @@ class MeasuredLadder:
         Args:
             name: of the plan.
             formats: of every layer.
-            measured: its quality by load case; none where it was only predicted.
+            measured: its quality by domain; none where it was only predicted.
 
         Returns:
             The record.
@@ -113,79 +113,85 @@ class MeasuredLadder:
             stored_bytes=self.profile.stored_bytes(dict(formats)),
             predicted_kl_nats=predicted,
             predicted_kl_standard_error_nats=error,
-            cases=tuple(_case_quality(one, measured[one.case.name]) for one in self.cases) if measured else (),
+            domains=tuple(_domain_quality(one, measured[one.domain.name]) for one in self.domains) if measured else (),
         )
 
-    def rungs(self) -> tuple[MeasuredPlan, ...]:
+    def sweep_points(self) -> tuple[MeasuredPlan, ...]:
         """Describe the ladder.
 
         Returns:
             Its rungs.
         """
-        return tuple(self.plan_quality(name, formats, self.measured[name]) for name, formats in self.ladder.items())
+        return tuple(self.plan_quality(name, formats, self.measured[name]) for name, formats in self.sweep.items())
 
-    def curves(self) -> tuple[CaseCurve, ...]:
-        """Describe what was found on every load case.
+    def curves(self) -> tuple[DomainCurve, ...]:
+        """Describe what was found on every domain.
 
         Returns:
-            One curve a load case.
+            One curve a domain.
         """
-        return tuple(self._curve(one) for one in self.cases)
+        return tuple(self._curve(one) for one in self.domains)
 
-    def _curve(self, one: MeasuredCase) -> CaseCurve:
-        name = one.case.name
-        onset = _onset(one, [self.measured[rung][name] for rung in self.ladder])
-        return CaseCurve(
-            load_case=name,
-            text_source=one.case.text.source,
-            text_sha256=one.case.text.sha256,
-            num_sequences=len(one.case.token_ids),
-            sequence_length=one.case.token_ids.shape[1],
+    def _curve(self, one: MeasuredDomain) -> DomainCurve:
+        name = one.domain.name
+        onset = _onset(one, [self.measured[sweep_point][name] for sweep_point in self.sweep])
+        return DomainCurve(
+            domain=name,
+            text_source=one.domain.text.source,
+            text_sha256=one.domain.text.sha256,
+            num_sequences=len(one.domain.token_ids),
+            sequence_length=one.domain.token_ids.shape[1],
             num_documents=one.resampling.num_documents,
             original_perplexity=one.original.perplexity,
             original_accuracy=one.resampling.mean_interval(one.original.next_token_accuracy),
             elastic_limit_nats=self._elastic_limit(one),
             onset_kl_nats=None if onset is None else float(one.curve.kl_nats[onset]),
-            onset_rung=None if onset is None else one.curve.names[onset],
+            onset_point=None if onset is None else one.curve.names[onset],
             yield_point=_point(one, one.at_yield),
             ultimate_point=_point(one, one.at_ultimate),
         )
 
-    def _elastic_limit(self, one: MeasuredCase) -> float | None:
+    def _elastic_limit(self, one: MeasuredDomain) -> float | None:
         """Give the measured KL divergence up to which predictions hold."""
-        rungs = []
-        for name, formats in self.ladder.items():
-            predicted, measured = self.predicted(formats, one.case.name), self.measured[name][one.case.name]
-            rungs.append(held_against(name, 0.0, predicted, (measured.mean_kl_nats, measured.kl_standard_error_nats)))
-        judged = judge(rungs)
-        elastic = [rung for rung in judged.rungs if rung.predicted_kl_nats <= (judged.elastic_limit_nats or 0.0)]
-        return max((rung.measured_kl_nats for rung in elastic), default=None)
+        sweep_points = []
+        for name, formats in self.sweep.items():
+            predicted, measured = self.predicted(formats, one.domain.name), self.measured[name][one.domain.name]
+            sweep_points.append(
+                held_against(name, 0.0, predicted, (measured.mean_kl_nats, measured.kl_standard_error_nats))
+            )
+        judged = judge(sweep_points)
+        elastic = [
+            sweep_point
+            for sweep_point in judged.sweep_points
+            if sweep_point.predicted_kl_nats <= (judged.elastic_limit_nats or 0.0)
+        ]
+        return max((sweep_point.measured_kl_nats for sweep_point in elastic), default=None)
 
-    def predicted_and_measured(self, one: MeasuredCase) -> list[tuple[float, float]]:
+    def predicted_and_measured(self, one: MeasuredDomain) -> list[tuple[float, float]]:
         """Put predictions beside measurements.
 
         Args:
-            one: the load case.
+            one: the domain.
 
         Returns:
             KL divergence per token, predicted and measured, of every rung.
         """
         return [
-            (self.predicted(formats, one.case.name)[0], self.measured[rung][one.case.name].mean_kl_nats)
-            for rung, formats in self.ladder.items()
+            (self.predicted(formats, one.domain.name)[0], self.measured[sweep_point][one.domain.name].mean_kl_nats)
+            for sweep_point, formats in self.sweep.items()
         ]
 
-    def predicted(self, formats: Formats, case_name: str) -> tuple[float, float | None]:
-        """Predict a plan on a load case.
+    def predicted(self, formats: Formats, domain_name: str) -> tuple[float, float | None]:
+        """Predict a plan on a domain.
 
         Args:
             formats: of every layer.
-            case_name: the load case; one that the profile does not know stands for the mean of those that it does.
+            domain_name: the domain; one that the profile does not know stands for the mean of those that it does.
 
         Returns:
             KL divergence per token in nats, and its standard error, None where there is one sample.
         """
-        samples = self.profile.samples_of_cases.get(case_name, self.profile.samples)
+        samples = self.profile.samples_by_domain.get(domain_name, self.profile.samples)
         chosen = [
             samples[index, self.profile.format_index[formats[layer]]]
             for layer, index in self.profile.layer_index.items()
@@ -195,44 +201,46 @@ class MeasuredLadder:
         return float(totals.mean()), error
 
 
-def measured_ladder(
+def measured_sweep(
     profile: Profile,
-    ladder: Mapping[str, Formats],
+    sweep: Mapping[str, Formats],
     measured: QualityOf,
-    cases: Sequence[EvaluationCase],
+    domains: Sequence[EvaluationDomain],
     thresholds: Thresholds,
-) -> MeasuredLadder:
-    """Find yield and collapse on every load case.
+) -> MeasuredSweep:
+    """Find yield and collapse on every domain.
 
     Args:
         profile: that the ladder was solved from.
-        ladder: the format of every layer, by rung, from light to heavy.
-        measured: of every rung, and of the original, on every load case.
-        cases: the load cases.
+        sweep: the format of every layer, by rung, from light to heavy.
+        measured: of every rung, and of the original, on every domain.
+        domains: the domains.
         thresholds: what is called yield and collapse.
 
     Returns:
         The ladder, ready to judge plans by.
     """
-    thresholds.refuse_nonsense()
+    thresholds.validate()
     made = []
-    for case in cases:
-        resampling = Resampling(case.document_of_sequence, thresholds.certainty)
-        resampling.refuse_too_few()
-        original = measured[ORIGINAL][case.name]
-        curve = curve_of(list(ladder), [measured[rung][case.name] for rung in ladder], original, resampling)
+    for domain in domains:
+        resampling = BlockBootstrap(domain.document_of_sequence, thresholds.bootstrap)
+        resampling.require_enough()
+        original = measured[ORIGINAL][domain.name]
+        curve = curve_of(
+            list(sweep), [measured[sweep_point][domain.name] for sweep_point in sweep], original, resampling
+        )
         at_yield = curve.crossing(math.log1p(thresholds.offset))
         at_ultimate = curve.crossing(math.log1p(thresholds.ultimate))
-        made.append(MeasuredCase(case, resampling, original, curve, at_yield, at_ultimate))
-    return MeasuredLadder(profile, ladder, measured, thresholds, tuple(made))
+        made.append(MeasuredDomain(domain, resampling, original, curve, at_yield, at_ultimate))
+    return MeasuredSweep(profile, sweep, measured, thresholds, tuple(made))
 
 
-def _case_quality(one: MeasuredCase, measured: Quality) -> CaseQuality:
+def _domain_quality(one: MeasuredDomain, measured: Quality) -> DomainQuality:
     draws, original = one.resampling, one.original
     likelihood = draws.mean_interval(measured.negative_log_likelihood_nats)
     accuracy = np.subtract(measured.next_token_accuracy, original.next_token_accuracy)
-    return CaseQuality(
-        load_case=one.case.name,
+    return DomainQuality(
+        domain=one.domain.name,
         kl_nats=draws.mean_interval(measured.kl_nats),
         negative_log_likelihood_increase_nats=draws.mean_interval(loss_by_sequence(measured, original)),
         perplexity=Interval(
@@ -247,26 +255,26 @@ def _case_quality(one: MeasuredCase, measured: Quality) -> CaseQuality:
     )
 
 
-def _document_qualities(one: MeasuredCase, measured: Quality) -> Iterator[DocumentQuality]:
+def _document_qualities(one: MeasuredDomain, measured: Quality) -> Iterator[DocumentQuality]:
     sequences: dict[int, list[int]] = {}
-    for sequence, document in enumerate(one.case.document_of_sequence):
+    for sequence, document in enumerate(one.domain.document_of_sequence):
         sequences.setdefault(document, []).append(sequence)
     for document, chosen in sorted(sequences.items()):
         yield DocumentQuality(document=document, num_sequences=len(chosen), **measured.means_of(chosen))
 
 
-def _onset(one: MeasuredCase, rungs: Sequence[Quality]) -> int | None:
+def _onset(one: MeasuredDomain, sweep_points: Sequence[Quality]) -> int | None:
     """Give the lightest rung that is worse than the original beyond doubt, as are all heavier ones."""
     onset = None
     for index in np.argsort(-one.curve.kl_nats, kind="stable"):
-        if one.resampling.mean_interval(loss_by_sequence(rungs[index], one.original)).lower <= 0:
+        if one.resampling.mean_interval(loss_by_sequence(sweep_points[index], one.original)).lower <= 0:
             break
         onset = int(index)
     return onset
 
 
-def _point(one: MeasuredCase, crossing: Crossing) -> Point:
-    return Point(
+def _point(one: MeasuredDomain, crossing: Crossing) -> ThresholdPoint:
+    return ThresholdPoint(
         kl_nats=one.resampling.interval(crossing.kl_nats, crossing.replicates),
         reached=crossing.reached,
         share_reached=crossing.share_reached,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from ...common.records import Finite, Record, read_record, write_record
-from ..bootstrap import Certainty, Interval
+from ..bootstrap import BootstrapSettings, Interval
 
 SAFETY_VERSION: Final = 1
 
@@ -34,11 +34,11 @@ class DocumentQuality(Record):
     flips: Finite
 
 
-class CaseQuality(Record):
-    """What was measured of one plan on one load case.
+class DomainQuality(Record):
+    """What was measured of one plan on one domain.
 
     Attributes:
-        load_case: its name.
+        domain: its name.
         kl_nats: KL divergence from the original, per token.
         negative_log_likelihood_increase_nats: that of the plan less that of the original, per token; paired.
         perplexity: of the plan.
@@ -50,7 +50,7 @@ class CaseQuality(Record):
         by_document: the means of every document.
     """
 
-    load_case: str
+    domain: str
     kl_nats: Interval
     negative_log_likelihood_increase_nats: Interval
     perplexity: Interval
@@ -72,7 +72,7 @@ class MeasuredPlan(Record):
         stored_bytes: of all tensors, exact.
         predicted_kl_nats: the predicted loss increase, per token.
         predicted_kl_standard_error_nats: over the profile's samples; None where there is only one.
-        cases: what was measured, one a load case; empty where the plan was only predicted.
+        domains: what was measured, one a domain; empty where the plan was only predicted.
     """
 
     name: str
@@ -81,10 +81,10 @@ class MeasuredPlan(Record):
     stored_bytes: int
     predicted_kl_nats: Finite
     predicted_kl_standard_error_nats: Finite | None
-    cases: tuple[CaseQuality, ...]
+    domains: tuple[DomainQuality, ...]
 
 
-class Point(Record):
+class ThresholdPoint(Record):
     """Where the curve of quality against KL divergence crosses a threshold.
 
     Attributes:
@@ -102,11 +102,11 @@ class Point(Record):
     between: tuple[str, ...]
 
 
-class CaseCurve(Record):
-    """One load case: its text, and where the model yields and collapses on it.
+class DomainCurve(Record):
+    """One domain: its text, and where the model yields and collapses on it.
 
     Attributes:
-        load_case: its name.
+        domain: its name.
         text_source: the evaluation text.
         text_sha256: of its documents.
         num_sequences: of evaluation.
@@ -118,12 +118,12 @@ class CaseCurve(Record):
             within twice the standard error; None where the first is off.
         onset_kl_nats: the KL divergence of the first rung from which on every rung is worse than the original beyond
             doubt; depends on the length of the text. None where there is none.
-        onset_rung: that rung.
+        onset_point: that rung.
         yield_point: where perplexity has risen by the offset.
         ultimate_point: where the model has collapsed.
     """
 
-    load_case: str
+    domain: str
     text_source: str
     text_sha256: str
     num_sequences: int
@@ -133,12 +133,12 @@ class CaseCurve(Record):
     original_accuracy: Interval
     elastic_limit_nats: Finite | None
     onset_kl_nats: Finite | None
-    onset_rung: str | None
-    yield_point: Point
-    ultimate_point: Point
+    onset_point: str | None
+    yield_point: ThresholdPoint
+    ultimate_point: ThresholdPoint
 
 
-class Gamma(Record):
+class PredictionMargin(Record):
     """γ: what the plan's KL divergence is multiplied by before it is held against the yield.
 
     Attributes:
@@ -154,11 +154,11 @@ class Gamma(Record):
     origin: str
 
 
-class CaseFactor(Record):
-    """The factor of a plan on one load case.
+class DomainFactor(Record):
+    """The factor of a plan on one domain.
 
     Attributes:
-        load_case: its name.
+        domain: its name.
         kl_nats: D_plan: measured, or predicted.
         at_yield: D_yield / (γ · D_plan) and its interval.
         at_ultimate: D_ultimate / (γ · D_plan) and its interval.
@@ -166,7 +166,7 @@ class CaseFactor(Record):
         at_least_at_ultimate: likewise.
     """
 
-    load_case: str
+    domain: str
     kl_nats: Finite
     at_yield: Interval
     at_ultimate: Interval
@@ -175,30 +175,30 @@ class CaseFactor(Record):
 
 
 class PlanSafety(Record):
-    """How safe one plan is: the least over its load cases.
+    """How safe one plan is: the least over its domains.
 
     Attributes:
         plan: predicted and measured.
-        gamma: and its origin.
-        cases: the factors, one a load case.
-        factor: at yield, the least over the load cases.
-        factor_lower: the lower end of its interval, the least over the load cases: this one decides.
+        prediction_margin: and its origin.
+        domains: the factors, one a domain.
+        factor: at yield, the least over the domains.
+        factor_lower: the lower end of its interval, the least over the domains: this one decides.
         ultimate_factor: at ultimate, likewise.
         ultimate_factor_lower: the lower end of its interval.
-        governing_case: the load case of the least lower end at yield.
+        governing_domain: the domain of the least lower end at yield.
         required_factor: that was asked for.
         margin: factor_lower / required_factor − 1.
         passes: whether the margin is not negative.
     """
 
     plan: MeasuredPlan
-    gamma: Gamma
-    cases: tuple[CaseFactor, ...]
+    prediction_margin: PredictionMargin
+    domains: tuple[DomainFactor, ...]
     factor: Finite
     factor_lower: Finite
     ultimate_factor: Finite
     ultimate_factor_lower: Finite
-    governing_case: str
+    governing_domain: str
     required_factor: Finite
     margin: Finite
     passes: bool
@@ -215,12 +215,12 @@ class SafetyFile(Record):
         profile_path: the profile that the ladder was solved from.
         profile_sha256: of that file.
         rounding_inputs: what layers were rounded against for the measurement.
-        num_rungs: budgets that the ladder was solved at; equal plans are one rung.
+        num_points: budgets that the ladder was solved at; equal plans are one rung.
         offset: the relative rise of perplexity that is called yield.
         ultimate: the relative rise of perplexity that is called collapse.
-        certainty: of all intervals.
-        curves: one a load case.
-        ladder: from the lightest compression to the heaviest, by predicted loss increase.
+        bootstrap: of all intervals.
+        curves: one a domain.
+        sweep: from the lightest compression to the heaviest, by predicted loss increase.
         plans: the plans asked for, the first of which decides the exit status.
     """
 
@@ -231,12 +231,12 @@ class SafetyFile(Record):
     profile_path: str
     profile_sha256: str
     rounding_inputs: str
-    num_rungs: int
+    num_points: int
     offset: Finite
     ultimate: Finite
-    certainty: Certainty
-    curves: tuple[CaseCurve, ...]
-    ladder: tuple[MeasuredPlan, ...]
+    bootstrap: BootstrapSettings
+    curves: tuple[DomainCurve, ...]
+    sweep: tuple[MeasuredPlan, ...]
     plans: tuple[PlanSafety, ...]
 
 

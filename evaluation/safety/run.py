@@ -11,17 +11,17 @@ from pathlib import Path
 from ... import __version__
 from ...common.errors import ScantlingError
 from ...common.progress import Progress
-from ...models.layers import take_apart
+from ...models.layers import find_layers
 from ...models.loading import LoadedModel
-from ...planning.solve import Origin
+from ...planning.solve import ProfileOrigin
 from ...sensitivity.profile import Profile
 from ...sensitivity.sequential_rounding import ORIGINAL_INPUTS
-from ..bootstrap import Resampling
-from ..cache import Formats, Measurer
-from ..text import evaluation_cases, profiled_cases
-from .budget_sweep import ladder
+from ..bootstrap import BlockBootstrap
+from ..cache import Formats, MeasurementCache
+from ..text import evaluation_domains, profiled_domains
+from .budget_sweep import sweep
 from .factor import judge_measured, judge_predicted
-from .measured_sweep import MeasuredLadder, Thresholds, measured_ladder
+from .measured_sweep import MeasuredSweep, Thresholds, measured_sweep
 from .record import PlanSafety, SafetyFile
 
 
@@ -30,10 +30,10 @@ class SafetySettings:
     """What is measured, and what is asked of it.
 
     Attributes:
-        sources: names and texts; none for the load cases of the profile.
-        num_sequences: of evaluation, for each load case.
+        sources: names and texts; none for the domains of the profile.
+        num_sequences: of evaluation, for each domain.
         sequence_length: tokens in each.
-        num_rungs: of the ladder.
+        num_points: of the ladder.
         inputs: what layers are rounded against.
         thresholds: what is called yield and collapse, and how sure bounds are.
         required_factor: what the lower end of a factor's interval is held against.
@@ -42,13 +42,13 @@ class SafetySettings:
     sources: tuple[tuple[str, str], ...] = ()
     num_sequences: int = 24
     sequence_length: int = 512
-    num_rungs: int = 11
+    num_points: int = 11
     inputs: str = ORIGINAL_INPUTS
     thresholds: Thresholds = field(default_factory=Thresholds)
     required_factor: float = 1.0
 
 
-def settings_of(safety: SafetyFile, profile: Profile, origin: Origin) -> SafetySettings:
+def settings_of(safety: SafetyFile, profile: Profile, origin: ProfileOrigin) -> SafetySettings:
     """Give the settings that a safety file was made with.
 
     Args:
@@ -68,19 +68,19 @@ def settings_of(safety: SafetyFile, profile: Profile, origin: Origin) -> SafetyS
             "again with: scantling safety PLAN"
         )
     curves = safety.curves
-    as_profiled = [(case.name, case.text_sha256) for case in profiled_cases(profile)]
-    known = [(curve.load_case, curve.text_sha256) for curve in curves] == as_profiled
+    as_profiled = [(domain.name, domain.text_sha256) for domain in profiled_domains(profile)]
+    known = [(curve.domain, curve.text_sha256) for curve in curves] == as_profiled
     return SafetySettings(
-        sources=() if known else tuple((curve.load_case, curve.text_source) for curve in curves),
+        sources=() if known else tuple((curve.domain, curve.text_source) for curve in curves),
         num_sequences=curves[0].num_sequences,
         sequence_length=curves[0].sequence_length,
-        num_rungs=safety.num_rungs,
+        num_points=safety.num_points,
         inputs=safety.rounding_inputs,
-        thresholds=Thresholds(safety.offset, safety.ultimate, safety.certainty),
+        thresholds=Thresholds(safety.offset, safety.ultimate, safety.bootstrap),
     )
 
 
-def kept_beside(profile_path: Path) -> Path:
+def cache_beside(profile_path: Path) -> Path:
     """Say where the measurements of a profile's plans are kept.
 
     Args:
@@ -105,11 +105,11 @@ class SafetyRun:
         settings: what is measured, and what is asked of it.
     """
 
-    origin: Origin
-    measurer: Measurer
+    origin: ProfileOrigin
+    measurer: MeasurementCache
     settings: SafetySettings
 
-    def pull(self, plans: Mapping[str, Formats]) -> tuple[MeasuredLadder, dict[str, PlanSafety]]:
+    def measure_plans(self, plans: Mapping[str, Formats]) -> tuple[MeasuredSweep, dict[str, PlanSafety]]:
         """Measure the ladder and plans, and judge the plans.
 
         Args:
@@ -122,19 +122,19 @@ class SafetyRun:
             ScantlingError: a plan is called like a rung.
         """
         measurer, settings = self.measurer, self.settings
-        rungs: dict[str, Formats] = dict(ladder(measurer.profile, settings.num_rungs, measurer.progress))
-        if rungs.keys() & plans.keys():
+        sweep_points: dict[str, Formats] = dict(sweep(measurer.profile, settings.num_points, measurer.progress))
+        if sweep_points.keys() & plans.keys():
             raise ScantlingError(
-                f"a plan is called {min(rungs.keys() & plans.keys())!r}, as a rung is. Rename its file."
+                f"a plan is called {min(sweep_points.keys() & plans.keys())!r}, as a rung is. Rename its file."
             )
-        measured = measurer.measure({**rungs, **plans})
-        ladder_measured = measured_ladder(measurer.profile, rungs, measured, measurer.cases, settings.thresholds)
-        return ladder_measured, {
-            name: judge_measured(ladder_measured, name, formats, measured[name], settings.required_factor)
+        measured = measurer.measure({**sweep_points, **plans})
+        sweep_measured = measured_sweep(measurer.profile, sweep_points, measured, measurer.domains, settings.thresholds)
+        return sweep_measured, {
+            name: judge_measured(sweep_measured, name, formats, measured[name], settings.required_factor)
             for name, formats in plans.items()
         }
 
-    def predict(self, plans: Mapping[str, Formats]) -> tuple[MeasuredLadder, dict[str, PlanSafety]]:
+    def predict(self, plans: Mapping[str, Formats]) -> tuple[MeasuredSweep, dict[str, PlanSafety]]:
         """Measure the ladder only, and judge plans by their predictions.
 
         Args:
@@ -143,13 +143,13 @@ class SafetyRun:
         Returns:
             The ladder, and the factors of every plan.
         """
-        ladder_measured, _ = self.pull({})
-        return ladder_measured, {
-            name: judge_predicted(ladder_measured, name, formats, self.settings.required_factor)
+        sweep_measured, _ = self.measure_plans({})
+        return sweep_measured, {
+            name: judge_predicted(sweep_measured, name, formats, self.settings.required_factor)
             for name, formats in plans.items()
         }
 
-    def record(self, found: tuple[MeasuredLadder, Mapping[str, PlanSafety]]) -> SafetyFile:
+    def record(self, found: tuple[MeasuredSweep, Mapping[str, PlanSafety]]) -> SafetyFile:
         """Write down what was found.
 
         Args:
@@ -158,7 +158,7 @@ class SafetyRun:
         Returns:
             What ``safety.json`` says.
         """
-        ladder_measured, plans = found
+        sweep_measured, plans = found
         record = self.measurer.profile.record
         return SafetyFile(
             scantling_version=__version__,
@@ -167,18 +167,23 @@ class SafetyRun:
             profile_path=str(self.origin.path),
             profile_sha256=self.origin.sha256,
             rounding_inputs=self.settings.inputs,
-            num_rungs=self.settings.num_rungs,
+            num_points=self.settings.num_points,
             offset=self.settings.thresholds.offset,
             ultimate=self.settings.thresholds.ultimate,
-            certainty=self.settings.thresholds.certainty,
-            curves=ladder_measured.curves(),
-            ladder=ladder_measured.rungs(),
+            bootstrap=self.settings.thresholds.bootstrap,
+            curves=sweep_measured.curves(),
+            sweep=sweep_measured.sweep_points(),
             plans=tuple(plans.values()),
         )
 
 
 def safety_run(
-    loaded: LoadedModel, profile: Profile, origin: Origin, settings: SafetySettings, kept: Path, progress: Progress
+    loaded: LoadedModel,
+    profile: Profile,
+    origin: ProfileOrigin,
+    settings: SafetySettings,
+    kept: Path,
+    progress: Progress,
 ) -> SafetyRun:
     """Prepare the text, and refuse before any work what cannot end well.
 
@@ -196,11 +201,11 @@ def safety_run(
     Raises:
         ScantlingError: the required factor is none.
     """
-    settings.thresholds.refuse_nonsense()
+    settings.thresholds.validate()
     if not 0 < settings.required_factor < math.inf:
         raise ScantlingError(f"a required factor of {settings.required_factor:g} is none. Give one such as 1.5.")
-    profile.refuse_other_model(loaded.sha256, [layer.name for layer in take_apart(loaded.model).layers])
-    cases = evaluation_cases(loaded, profile, settings.sources, settings.num_sequences, settings.sequence_length)
-    for case in cases:
-        Resampling(case.document_of_sequence, settings.thresholds.certainty).refuse_too_few()
-    return SafetyRun(origin, Measurer(loaded, profile, cases, settings.inputs, kept, progress), settings)
+    profile.require_same_model(loaded.sha256, [layer.name for layer in find_layers(loaded.model).layers])
+    domains = evaluation_domains(loaded, profile, settings.sources, settings.num_sequences, settings.sequence_length)
+    for domain in domains:
+        BlockBootstrap(domain.document_of_sequence, settings.thresholds.bootstrap).require_enough()
+    return SafetyRun(origin, MeasurementCache(loaded, profile, domains, settings.inputs, kept, progress), settings)

@@ -2,7 +2,7 @@
 
 What the model bears is known from a measured ladder, so a required factor is a limit on the plan's loss:
 
-    γ · D_plan ≤ D_yield / required factor              D_yield at the lower end of its interval, on every load case
+    γ · D_plan ≤ D_yield / required factor              D_yield at the lower end of its interval, on every domain
 
 γ bounds measured / predicted for loads like that limit. The plan is then measured. Where its factor falls short, the
 limit is tightened by as much, and the program solved again, until the measured factor holds.
@@ -16,10 +16,10 @@ Knows nothing about command lines.
 from collections.abc import Callable
 
 from ...common.errors import ScantlingError
-from ...planning.explanation import NoPlanError
+from ...planning.explanation import InfeasibleError
 from ...planning.plan import Plan, SafetyClaim
 from ...planning.program import Program
-from .factor import gamma_of_predicted
+from .factor import margin_of_predicted
 from .record import PlanSafety, SafetyFile
 from .run import SafetyRun
 
@@ -38,14 +38,17 @@ def predicted_limit_nats(safety: SafetyFile, required_factor: float, *, with_mar
         with_margin: whether γ is a bound on measured / predicted, or their mean ratio alone.
 
     Returns:
-        Nats per token, the least over the load cases.
+        Nats per token, the least over the domains.
     """
     limits = []
     for position, curve in enumerate(safety.curves):
         borne = curve.yield_point.kl_nats.lower / required_factor
-        rungs = [(rung.predicted_kl_nats, rung.cases[position].kl_nats.estimate) for rung in safety.ladder]
-        gamma = gamma_of_predicted(borne, rungs, safety.certainty.confidence)
-        limits.append(borne / (gamma.value if with_margin else gamma.mean_ratio))
+        sweep_points = [
+            (sweep_point.predicted_kl_nats, sweep_point.domains[position].kl_nats.estimate)
+            for sweep_point in safety.sweep
+        ]
+        prediction_margin = margin_of_predicted(borne, sweep_points, safety.bootstrap.confidence)
+        limits.append(borne / (prediction_margin.value if with_margin else prediction_margin.mean_ratio))
     return min(limits)
 
 
@@ -54,15 +57,18 @@ def predicted_factor(safety: SafetyFile, predicted_nats: float) -> tuple[float, 
 
     Args:
         safety: a measured ladder.
-        predicted_nats: of the plan, over all load cases.
+        predicted_nats: of the plan, over all domains.
 
     Returns:
-        The factor at yield and its lower end, the least over the load cases.
+        The factor at yield and its lower end, the least over the domains.
     """
     factors, lower_ends = [], []
     for position, curve in enumerate(safety.curves):
-        rungs = [(rung.predicted_kl_nats, rung.cases[position].kl_nats.estimate) for rung in safety.ladder]
-        loaded = predicted_nats * gamma_of_predicted(predicted_nats, rungs, safety.certainty.confidence).value
+        sweep_points = [
+            (sweep_point.predicted_kl_nats, sweep_point.domains[position].kl_nats.estimate)
+            for sweep_point in safety.sweep
+        ]
+        loaded = predicted_nats * margin_of_predicted(predicted_nats, sweep_points, safety.bootstrap.confidence).value
         factors.append(curve.yield_point.kl_nats.estimate / loaded)
         lower_ends.append(curve.yield_point.kl_nats.lower / loaded)
     return min(factors), min(lower_ends)
@@ -112,20 +118,20 @@ def solve_safely(program: Program, run: SafetyRun, plan_of: PlanOf, say: Say) ->
 
     Raises:
         ScantlingError: none was found whose measured factor holds.
-        NoPlanError: the limits leave none.
+        InfeasibleError: the limits leave none.
     """
     required = _required(program)
-    safety = run.record((run.pull({})[0], {}))
+    safety = run.record((run.measure_plans({})[0], {}))
     limit = predicted_limit_nats(safety, required)
     try:
         plan = plan_of(program.safe_below(limit))
-    except NoPlanError:
+    except InfeasibleError:
         limit = predicted_limit_nats(safety, required, with_margin=False)
         say("no plan is predicted to be safe with γ's margin; trying without, as only the measurement decides")
         plan = plan_of(program.safe_below(limit))
     for num_solves in range(1, MOST_SOLVES + 1):
         name = f"solve {num_solves}"
-        found = run.pull({name: plan.formats()})[1][name]
+        found = run.measure_plans({name: plan.formats()})[1][name]
         say(
             f"{name}: limit {limit:.4f} nats, predicted {plan.loss_increase_nats:.4f}; measured factor "
             f"{found.factor:.3f}, lower bound {found.factor_lower:.3f}, required {required:g}"

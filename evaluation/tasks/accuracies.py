@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from ...common.errors import ScantlingError
 from ...common.records import Finite, Record, write_record
-from ..bootstrap import Certainty, Interval
+from ..bootstrap import BootstrapSettings, Interval
 from ..cache import ORIGINAL
 from ..safety.record import SafetyFile, read_safety
 
@@ -61,7 +61,7 @@ class AccuracyFile(Record):
         scantling_version: that wrote it.
         model_sha256: of the original's weights.
         origin: what measured, with its version.
-        certainty: of the intervals.
+        bootstrap: of the intervals.
         plans: what was measured.
     """
 
@@ -69,7 +69,7 @@ class AccuracyFile(Record):
     scantling_version: str
     model_sha256: str
     origin: str
-    certainty: Certainty
+    bootstrap: BootstrapSettings
     plans: tuple[PlanAccuracy, ...]
 
 
@@ -91,7 +91,7 @@ def next_token_accuracies(safety: SafetyFile, vocabulary: int | None) -> Accurac
     def accuracy(position: int, value: Interval) -> Accuracy:
         curve = safety.curves[position]
         return Accuracy(
-            task=f"next token of {curve.text_source}" + (f" ({curve.load_case})" if len(safety.curves) > 1 else ""),
+            task=f"next token of {curve.text_source}" + (f" ({curve.domain})" if len(safety.curves) > 1 else ""),
             metric="most likely token is the next",
             value=value,
             chance=chance,
@@ -99,23 +99,23 @@ def next_token_accuracies(safety: SafetyFile, vocabulary: int | None) -> Accurac
             num_answers=curve.num_sequences * (curve.sequence_length - 1),
         )
 
-    measured = [*(plan.plan for plan in safety.plans), *safety.ladder]
+    measured = [*(plan.plan for plan in safety.plans), *safety.sweep]
     original = tuple(accuracy(position, curve.original_accuracy) for position, curve in enumerate(safety.curves))
     return AccuracyFile(
         scantling_version=safety.scantling_version,
         model_sha256=safety.model_sha256,
         origin="scantling safety",
-        certainty=safety.certainty,
+        bootstrap=safety.bootstrap,
         plans=(
             PlanAccuracy(name=ORIGINAL, formats_sha256=None, accuracies=original),
             *(
                 PlanAccuracy(
                     name=plan.name,
                     formats_sha256=plan.formats_sha256,
-                    accuracies=tuple(accuracy(k, case.next_token_accuracy) for k, case in enumerate(plan.cases)),
+                    accuracies=tuple(accuracy(k, domain.next_token_accuracy) for k, domain in enumerate(plan.domains)),
                 )
                 for plan in measured
-                if plan.cases
+                if plan.domains
             ),
         ),
     )

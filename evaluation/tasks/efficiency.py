@@ -18,7 +18,7 @@ from ...common.errors import ScantlingError
 from ...common.records import Finite, Record
 from ...common.units import TOKENS_PER_SECOND, WATTS, parse_quantity
 from ..bootstrap import Interval
-from ..prediction import ContenderPrediction, Prediction
+from ..prediction import PredictedEntry, Prediction
 from .accuracies import Accuracy
 
 
@@ -46,29 +46,29 @@ class Power(Record):
     origin: str
 
 
-class Intelligence(Record):
+class Efficiency(Record):
     """One figure with all that it is made of.
 
     Attributes:
-        contender: the plan, a uniform format, or ``original``.
+        entry: the plan, a uniform format, or ``original``.
         accuracy: with its chance level and interval.
         power: with its throughput and origin.
         per_watt: accuracy / watts; the interval is that of the accuracy.
         per_joule: accuracy / joules, likewise.
     """
 
-    contender: str
+    entry: str
     accuracy: Accuracy
     power: Power
     per_watt: Interval
     per_joule: Interval
 
 
-def intelligence(contender: str, accuracy: Accuracy, power: Power) -> Intelligence:
+def intelligence(entry: str, accuracy: Accuracy, power: Power) -> Efficiency:
     """Put accuracy and power together.
 
     Args:
-        contender: whose they are.
+        entry: whose they are.
         accuracy: of it.
         power: of it.
 
@@ -81,11 +81,11 @@ def intelligence(contender: str, accuracy: Accuracy, power: Power) -> Intelligen
     for number, unit in ((power.watts, "W"), (power.tokens_per_second, "tok/s"), (power.joules, "J")):
         if not (math.isfinite(number) and number > 0):
             raise ScantlingError(
-                f"{contender} on {power.device} at {number:g} {unit}: nothing works on that. State what was measured, "
+                f"{entry} on {power.device} at {number:g} {unit}: nothing works on that. State what was measured, "
                 "above 0."
             )
-    return Intelligence(
-        contender=contender,
+    return Efficiency(
+        entry=entry,
         accuracy=accuracy,
         power=power,
         per_watt=_over(accuracy.value, power.watts),
@@ -97,12 +97,12 @@ def _over(value: Interval, by: float) -> Interval:
     return Interval(estimate=value.estimate / by, lower=value.lower / by, upper=value.upper / by)
 
 
-def modelled_powers(prediction: Prediction, contender: ContenderPrediction) -> list[Power]:
+def modelled_powers(prediction: Prediction, entry: PredictedEntry) -> list[Power]:
     """Give the powers that the laws of decode predict for a contender.
 
     Args:
         prediction: of all contenders on a device.
-        contender: one of them.
+        entry: one of them.
 
     Returns:
         At full speed, and at the throughput that is the same for all, where each can be predicted.
@@ -113,28 +113,28 @@ def modelled_powers(prediction: Prediction, contender: ContenderPrediction) -> l
     estimates = f", of which estimates: {', '.join(prediction.estimates)}" if prediction.estimates else ""
     origin = f"modelled from the numbers of {prediction.device}{estimates}"
     powers = []
-    for at, point in (("full speed", contender.full_speed), ("the same rate for all", contender.same_rate)):
+    for at, point in (("full speed", entry.full_speed), ("the same rate for all", entry.same_rate)):
         if point is None:
             continue
-        whole_query = contender.query if at == "full speed" else None
+        whole_query = entry.query if at == "full speed" else None
         powers.append(
             Power(
                 device=prediction.device,
                 watts=point.watts,
                 tokens_per_second=point.tokens_per_second,
                 joules=point.joules_per_token if whole_query is None else whole_query.joules,
-                work="one token" if whole_query is None else _query_in_words(prediction),
+                work="one token" if whole_query is None else _describe_query(prediction),
                 at=at,
                 basis="modelled",
                 origin=origin,
             )
         )
     if not powers:
-        raise ScantlingError(f"no power of {contender.name} on {prediction.device}: {'; '.join(contender.notes)}")
+        raise ScantlingError(f"no power of {entry.name} on {prediction.device}: {'; '.join(entry.notes)}")
     return powers
 
 
-def _query_in_words(prediction: Prediction) -> str:
+def _describe_query(prediction: Prediction) -> str:
     work = prediction.workload
     return f"a query of {work.prompt or 1} + {work.answer} tokens"
 

@@ -17,7 +17,7 @@ from ...common.errors import ScantlingError
 from ...common.progress import Progress
 from ...models.install import Candidate, installed
 from ...models.loading import LoadedModel
-from ..bootstrap import Certainty, Resampling
+from ..bootstrap import BlockBootstrap, BootstrapSettings
 from ..cache import ORIGINAL
 from .accuracies import Accuracy
 
@@ -32,13 +32,13 @@ class TaskSettings:
         tasks: names that lm-eval knows, or task files (YAML).
         limit: questions of each task at most; None for all.
         num_fewshot: examples in front of a question; None for what the task says.
-        certainty: of the intervals.
+        bootstrap: of the intervals.
     """
 
     tasks: tuple[str, ...]
     limit: int | None = None
     num_fewshot: int | None = None
-    certainty: Certainty = field(default_factory=Certainty)
+    bootstrap: BootstrapSettings = field(default_factory=BootstrapSettings)
 
 
 def lm_eval_version() -> str:
@@ -114,7 +114,7 @@ def _evaluate(
     if unknown:
         raise ScantlingError(f"lm-eval knows no task {unknown[0]!r}. Give one of its names, or a task file.")
     longest = getattr(loaded.model.config, "max_position_embeddings", None) or _FALLBACK_LENGTH
-    seed = settings.certainty.seed
+    seed = settings.bootstrap.seed
     try:
         with _quiet_away_from_terminals():
             model = HFLM(
@@ -128,7 +128,7 @@ def _evaluate(
     except Exception as error:  # whatever lm-eval, datasets or a task's own code raise
         raise ScantlingError(f"lm-eval could not run {', '.join(names)}: {error}") from error
     return tuple(
-        _accuracy(task, samples, results["configs"][task], settings.certainty)
+        _accuracy(task, samples, results["configs"][task], settings.bootstrap)
         for task, samples in results["samples"].items()
     )
 
@@ -150,7 +150,7 @@ def _quiet_away_from_terminals() -> Iterator[None]:
 
 
 def _accuracy(
-    task: str, samples: Sequence[Mapping[str, Any]], config: Mapping[str, Any], certainty: Certainty
+    task: str, samples: Sequence[Mapping[str, Any]], config: Mapping[str, Any], bootstrap: BootstrapSettings
 ) -> Accuracy:
     metric = config["metric_list"][0]["metric"]
     values = [sample.get(metric) for sample in samples]
@@ -158,8 +158,8 @@ def _accuracy(
         raise ScantlingError(
             f"the metric {metric!r} of the task {task} is no share of right answers. Name another task."
         )
-    questions = Resampling(tuple(sample["doc_id"] for sample in samples), certainty)
-    questions.refuse_too_few()
+    questions = BlockBootstrap(tuple(sample["doc_id"] for sample in samples), bootstrap)
+    questions.require_enough()
     choices = [len(sample["arguments"]) for sample in samples]
     multiple = config.get("output_type") == "multiple_choice" and min(choices) > 1
     return Accuracy(

@@ -11,8 +11,8 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from ...common.errors import ScantlingError
-from ...common.validation import in_words, validated
-from ...common.yaml_source import Place, Positioned, read_yaml
+from ...common.validation import describe, validated
+from ...common.yaml_source import Place, SourceValue, read_yaml
 from .rules import Constraints
 
 SCHEMA_FILE: Final = "constraints.schema.json"
@@ -28,7 +28,7 @@ class ConstraintFile:
     """
 
     constraints: Constraints
-    read: Positioned
+    read: SourceValue
 
     def where(self, *place: str | int) -> str:
         """Say where something stands.
@@ -68,7 +68,7 @@ def read_constraints(path: Path) -> ConstraintFile:
     try:
         return ConstraintFile(validated(Constraints, read.value), read)
     except ValidationError as error:
-        raise ScantlingError(in_words(error, read, Constraints)) from error
+        raise ScantlingError(describe(error, read, Constraints)) from error
 
 
 def json_schema() -> dict[str, Any]:

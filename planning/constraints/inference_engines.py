@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from ...common.errors import ScantlingError
 from ...common.patterns import compiled
 from ...common.records import Record
-from ...common.validation import in_words, validated
+from ...common.validation import describe, validated
 from ...common.yaml_source import parse_yaml
 from .rules import Patterns
 
@@ -206,4 +206,4 @@ def _read(name: str) -> EngineProfile:
     try:
         return validated(EngineProfile, read.value)
     except ValidationError as error:
-        raise ScantlingError(in_words(error, read, EngineProfile)) from error
+        raise ScantlingError(describe(error, read, EngineProfile)) from error

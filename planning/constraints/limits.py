@@ -156,8 +156,8 @@ class Robust(Record):
 
     Attributes:
         standard_errors: k in loss + k · standard error.
-        load_cases: ``mean`` of the kinds of text, or the ``worst`` of them.
+        domains: ``mean`` of the kinds of text, or the ``worst`` of them.
     """
 
     standard_errors: Annotated[Finite, Field(ge=0)] = 0.0
-    load_cases: Literal["mean", "worst"] = "mean"
+    domains: Literal["mean", "worst"] = "mean"

@@ -23,7 +23,7 @@ from ...common.patterns import Pattern
 from ...common.records import Finite, Record
 from ...common.units import BYTES, exact_number, parse_quantity
 from ...common.validation import Quantity, check, refusal
-from ...hardware.specification import Device
+from ...hardware.specification import Hardware
 from ...hardware.workload import Workload
 from .limits import Limits, Robust
 
@@ -284,12 +284,12 @@ RuleRecord = Annotated[
 ]
 
 
-def _name_or_device(value: object) -> str:
-    return "NameOfDevice" if isinstance(value, str) else "Device"
+def _name_or_hardware(value: object) -> str:
+    return "NameOfDevice" if isinstance(value, str) else "Hardware"
 
 
-DeviceChoice = Annotated[
-    Annotated[str, Tag("NameOfDevice")] | Annotated[Device, Tag("Device")], Discriminator(_name_or_device)
+HardwareChoice = Annotated[
+    Annotated[str, Tag("NameOfDevice")] | Annotated[Hardware, Tag("Hardware")], Discriminator(_name_or_hardware)
 ]
 
 
@@ -318,7 +318,7 @@ class Constraints(Record):
     """
 
     engine: str | None = None
-    device: DeviceChoice | None = None
+    device: HardwareChoice | None = None
     workload: Workload | None = None
     limits: Limits = Limits()
     rules: Annotated[tuple[RuleRecord, ...], Field(max_length=10_000)] = ()

@@ -3,16 +3,16 @@
 Knows nothing about how they were measured.
 """
 
-from ...evaluation.comparison import Comparison, Contender
-from ..terminal.comparison_tables import largest_moves
-from ..terminal.verdicts import comparison_verdict, show_difference, show_nats, show_signed, show_size
+from ...evaluation.comparison import Comparison, ComparisonEntry
+from ..terminal.comparison_tables import largest_changes
+from ..terminal.verdicts import comparison_verdict, render_difference, render_nats, render_signed, render_size
 from .markup import Section, Table, figure, missing, paragraph
 from .material import Material
 from .svg import Chart, Plot, spanning
 
 _WIDTH, _HEIGHT = 480, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 398, 34, 370
-_MOST_MOVES = 15
+_MOST_CHANGES = 15
 TITLE = "Predicted against measured"
 
 
@@ -37,48 +37,48 @@ def comparison_section(material: Material) -> Section:
         "standard error. Predictions are for rounding against original inputs; measured was rounding against "
         f"{inputs}. Both axes are logarithmic."
     )
-    rivals = [row for row in found.contenders if row.role == "rival"]
-    says = "".join(paragraph(f"{row.name}: {row.says}.", "note") for row in rivals)
+    baselines = [row for row in found.entries if row.role == "rival"]
+    says = "".join(paragraph(f"{row.name}: {row.says}.", "note") for row in baselines)
     left_out = "".join(paragraph(f"Left out, {reason}", "note") for reason in found.left_out)
     html = paragraph(comparison_verdict(found), "verdict") + _contenders(found).html() + says + left_out
-    html += figure(chart, caption) + _kinds(found).html() + _moves(found)
+    html += figure(chart, caption) + _kinds(found).html() + _format_changes(found)
     return Section("comparison", TITLE, html, (chart,))
 
 
 def _contenders(found: Comparison) -> Table:
-    differences = {one.other: show_difference(one) for one in found.differences}
+    differences = {one.other: render_difference(one) for one in found.differences}
     rows = tuple(
         (
             row.name,
-            show_size(row.stored_bytes),
+            render_size(row.stored_bytes),
             f"{row.average_bits:.2f}",
-            show_nats(row.predicted_kl_nats, row.predicted_kl_standard_error_nats) if row.formats else "0",
-            show_nats(row.measured_kl_nats, row.measured_kl_standard_error_nats) if row.formats else "0",
+            render_nats(row.predicted_kl_nats, row.predicted_kl_standard_error_nats) if row.formats else "0",
+            render_nats(row.measured_kl_nats, row.measured_kl_standard_error_nats) if row.formats else "0",
             f"{row.measured_perplexity:.2f}",
             f"{row.measured_top1_agreement:.1%}",
             differences.get(row.name, ""),
         )
-        for row in found.contenders
+        for row in found.entries
     )
     headings = (
         "", "size#", "bits#", "predicted KL#", "measured KL#", "perplexity#", "same top token#", "plan better by#",
     )  # fmt: skip
     caption = (
         "KL divergence from the original in nats per token, ± one standard error. The last column is paired by "
-        f"sequence, with its {found.certainty.confidence:.0%} interval by {found.certainty.num_resamples:,} resamples "
+        f"sequence, with its {found.bootstrap.confidence:.0%} interval by {found.bootstrap.num_resamples:,} resamples "
         "of whole documents where there are enough of them, else ± one standard error."
     )
-    return Table("contenders", headings, rows, caption)
+    return Table("entries", headings, rows, caption)
 
 
 def _kinds(found: Comparison) -> Table:
-    rows = [row for row in found.contenders if row.formats]
+    rows = [row for row in found.entries if row.formats]
     cells = tuple((kind, *(f"{row.bits_by_kind[kind]:.2f}" for row in rows)) for kind in rows[0].bits_by_kind)
     return Table("kinds", ("", *(f"{row.name}#" for row in rows)), cells, "Average bits by kind of layer")
 
 
-def _moves(found: Comparison) -> str:
-    if not found.moves:
+def _format_changes(found: Comparison) -> str:
+    if not found.format_changes:
         return ""
     rows = tuple(
         (
@@ -87,22 +87,22 @@ def _moves(found: Comparison) -> str:
             f"{move.stored_bytes:+,}",
             f"{move.share_of_plan_loss:.1%}",
             f"{move.share_of_other_loss:.1%}",
-            show_signed(move.saved_nats),
-            show_signed(move.paid_nats),
-            show_signed(move.net_nats),
+            render_signed(move.saved_nats),
+            render_signed(move.paid_nats),
+            render_signed(move.net_nats),
         )
-        for move in largest_moves(found.moves, _MOST_MOVES)
+        for move in largest_changes(found.format_changes, _MOST_CHANGES)
     )
     headings = (
         "layer", "change", "bytes#", "share of plan's loss#", "share before#",
         "saved, nats#", "paid, nats#", "net, nats#",
     )  # fmt: skip
     caption = (
-        f"Layers that moved against {found.moves_from}: the {len(rows)} of {len(found.moves)} with the most to lose if "
-        "put back. Saved: predicted loss of the layer alone. Paid: what its bytes and bits are worth in other layers, "
-        "at the shadow prices of the plan's limits. Net: the difference, the reduced cost of the old format."
+        f"Layers that moved against {found.changes_from}: the {len(rows)} of {len(found.format_changes)} with the most "
+        "to lose if put back. Saved: predicted loss of the layer alone. Paid: what its bytes and bits are worth in "
+        "other layers, at the shadow prices of the plan's limits. Net: the difference, the reduced cost of the old format."
     )
-    return Table("moves", headings, rows, caption).html()
+    return Table("format_changes", headings, rows, caption).html()
 
 
 def agreement_chart(found: Comparison) -> Chart:
@@ -114,7 +114,7 @@ def agreement_chart(found: Comparison) -> Chart:
     Returns:
         The picture.
     """
-    rows = [row for row in found.contenders if row.predicted_kl_nats > 0 and row.measured_kl_nats > 0]
+    rows = [row for row in found.entries if row.predicted_kl_nats > 0 and row.measured_kl_nats > 0]
     values = [end for row in rows for pair in _bars(row) for end in pair] or [0.1, 1.0]
     plot = Plot(spanning(values, _LEFT, _RIGHT, log=True), spanning(values, _BOTTOM, _TOP, log=True), rising=True)
     plot.axes("predicted KL, nats per token", "measured KL, nats per token", "{:g}".format, "{:g}".format)
@@ -125,14 +125,14 @@ def agreement_chart(found: Comparison) -> Chart:
         across, along = _bars(row)
         plot.line((plot.x(across[0]), plot.y(at[1])), (plot.x(across[1]), plot.y(at[1])), "axis")
         plot.line((plot.x(at[0]), plot.y(along[0])), (plot.x(at[0]), plot.y(along[1])), "axis")
-        predicted = show_nats(at[0], row.predicted_kl_standard_error_nats)
-        measured = show_nats(at[1], row.measured_kl_standard_error_nats)
+        predicted = render_nats(at[0], row.predicted_kl_standard_error_nats)
+        measured = render_nats(at[1], row.measured_kl_standard_error_nats)
         plot.mark(at, css, f"{row.name}: predicted {predicted}, measured {measured} nats per token")
         plot.words(at, row.name.removeprefix("uniform "), css)
     return Chart("predicted-measured", "Predicted against measured KL divergence", _WIDTH, _HEIGHT, "".join(plot.parts))
 
 
-def _bars(row: Contender) -> tuple[tuple[float, float], tuple[float, float]]:
+def _bars(row: ComparisonEntry) -> tuple[tuple[float, float], tuple[float, float]]:
     """Give both error bars, kept above zero for the logarithm."""
     pairs = (
         (row.predicted_kl_nats, row.predicted_kl_standard_error_nats or 0.0),

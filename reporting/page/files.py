@@ -21,7 +21,7 @@ from .svg import Chart
 _ZOOM = 2  # pixels of a PNG for one of the SVG
 
 
-def refuse_without_renderer() -> None:
+def require_renderer() -> None:
     """Refuse to draw PNG files where nothing renders them.
 
     Raises:
@@ -93,12 +93,12 @@ def _tables(material: Material) -> dict[str, Sequence[Record]]:
         tables[f"frontier-{found.rows[0].name.replace('_', '-')}"] = found.points
     if material.comparison is not None:
         tables |= {
-            "contenders": material.comparison.contenders,
+            "entries": material.comparison.entries,
             "differences": material.comparison.differences,
-            "moves": material.comparison.moves,
+            "format_changes": material.comparison.format_changes,
         }
     if material.safety is not None:
-        tables |= {"ladder": material.safety.ladder, "factors": material.safety.plans}
+        tables |= {"sweep": material.safety.sweep, "factors": material.safety.plans}
     return tables
 
 

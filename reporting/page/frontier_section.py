@@ -9,14 +9,14 @@ from ...common.progress import Progress
 from ...common.units import BYTES_PER_UNIT
 from ...evaluation.baselines import uniform_names
 from ...hardware.resources import POWER, STORED_BYTES
-from ...planning.pareto import Frontier, FrontierPoint, Sweep, swept
+from ...planning.pareto import Frontier, FrontierPoint, FrontierRequest, sweep_frontier
 from ...planning.plan import Plan
 from ...quantization.formats import IntegerFormat, parse_format
 from ...sensitivity.profile import Profile, uniform_formats
 from ...solver.instance import LOSS, Instance
-from ...solver.milp.base import Engine, SearchSettings
+from ...solver.milp.base import MilpSolver, SolverSettings
 from ...solver.rules import Limit, LossLimit
-from ..terminal.verdicts import byte_unit, show_nats
+from ..terminal.verdicts import byte_unit, render_nats
 from .markup import Section, figure, missing, paragraph
 from .material import Material
 from .svg import Chart, Plot, spanning
@@ -27,7 +27,7 @@ _FILES = {STORED_BYTES: "frontier-bytes", POWER: "frontier-watts"}
 
 
 def frontiers_of(
-    plan: Plan, profile: Profile, num_points: int, search: tuple[Engine, SearchSettings], progress: Progress
+    plan: Plan, profile: Profile, num_points: int, search: tuple[MilpSolver, SolverSettings], progress: Progress
 ) -> tuple[Frontier, ...]:
     """Solve the frontiers that a page shows: against bytes, and against watts where the plan's program knows them.
 
@@ -53,8 +53,8 @@ def frontiers_of(
         highest = _largest(plan, program, profile, row)
         step, measure = program.row(row).step, program.row(row).measure
         bound = f"{highest} B" if measure == "bytes" else f"{highest * step:.9g} W"
-        sweep = Sweep((row,), highest=(bound,), points=str(num_points))
-        found.append(swept(profile, program, sweep, *search, progress))
+        sweep = FrontierRequest((row,), highest=(bound,), points=str(num_points))
+        found.append(sweep_frontier(profile, program, sweep, *search, progress))
     return tuple(found)
 
 
@@ -64,7 +64,7 @@ def _without_limits(program: Instance) -> Instance:
         for rule in program.rules
         if not isinstance(rule, LossLimit) and not (isinstance(rule, Limit) and rule.units is None)
     ]
-    return Instance(program.units, program.rows, program.load_cases, tuple(kept), program.loss, (LOSS,))
+    return Instance(program.units, program.rows, program.domains, tuple(kept), program.loss, (LOSS,))
 
 
 def _largest(plan: Plan, program: Instance, profile: Profile, row: str) -> int:
@@ -186,7 +186,7 @@ class _FrontierChart:
         plot.band([(x, max(y - error, y / 10), y + error) for x, y, error in errors])
         plot.path([(x, y) for x, y, _ in curve], "curve")
         for x, y, point in curve:
-            loss = show_nats(y, point.predicted_loss_standard_error_nats)
+            loss = render_nats(y, point.predicted_loss_standard_error_nats)
             plot.mark((x, y), "dot", f"{x:,.2f}; predicted {loss} nats per token; {point.status.lower()}")
         for mark in marks:
             plot.mark((mark.x, mark.y), mark.css, mark.title)
@@ -199,7 +199,7 @@ class _FrontierChart:
         program = self.material.plan.program
         amount = program.amount(self.row, [unit.formats.index(formats[unit.name]) for unit in program.units])
         x = amount * self.unit
-        title = f"{name}: {x:,.2f} {self.label.rpartition(', ')[2]}; {how} {show_nats(*loss)} nats per token"
+        title = f"{name}: {x:,.2f} {self.label.rpartition(', ')[2]}; {how} {render_nats(*loss)} nats per token"
         return _Mark(x, loss[0], name.removeprefix("uniform "), css, title)
 
     def _predicted(self) -> list[_Mark]:
@@ -223,6 +223,6 @@ class _FrontierChart:
                 (row.measured_kl_nats, row.measured_kl_standard_error_nats),
                 "measured",
             )
-            for row in found.contenders
+            for row in found.entries
             if row.role != "original" and row.measured_kl_nats > 0
         ]

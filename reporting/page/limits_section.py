@@ -3,7 +3,7 @@
 Knows nothing about how prices were found.
 """
 
-from ...planning.explanation import Measure, freedom_in_words, price_in_words
+from ...planning.explanation import LimitUnit, describe_freedom, describe_price
 from ...planning.plan import LimitUse, Plan
 from ...solver.rules import Limit, LossLimit
 from .markup import Section, Table, paragraph
@@ -28,12 +28,12 @@ def limits_section(plan: Plan) -> Section:
     others = [rule for rule in plan.program.rules if not isinstance(rule, Limit | LossLimit)]
     words = "".join(paragraph(f"{rule.name}{f' ({rule.origin})' if rule.origin else ''}", "note") for rule in others)
     heading = paragraph(f"Beside the limits, {len(others)} rules about formats hold:") if others else ""
-    freedom = freedom_in_words(plan)
+    freedom = describe_freedom(plan)
     return Section("limits", "Limits and prices", table + heading + words + (paragraph(freedom) if freedom else ""))
 
 
 def _row(plan: Plan, use: LimitUse) -> tuple[str, ...]:
-    counted = Measure(use.measure, use.step)
+    counted = LimitUnit(use.measure, use.step)
     if use.at_most is not None:
         bound, slack = f"at most {counted.show(use.at_most)}", use.at_most - use.used
     else:
@@ -42,7 +42,7 @@ def _row(plan: Plan, use: LimitUse) -> tuple[str, ...]:
     objectives = plan.certificate.objectives
     price = ""
     if use.price_per_step and objectives:
-        price = price_in_words(use, objectives[0])
+        price = describe_price(use, objectives[0])
     elif use.price_per_step == 0:
         price = "0 on the linear relaxation"
     effect = {True: "holds the plan back", False: "none (proven)", None: "not settled"}[use.has_effect]

@@ -89,18 +89,18 @@ def read_measurements(plan: Plan, comparison_path: Path | None, safety_path: Pat
     comparison, safety, sources = None, None, []
     if comparison_path is not None:
         comparison = read_comparison(comparison_path)
-        _refuse_other_comparison(plan, comparison, comparison_path)
+        _require_same_comparison(plan, comparison, comparison_path)
         sources.append(Source("comparison", str(comparison_path), file_sha256(comparison_path)))
     if safety_path is not None:
         safety = read_safety(safety_path)
-        _refuse_other_origin(plan, safety, f"the safety file {safety_path}", "scantling safety")
+        _require_same_origin(plan, safety, f"the safety file {safety_path}", "scantling safety")
         sources.append(Source("safety", str(safety_path), file_sha256(safety_path)))
     return Measurements(comparison, safety, tuple(sources))
 
 
-def _refuse_other_comparison(plan: Plan, comparison: Comparison, path: Path) -> None:
-    _refuse_other_origin(plan, comparison, f"the comparison {path}", "scantling compare")
-    measured = dict(zip(comparison.layers, comparison.contenders[0].formats, strict=False))
+def _require_same_comparison(plan: Plan, comparison: Comparison, path: Path) -> None:
+    _require_same_origin(plan, comparison, f"the comparison {path}", "scantling compare")
+    measured = dict(zip(comparison.layers, comparison.entries[0].formats, strict=False))
     different = sum(measured.get(layer) != name for layer, name in plan.formats().items())
     if different:
         raise ScantlingError(
@@ -109,7 +109,7 @@ def _refuse_other_comparison(plan: Plan, comparison: Comparison, path: Path) -> 
         )
 
 
-def _refuse_other_origin(plan: Plan, measured: Comparison | SafetyFile, what: str, command: str) -> None:
+def _require_same_origin(plan: Plan, measured: Comparison | SafetyFile, what: str, command: str) -> None:
     if measured.model_sha256 != plan.model_sha256:
         raise ScantlingError(
             f"{what} is of the model {measured.model_source!r} with weights {measured.model_sha256[:12]}…, the plan of "

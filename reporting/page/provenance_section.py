@@ -26,7 +26,10 @@ def provenance_section(material: Material) -> Section:
         ("SHA-256 of its weights", plan.model_sha256),
         *((f"{source.what}, SHA-256", f"{source.path}: {source.sha256}") for source in material.sources),
         ("calibration text", f"{record.text_source}, SHA-256 {record.text_sha256}"),
-        *((f"load case {case.name}", f"{case.text_source}, SHA-256 {case.text_sha256}") for case in record.load_cases),
+        *(
+            (f"domain {domain.name}", f"{domain.text_source}, SHA-256 {domain.text_sha256}")
+            for domain in record.domains
+        ),
         ("calibration", f"{sequences} sequences of {record.sequence_length} tokens (rounding + pricing)"),
         ("perplexity of the original on it", f"{record.calibration_perplexity:.2f}"),
         ("rounding", rounding),

@@ -6,7 +6,7 @@ Knows nothing about how they were measured.
 from collections.abc import Sequence
 
 from ...evaluation.bootstrap import Interval
-from ...evaluation.safety.record import CaseCurve, CaseQuality, MeasuredPlan, PlanSafety, Point, SafetyFile
+from ...evaluation.safety.record import DomainCurve, DomainQuality, MeasuredPlan, PlanSafety, SafetyFile, ThresholdPoint
 from .markup import Section, Table, figure, missing, paragraph
 from .material import Material
 from .svg import Chart, Plot, spanning, text
@@ -17,7 +17,7 @@ TITLE = "Load and deflection: how far from breaking"
 
 
 def safety_section(material: Material) -> Section:
-    """Show the curve of every load case, and the factors.
+    """Show the curve of every domain, and the factors.
 
     Args:
         material: with a safety file, or without.
@@ -33,81 +33,83 @@ def safety_section(material: Material) -> Section:
     figures = "".join(
         figure(chart, _caption(safety, curve)) for chart, curve in zip(charts, safety.curves, strict=True)
     )
-    return Section("safety", TITLE, _factors(safety).html() + _gammas(safety) + figures, tuple(charts))
+    return Section("safety", TITLE, _factors(safety).html() + _prediction_margins(safety) + figures, tuple(charts))
 
 
 def _factors(safety: SafetyFile) -> Table:
     rows = tuple(
         (
             found.plan.name,
-            show_factor(found),
+            render_factor(found),
             f"{found.factor_lower:.2f}",
-            f"{'≥ ' if any(case.at_least_at_ultimate for case in found.cases) else ''}{found.ultimate_factor:.2f}",
+            f"{'≥ ' if any(one.at_least_at_ultimate for one in found.domains) else ''}{found.ultimate_factor:.2f}",
             f"{found.ultimate_factor_lower:.2f}",
-            f"{found.gamma.value:.2f} ({found.gamma.basis})",
+            f"{found.prediction_margin.value:.2f} ({found.prediction_margin.basis})",
             f"{found.required_factor:g}",
             f"{found.margin:+.2f}",
             "passes" if found.passes else "fails",
         )
         for found in safety.plans
     )
-    confidence = f"{safety.certainty.confidence:.0%}"
+    confidence = f"{safety.bootstrap.confidence:.0%}"
     headings = (
         "plan", "factor at yield#", "lower bound#", "at collapse#", "lower bound#", "γ", "required#", "margin#", "",
     )  # fmt: skip
     caption = (
-        f"Factors of safety, the least over the load cases; bounds: lower ends of {confidence} intervals, and these "
+        f"Factors of safety, the least over the domains; bounds: lower ends of {confidence} intervals, and these "
         "decide. ≥: the ladder ends before the model yields, or collapses."
     )
     return Table("factors", headings, rows, caption)
 
 
-def show_factor(found: PlanSafety) -> str:
+def render_factor(found: PlanSafety) -> str:
     """Write a factor at yield.
 
     Args:
         found: of a plan.
 
     Returns:
-        The factor; with ≥ where the ladder ends before the yield in the load case that governs.
+        The factor; with ≥ where the ladder ends before the yield in the domain that governs.
     """
-    governing = next(case for case in found.cases if case.load_case == found.governing_case)
+    governing = next(domain for domain in found.domains if domain.domain == found.governing_domain)
     return f"{'≥ ' if governing.at_least_at_yield else ''}{found.factor:.2f}"
 
 
-def _gammas(safety: SafetyFile) -> str:
-    origins = dict.fromkeys(f"γ = {found.gamma.value:.3g}: {found.gamma.origin}" for found in safety.plans)
+def _prediction_margins(safety: SafetyFile) -> str:
+    origins = dict.fromkeys(
+        f"γ = {found.prediction_margin.value:.3g}: {found.prediction_margin.origin}" for found in safety.plans
+    )
     return "".join(paragraph(origin, "note") for origin in origins)
 
 
-def _caption(safety: SafetyFile, curve: CaseCurve) -> str:
+def _caption(safety: SafetyFile, curve: DomainCurve) -> str:
     return (
-        f"Load case {curve.load_case}: {curve.num_sequences} × {curve.sequence_length} tokens of {curve.text_source}, "
+        f"Domain {curve.domain}: {curve.num_sequences} × {curve.sequence_length} tokens of {curve.text_source}, "
         f"{curve.num_documents} documents. Every point is a plan, its predicted loss below, its measured one on the "
         f"left; on the dashed line a prediction is exact. Yield: perplexity {safety.offset:.0%} above the original's"
         f"{_unless_reached(curve.yield_point)}; collapse: {safety.ultimate:.0%} above"
-        f"{_unless_reached(curve.ultimate_point)}. Bands and bars: {safety.certainty.confidence:.0%} intervals. Both "
+        f"{_unless_reached(curve.ultimate_point)}. Bands and bars: {safety.bootstrap.confidence:.0%} intervals. Both "
         "axes are logarithmic."
     )
 
 
-def _unless_reached(point: Point) -> str:
+def _unless_reached(point: ThresholdPoint) -> str:
     return "" if point.reached else f" (not reached by the ladder: more than {point.kl_nats.estimate:.3g} nats)"
 
 
-def deflection_chart(safety: SafetyFile, curve: CaseCurve) -> Chart:
-    """Draw the curve of one load case.
+def deflection_chart(safety: SafetyFile, curve: DomainCurve) -> Chart:
+    """Draw the curve of one domain.
 
     Args:
         safety: what was measured.
-        curve: the load case.
+        curve: the domain.
 
     Returns:
         The picture.
     """
-    rungs = _measured(safety.ladder, curve.load_case)
-    plans = _measured([found.plan for found in safety.plans], curve.load_case)
-    everyone = [*rungs, *plans]
+    sweep_points = _measured(safety.sweep, curve.domain)
+    plans = _measured([found.plan for found in safety.plans], curve.domain)
+    everyone = [*sweep_points, *plans]
     loads = [plan.predicted_kl_nats for plan, _ in everyone]
     lows = [max(quality.kl_nats.lower, quality.kl_nats.estimate / 10) for _, quality in everyone]
     highs = [quality.kl_nats.upper for _, quality in everyone]
@@ -124,29 +126,29 @@ def deflection_chart(safety: SafetyFile, curve: CaseCurve) -> Chart:
         plot.path([(low, low), (high, high)], "guide")
     for name, point in points:
         _draw_threshold(plot, name, point)
-    plot.path([(plan.predicted_kl_nats, quality.kl_nats.estimate) for plan, quality in rungs], "curve")
-    for plan, quality in rungs:
+    plot.path([(plan.predicted_kl_nats, quality.kl_nats.estimate) for plan, quality in sweep_points], "curve")
+    for plan, quality in sweep_points:
         _draw(plot, plan, quality, "dot")
     for plan, quality in plans:
         css = "rival" if plan.name.startswith("uniform") else "plan"
         _draw(plot, plan, quality, css)
         plot.words((plan.predicted_kl_nats, quality.kl_nats.estimate), plan.name, css)
     name = f"load-deflection-{safety.curves.index(curve) + 1}"
-    return Chart(name, f"Measured against predicted loss, {curve.load_case}", _WIDTH, _HEIGHT, "".join(plot.parts))
+    return Chart(name, f"Measured against predicted loss, {curve.domain}", _WIDTH, _HEIGHT, "".join(plot.parts))
 
 
-def _measured(plans: Sequence[MeasuredPlan], case: str) -> list[tuple[MeasuredPlan, CaseQuality]]:
+def _measured(plans: Sequence[MeasuredPlan], domain: str) -> list[tuple[MeasuredPlan, DomainQuality]]:
     """Pick what can stand on logarithmic axes, lightest first."""
     found = [
         (plan, quality)
         for plan in plans
-        for quality in plan.cases
-        if quality.load_case == case and plan.predicted_kl_nats > 0 and quality.kl_nats.estimate > 0
+        for quality in plan.domains
+        if quality.domain == domain and plan.predicted_kl_nats > 0 and quality.kl_nats.estimate > 0
     ]
     return sorted(found, key=lambda pair: pair[0].predicted_kl_nats)
 
 
-def _draw_threshold(plot: Plot, name: str, point: Point) -> None:
+def _draw_threshold(plot: Plot, name: str, point: ThresholdPoint) -> None:
     if not point.reached:
         return
     left, right = plot.x.start, plot.x.end
@@ -158,17 +160,17 @@ def _draw_threshold(plot: Plot, name: str, point: Point) -> None:
     plot.parts.append(text(left + 8, y - 5, words))
 
 
-def _draw(plot: Plot, plan: MeasuredPlan, quality: CaseQuality, css: str) -> None:
+def _draw(plot: Plot, plan: MeasuredPlan, quality: DomainQuality, css: str) -> None:
     at = (plan.predicted_kl_nats, quality.kl_nats.estimate)
     x = plot.x(at[0])
     low = max(quality.kl_nats.lower, plot.y.low)
     plot.line((x, plot.y(low)), (x, plot.y(quality.kl_nats.upper)), "axis")
     title = (
         f"{plan.name}: {plan.average_bits:.2f} bits, {plan.stored_bytes:,} bytes; predicted {at[0]:.4g}, measured "
-        f"{_in_words(quality.kl_nats)} nats per token; perplexity {_in_words(quality.perplexity)}"
+        f"{_describe(quality.kl_nats)} nats per token; perplexity {_describe(quality.perplexity)}"
     )
     plot.mark(at, css, title)
 
 
-def _in_words(interval: Interval) -> str:
+def _describe(interval: Interval) -> str:
     return f"{interval.estimate:.4g} ({interval.lower:.4g} to {interval.upper:.4g})"

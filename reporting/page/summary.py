@@ -4,10 +4,10 @@ Knows nothing about the rest of the page.
 """
 
 from ..terminal.safety_table import verdict
-from ..terminal.verdicts import binding, comparison_verdict, plan_verdict, predicted_verdict, show_nats, show_size
+from ..terminal.verdicts import binding, comparison_verdict, plan_verdict, predicted_verdict, render_nats, render_size
 from .markup import Section, cards, paragraph
 from .material import Material
-from .safety_section import show_factor
+from .safety_section import render_factor
 
 _STATUS = {
     "OPTIMAL": "proven optimal",
@@ -45,22 +45,22 @@ def _cards(material: Material) -> list[tuple[str, str, str]]:
     plan, proven = material.plan, material.plan.certificate
     gap = f", gap {proven.objectives[0].gap:.0e}" if proven.objectives else ""
     found = [
-        ("size", show_size(plan.stored_bytes), f"{plan.stored_bytes:,} bytes in all tensors"),
+        ("size", render_size(plan.stored_bytes), f"{plan.stored_bytes:,} bytes in all tensors"),
         ("average bits", f"{plan.average_bits:.2f}", "of the layers decided, scales not counted"),
         (
             "predicted loss",
-            show_nats(plan.loss_increase_nats, plan.loss_increase_standard_error_nats),
+            render_nats(plan.loss_increase_nats, plan.loss_increase_standard_error_nats),
             f"nats per token, {_STATUS[proven.status]}{gap}",
         ),
     ]
     if material.comparison is not None:
-        row = material.comparison.contenders[0]
-        measured = show_nats(row.measured_kl_nats, row.measured_kl_standard_error_nats)
+        row = material.comparison.entries[0]
+        measured = render_nats(row.measured_kl_nats, row.measured_kl_standard_error_nats)
         found.append(("measured KL", measured, "nats per token, ± one standard error"))
-        original = material.comparison.contenders[-1].measured_perplexity
+        original = material.comparison.entries[-1].measured_perplexity
         found.append(("perplexity", f"{row.measured_perplexity:.2f}", f"original {original:.2f}"))
     judged = material.judged
     if judged is not None:
         note = f"lower bound {judged.factor_lower:.2f}, {judged.required_factor:g} required"
-        found.append(("factor of safety", show_factor(judged), f"{note}: {'passes' if judged.passes else 'fails'}"))
+        found.append(("factor of safety", render_factor(judged), f"{note}: {'passes' if judged.passes else 'fails'}"))
     return found

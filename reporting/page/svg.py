@@ -39,13 +39,13 @@ def chart_style(colours: dict[str, str]) -> str:
     Returns:
         CSS rules.
     """
-    ink, faint, plan, rival, line = (colours[role] for role in ("ink", "faint", "plan", "rival", "line"))
+    ink, faint, plan, baseline, line = (colours[role] for role in ("ink", "faint", "plan", "rival", "line"))
     return (
         f".chart text{{fill:{ink};font-family:{FONT};font-size:12px}}"
         f".chart .faint{{fill:{faint}}}.chart .axis{{stroke:{faint};fill:none}}.chart .grid{{stroke:{colours['grid']}}}"
         f".chart .curve{{stroke:{line};fill:none;stroke-width:1.5}}.chart .dot{{fill:{line}}}"
         f".chart .band{{fill:{line};opacity:.13}}.chart .guide{{stroke:{faint};stroke-dasharray:4 3;fill:none}}"
-        f".chart .plan{{fill:{plan};stroke:{plan}}}.chart .rival{{fill:{rival};stroke:{rival}}}"
+        f".chart .plan{{fill:{plan};stroke:{plan}}}.chart .rival{{fill:{baseline};stroke:{baseline}}}"
         f".chart .open{{fill:none;stroke-width:1.5}}.chart text.plan{{stroke:none;font-weight:600}}"
         ".chart text.rival{stroke:none}"
         ".chart .cell text{font-size:11px;text-anchor:middle}"

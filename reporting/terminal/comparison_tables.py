@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from ...evaluation.comparison import Comparison, Move
-from .verdicts import comparison_verdict, show_difference, show_nats, show_signed, show_size
+from ...evaluation.comparison import Comparison, FormatChange
+from .verdicts import comparison_verdict, render_difference, render_nats, render_signed, render_size
 
-_MOST_MOVES = 8
+_MOST_CHANGES = 8
 _WIDE = 110  # columns
 _BLOCKS_A_LINE = 10
 
@@ -28,14 +28,14 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(_rows(comparison, wide=wide))
     if not wide and comparison.differences:
         console.print(_differences(comparison))
-    for row in comparison.contenders:
+    for row in comparison.entries:
         if row.says and row.role == "rival":
             console.print(f"{row.name}: {row.says}.", style="dim")
     for reason in comparison.left_out:
         console.print(f"Left out, {reason}")
     console.print()
     _print_widths(comparison, console)
-    _print_moves(comparison, console, wide=wide)
+    _print_changes(comparison, console, wide=wide)
     _print_method(comparison, console)
 
 
@@ -44,14 +44,14 @@ def _rows(comparison: Comparison, *, wide: bool) -> Table:
     headings = ["size", "bits", "predicted\nKL", "measured\nKL", "ppl"]
     for heading in [*headings, "plan better by\nKL (interval)"] if wide else headings:
         table.add_column(heading, justify="right", no_wrap=True)
-    differences = {found.other: show_difference(found) for found in comparison.differences}
-    for row in comparison.contenders:
+    differences = {found.other: render_difference(found) for found in comparison.differences}
+    for row in comparison.entries:
         table.add_row(
             row.name,
-            show_size(row.stored_bytes),
+            render_size(row.stored_bytes),
             f"{row.average_bits:.2f}",
-            show_nats(row.predicted_kl_nats, row.predicted_kl_standard_error_nats) if row.role != "original" else "0",
-            show_nats(row.measured_kl_nats, row.measured_kl_standard_error_nats) if row.role != "original" else "0",
+            render_nats(row.predicted_kl_nats, row.predicted_kl_standard_error_nats) if row.role != "original" else "0",
+            render_nats(row.measured_kl_nats, row.measured_kl_standard_error_nats) if row.role != "original" else "0",
             f"{row.measured_perplexity:.2f}",
             *([differences.get(row.name, "")] if wide else []),
             style="bold" if row.role == "plan" else "",
@@ -62,14 +62,14 @@ def _rows(comparison: Comparison, *, wide: bool) -> Table:
 def _differences(comparison: Comparison) -> Table:
     table = Table("plan better by, KL (interval)", "", box=None, pad_edge=False)
     for found in comparison.differences:
-        table.add_row(f"than {found.other}", show_difference(found))
+        table.add_row(f"than {found.other}", render_difference(found))
     return table
 
 
 def _print_widths(comparison: Comparison, console: Console) -> None:
-    plan = comparison.contenders[0]
-    others = [row for row in comparison.contenders if row.role == "plan"][1:] + [
-        row for row in comparison.contenders if row.name.startswith("even ")
+    plan = comparison.entries[0]
+    others = [row for row in comparison.entries if row.role == "plan"][1:] + [
+        row for row in comparison.entries if row.name.startswith("even ")
     ]
     table = Table("average bits by kind", plan.name, *(row.name for row in others), box=None, pad_edge=False)
     for kind, bits in plan.bits_by_kind.items():
@@ -83,21 +83,21 @@ def _print_widths(comparison: Comparison, console: Console) -> None:
         console.print(f"  from {part[0][0]:>3}   " + "  ".join(f"{bits:4.2f}" for _, bits in part))
 
 
-def _print_moves(comparison: Comparison, console: Console, *, wide: bool) -> None:
-    if comparison.moves_from is None:
+def _print_changes(comparison: Comparison, console: Console, *, wide: bool) -> None:
+    if comparison.changes_from is None:
         return
     console.print()
-    if not comparison.moves:
-        console.print(f"No layer differs from {comparison.moves_from}.")
+    if not comparison.format_changes:
+        console.print(f"No layer differs from {comparison.changes_from}.")
         return
-    wider = [move for move in comparison.moves if move.stored_bytes > 0]
-    narrower = [move for move in comparison.moves if move.stored_bytes < 0]
+    wider = [move for move in comparison.format_changes if move.stored_bytes > 0]
+    narrower = [move for move in comparison.format_changes if move.stored_bytes < 0]
     console.print(
-        f"Against {comparison.moves_from}, {len(wider)} layers are larger ({_sum_in_words(wider)}) and "
-        f"{len(narrower)} smaller ({_sum_in_words(narrower)}), predicted. Where most was gained:"
+        f"Against {comparison.changes_from}, {len(wider)} layers are larger ({_describe_sum(wider)}) and "
+        f"{len(narrower)} smaller ({_describe_sum(narrower)}), predicted. Where most was gained:"
     )
-    console.print(_moves_table(largest_moves(comparison.moves, _MOST_MOVES), wide=wide))
-    if any(move.net_nats is None for move in comparison.moves):
+    console.print(_changes_table(largest_changes(comparison.format_changes, _MOST_CHANGES), wide=wide))
+    if any(move.net_nats is None for move in comparison.format_changes):
         console.print("Nothing is known of what the bytes are worth elsewhere: the plan has no shadow prices.")
     else:
         console.print(
@@ -105,11 +105,13 @@ def _print_moves(comparison: Comparison, console: Console, *, wide: bool) -> Non
             "layers, at the shadow prices of the plan's limits: what putting it back would cost.",
             style="dim",
         )
-    if len(comparison.moves) > _MOST_MOVES:
-        console.print(f"… and {len(comparison.moves) - _MOST_MOVES} more: --json lists them all.", style="dim")
+    if len(comparison.format_changes) > _MOST_CHANGES:
+        console.print(
+            f"… and {len(comparison.format_changes) - _MOST_CHANGES} more: --json lists them all.", style="dim"
+        )
 
 
-def largest_moves(found: Sequence[Move], count: int) -> list[Move]:
+def largest_changes(found: Sequence[FormatChange], count: int) -> list[FormatChange]:
     """Pick the moves that matter most.
 
     Args:
@@ -122,13 +124,13 @@ def largest_moves(found: Sequence[Move], count: int) -> list[Move]:
     return sorted(found, key=lambda move: -(abs(move.saved_nats) if move.net_nats is None else move.net_nats))[:count]
 
 
-def _sum_in_words(found: Sequence[Move]) -> str:
+def _describe_sum(found: Sequence[FormatChange]) -> str:
     num_bytes = sum(move.stored_bytes for move in found)
     nats = sum(move.saved_nats for move in found)
-    return f"{'+' if num_bytes >= 0 else '−'}{show_size(abs(num_bytes))}, {-nats:+.4f} nats"
+    return f"{'+' if num_bytes >= 0 else '−'}{render_size(abs(num_bytes))}, {-nats:+.4f} nats"
 
 
-def _moves_table(found: Sequence[Move], *, wide: bool) -> Table:
+def _changes_table(found: Sequence[FormatChange], *, wide: bool) -> Table:
     table = Table("layer", "change", box=None, pad_edge=False)
     for heading in ("bytes", "share\nof loss", "saved\nnats", *(["paid\nnats"] if wide else []), "net\nnats"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -138,14 +140,14 @@ def _moves_table(found: Sequence[Move], *, wide: bool) -> Table:
             f"{move.before} → {move.after}",
             f"{move.stored_bytes:+,}",
             f"{move.share_of_plan_loss:.1%}",
-            show_signed(move.saved_nats),
-            *([show_signed(move.paid_nats)] if wide else []),
-            show_signed(move.net_nats),
+            render_signed(move.saved_nats),
+            *([render_signed(move.paid_nats)] if wide else []),
+            render_signed(move.net_nats),
         )
     return table
 
 
-def _short(move: Move) -> str:
+def _short(move: FormatChange) -> str:
     return move.layer if move.block is None else f"{move.block}.{move.kind}"
 
 
@@ -156,8 +158,8 @@ def _print_method(comparison: Comparison, console: Console) -> None:
         f"KL divergence from the original in nats per token, ± one standard error, on {comparison.num_sequences} × "
         f"{comparison.sequence_length} tokens of {comparison.text_source} that were not calibrated on, from "
         f"{comparison.num_documents} documents. Differences are paired by sequence; their intervals are "
-        f"{comparison.certainty.confidence:.0%}, by {comparison.certainty.num_resamples:,} resamples of whole "
-        f"documents (seed {comparison.certainty.seed}). Predictions are for rounding against original inputs; measured "
+        f"{comparison.bootstrap.confidence:.0%}, by {comparison.bootstrap.num_resamples:,} resamples of whole "
+        f"documents (seed {comparison.bootstrap.seed}). Predictions are for rounding against original inputs; measured "
         f"was rounding against {inputs}.",
         style="dim",
     )

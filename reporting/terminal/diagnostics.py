@@ -11,9 +11,9 @@ from rich.table import Table
 from torch import nn
 
 from ...common.errors import ScantlingError
-from ...common.units import show_bytes
-from ...evaluation.prediction_validity import MapOfTruth
-from ...models.experts import still_together
+from ...common.units import render_bytes
+from ...evaluation.prediction_validity import PredictionValidity
+from ...models.experts import stacked_experts
 from ...planning.engine_cost import EngineCost, Saved
 from ...planning.plan import Plan
 from ...sensitivity.calibration.expert_coverage import FEWEST_TOKENS, expert_of
@@ -92,15 +92,15 @@ def engine_cost_sentence(cost: EngineCost, plan_nats: float) -> str:
     """
     said = []
     if cost.without_ties is not None:
-        said.append(f"its ties cost {_saved_in_words(cost.without_ties, plan_nats)}")
+        said.append(f"its ties cost {_describe_saving(cost.without_ties, plan_nats)}")
     if cost.without_rules is not None:
         together = "together with the formats that it does not load, " if cost.without_ties is not None else ""
         what = "they cost" if together else "the formats that it does not load cost"
-        said.append(f"{together}{what} {_saved_in_words(cost.without_rules, plan_nats)}")
+        said.append(f"{together}{what} {_describe_saving(cost.without_rules, plan_nats)}")
     return f"For the engine {cost.engine}, predicted, at the same limits: {'; '.join(said)}."
 
 
-def _saved_in_words(saved: Saved, plan_nats: float) -> str:
+def _describe_saving(saved: Saved, plan_nats: float) -> str:
     bound = "" if saved.is_proven else "at least "  # a better plan without the rules may exist
     if saved.nats == 0.0 and saved.is_proven:
         return "nothing"
@@ -109,7 +109,7 @@ def _saved_in_words(saved: Saved, plan_nats: float) -> str:
     return f"{bound}{saved.nats:.4g}{error} nats per token{share}"
 
 
-def print_map_of_truth(found: MapOfTruth, console: Console) -> None:
+def print_prediction_validity(found: PredictionValidity, console: Console) -> None:
     """Show a map of truth.
 
     Args:
@@ -121,7 +121,7 @@ def print_map_of_truth(found: MapOfTruth, console: Console) -> None:
     ratios = ("measured /\npredicted", "holds", "as a\nwhole", "measured /\nwhole")
     for heading in ("bits", "predicted", "measured", *ratios):
         table.add_column(heading, justify="right", no_wrap=True)
-    for one in found.rungs:
+    for one in found.sweep_points:
         error = "" if one.ratio_standard_error is None else f"±{one.ratio_standard_error:.2f}"
         table.add_row(
             one.name,
@@ -196,7 +196,7 @@ def silent_layer_warnings(profile: Profile) -> list[str]:
     decided = [
         (index, layer)
         for index, layer in enumerate(profile.record.layers)
-        if len(layer.formats) > 1 and not (layer.reach is not None and layer.reach.is_rare)
+        if len(layer.formats) > 1 and not (layer.coverage is not None and layer.coverage.is_rare)
     ]
     silent = [layer.name for index, layer in decided if not profile.prices[index, list(layer.formats)].any()]
     if not silent:
@@ -242,7 +242,7 @@ def regime_warnings(regime: RegimeRecord, vocabulary: int) -> list[str]:
 _NAMED = 50
 
 
-def print_rarely_reached(profile: Profile, console: Console) -> None:
+def print_rarely_covered(profile: Profile, console: Console) -> None:
     """Name the experts whose price is not known, and say what becomes of them; nothing where there are none.
 
     Args:
@@ -254,7 +254,7 @@ def print_rarely_reached(profile: Profile, console: Console) -> None:
         return
     named = [f"{expert} ({tokens})" for expert, tokens in list(experts.items())[:_NAMED]]
     more = f" and {len(experts) - _NAMED} more" if len(experts) > _NAMED else ""
-    total = len({_expert(layer) for layer in profile.record.layers if layer.reach is not None})
+    total = len({_expert(layer) for layer in profile.record.layers if layer.coverage is not None})
     console.print(
         f"Warning: {len(experts)} of {total} experts were reached by fewer than {FEWEST_TOKENS} calibration tokens (in "
         f"brackets), so what their formats cost is not known: {', '.join(named)}{more}. Each is priced as the "
@@ -276,9 +276,11 @@ def rare_experts(profile: Profile) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     for layer in profile.record.layers:
-        reach = layer.reach
-        if reach is not None and reach.is_rare and len(layer.formats) > 1:
-            counted = reach.num_rounding_tokens if reach.num_pricing_tokens is None else reach.num_pricing_tokens
+        coverage = layer.coverage
+        if coverage is not None and coverage.is_rare and len(layer.formats) > 1:
+            counted = (
+                coverage.num_rounding_tokens if coverage.num_pricing_tokens is None else coverage.num_pricing_tokens
+            )
             found[_expert(layer)] = min(counted, found.get(_expert(layer), counted))
     return found
 
@@ -287,20 +289,20 @@ def _expert(layer: LayerRecord) -> str:
     return layer.name.removesuffix(layer.kind) + (expert_of(layer.kind) or "")
 
 
-def print_still_together(model: nn.Module, console: Console) -> None:
+def print_stacked_experts(model: nn.Module, console: Console) -> None:
     """Name tensors of experts that are no layers; nothing where there are none.
 
     Args:
         model: the model.
         console: where.
     """
-    names = still_together(model)
+    names = stacked_experts(model)
     if names:
         size = 2 * sum(model.get_parameter(name).numel() for name in names)
         console.print(
-            f"Warning: {len(names)} tensors of three dimensions are no layers and stay in 16 bits, {show_bytes(size)} "
-            f"(first: {names[0]}): {type(model).__name__} does not call its experts in the way that scantling takes "
-            "them apart.",
+            f"Warning: {len(names)} tensors of three dimensions are no layers and stay in 16 bits, "
+            f"{render_bytes(size)} (first: {names[0]}): {type(model).__name__} does not call its experts in the way "
+            "that scantling takes them apart.",
             style="bold red",
             soft_wrap=True,
         )

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ...evaluation.bootstrap import Interval
 from ...evaluation.tasks.accuracies import Accuracy, AccuracyFile
-from ...evaluation.tasks.efficiency import Intelligence
+from ...evaluation.tasks.efficiency import Efficiency
 
 
 def print_accuracies(found: AccuracyFile, console: Console) -> None:
@@ -33,13 +33,13 @@ def print_accuracies(found: AccuracyFile, console: Console) -> None:
             )
     console.print(table)
     console.print(
-        f"Measured by {found.origin}; {found.certainty.confidence:.0%} intervals by drawing questions anew "
-        f"{found.certainty.num_resamples} times.",
+        f"Measured by {found.origin}; {found.bootstrap.confidence:.0%} intervals by drawing questions anew "
+        f"{found.bootstrap.num_resamples} times.",
         style="dim",
     )
 
 
-def print_intelligence(rows: Sequence[Intelligence], console: Console) -> None:
+def print_efficiency(rows: Sequence[Efficiency], console: Console) -> None:
     """Show every figure with what it is made of.
 
     Args:
@@ -67,9 +67,9 @@ def print_intelligence(rows: Sequence[Intelligence], console: Console) -> None:
     )
 
 
-def _cells(row: Intelligence) -> tuple[str, ...]:
+def _cells(row: Efficiency) -> tuple[str, ...]:
     return (
-        row.contender,
+        row.entry,
         _share(row.accuracy.value),
         f"{row.power.watts:.4g}",
         f"{row.power.tokens_per_second:.4g}",

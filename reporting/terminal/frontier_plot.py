@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...common.errors import ScantlingError
 from ...common.files import whole_file
-from ...planning.pareto import Frontier, SweptRow
+from ...planning.pareto import Frontier, FrontierAxis
 
 _FORMATS = (".png", ".svg", ".pdf")
 _MIB = 2**20
@@ -52,7 +52,7 @@ def draw_frontier(found: Frontier, path: Path) -> None:
         figure.savefig(partial, format=path.suffix[1:], dpi=150)
 
 
-def _axis(row: SweptRow) -> tuple[str, float]:
+def _axis(row: FrontierAxis) -> tuple[str, float]:
     if row.measure.startswith("bytes"):
         return f"{row.name}, MiB", row.step / _MIB
     return f"{row.name}, {row.measure}", row.step

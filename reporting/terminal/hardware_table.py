@@ -12,13 +12,13 @@ from rich.table import Table
 from ...common.errors import ScantlingError
 from ...common.files import whole_file
 from ...common.records import Finite, Record
-from ...common.units import show_bytes
+from ...common.units import render_bytes
 from ...hardware.fit import FittedNumber, LawFit, fit_speed
 from ...hardware.fitted_file import _FORMATS, _WRITTEN
-from ...hardware.measure import Measured, Stream
+from ...hardware.measure import MeasuredRun, StreamBandwidth
 from ...hardware.points import MeasuredPoint
-from ...hardware.runtimes import DecodeEngine
-from ...hardware.specification import Device
+from ...hardware.runtimes import DecodeRuntime
+from ...hardware.specification import Hardware
 
 
 class RunRecord(Record):
@@ -46,7 +46,7 @@ class RunRecord(Record):
     measured_watts: Finite | None
 
 
-class MeasuredDevice(Record):
+class MeasuredHardware(Record):
     """What ``device measure`` found.
 
     Attributes:
@@ -70,7 +70,7 @@ class MeasuredDevice(Record):
     law_not_tested: str
 
 
-def measured_points(found: Sequence[Measured]) -> list[MeasuredPoint]:
+def measured_points(found: Sequence[MeasuredRun]) -> list[MeasuredPoint]:
     """Turn runs into points that laws are fitted to.
 
     Args:
@@ -87,9 +87,12 @@ def measured_points(found: Sequence[Measured]) -> list[MeasuredPoint]:
     return points
 
 
-def measured_device(
-    found: Sequence[Measured], stream: Stream, engine: DecodeEngine, counters: tuple[tuple[str, ...], tuple[str, ...]]
-) -> MeasuredDevice:
+def measured_hardware(
+    found: Sequence[MeasuredRun],
+    stream: StreamBandwidth,
+    engine: DecodeRuntime,
+    counters: tuple[tuple[str, ...], tuple[str, ...]],
+) -> MeasuredHardware:
     """Put together what was measured, and predict the whole models from the cut ones.
 
     Args:
@@ -126,7 +129,7 @@ def measured_device(
         )
         for index, run in enumerate(found)
     )
-    return MeasuredDevice(
+    return MeasuredHardware(
         engine=engine.name,
         counted=engine.counted,
         read_bytes_per_second=stream.read_bytes_per_second,
@@ -138,7 +141,7 @@ def measured_device(
     )
 
 
-def print_measured(found: MeasuredDevice, console: Console) -> None:
+def print_measured(found: MeasuredHardware, console: Console) -> None:
     """Show what was measured.
 
     Args:
@@ -162,7 +165,7 @@ def print_measured(found: MeasuredDevice, console: Console) -> None:
         table.add_column(heading, justify="right")
     for row in found.runs:
         predicted = row.predicted_tokens_per_second
-        cells = [str(row.num_blocks), show_bytes(row.read_bytes).split(" (")[0]]
+        cells = [str(row.num_blocks), render_bytes(row.read_bytes).split(" (")[0]]
         cells += [f"{row.measured_tokens_per_second:.4g}", f"{row.median_tokens_per_second:.4g}"]
         cells += ["", ""] if predicted is None else [
             f"{predicted:.4g}", f"{predicted / row.measured_tokens_per_second - 1:+.1%}"
@@ -175,7 +178,7 @@ def print_measured(found: MeasuredDevice, console: Console) -> None:
             console.print(words)
 
 
-def print_devices(devices: Sequence[Device], console: Console) -> None:
+def print_hardware(devices: Sequence[Hardware], console: Console) -> None:
     """List devices, with a mark where a number is an estimate.
 
     Args:
@@ -204,14 +207,14 @@ def print_fits(fits: Sequence[LawFit], console: Console) -> None:
     for fit in fits:
         table = Table(f"{fit.law}: parameter", "value", "95 % interval", box=None, pad_edge=False)
         for number in fit.numbers:
-            table.add_row(number.name, *_number_in_words(number))
+            table.add_row(number.name, *_describe_number(number))
         console.print(table)
         console.print(_residuals(fit))
         explained = "" if fit.r_squared is None else f", R² {fit.r_squared:.4f}"
         console.print(f"Largest residual {fit.largest_error:.1%}{explained}.\n")
 
 
-def _number_in_words(number: FittedNumber) -> tuple[str, str]:
+def _describe_number(number: FittedNumber) -> tuple[str, str]:
     factor, unit = _WRITTEN.get(number.name, (1.0, ""))
     value = f"{number.value * factor:.4g} {unit}".strip()
     if number.held:

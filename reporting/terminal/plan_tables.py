@@ -6,10 +6,10 @@ Knows nothing about how they came about.
 from rich.console import Console
 from rich.table import Table
 
-from ...common.units import show_bytes
+from ...common.units import render_bytes
 from ...planning.pareto import Frontier
 from ...planning.plan_diff import Difference
-from .verdicts import show_nats
+from .verdicts import render_nats
 
 _MOST_ROWS = 60
 
@@ -37,7 +37,7 @@ def print_difference(found: Difference, first: str, second: str, console: Consol
     console.print(f"{len(found.changes)} of {found.num_layers} layers differ.")
     summary = Table("", first, second, "difference", box=None, pad_edge=False)
     bytes_, bits, losses = found.stored_bytes, found.average_bits, found.loss_increase_nats
-    summary.add_row("stored", *(show_bytes(value) for value in bytes_), f"{bytes_[1] - bytes_[0]:+,} bytes")
+    summary.add_row("stored", *(render_bytes(value) for value in bytes_), f"{bytes_[1] - bytes_[0]:+,} bytes")
     summary.add_row("average bits", *(f"{value:.4f}" for value in bits), f"{bits[1] - bits[0]:+.4f}")
     summary.add_row("predicted loss, nats", *(f"{value:.6f}" for value in losses), f"{losses[1] - losses[0]:+.6f}")
     console.print(summary)
@@ -61,7 +61,7 @@ def print_frontier(found: Frontier, console: Console) -> None:
             table.add_row(*bounds, "", "", "", "", "no plan" if point.status == "INFEASIBLE" else point.status.lower())
             continue
         used = ", ".join(row.show(amount) for row, amount in zip(found.rows, point.used, strict=True))
-        loss = show_nats(point.predicted_loss_nats, point.predicted_loss_standard_error_nats)
+        loss = render_nats(point.predicted_loss_nats, point.predicted_loss_standard_error_nats)
         gap = point.objective - point.bound
         table.add_row(*bounds, used, f"{point.average_bits:.3f}", loss, f"{gap:.0e}", point.status.lower())
     console.print(table)

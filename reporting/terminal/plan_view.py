@@ -13,14 +13,14 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from ...common.units import show_bytes
-from ...planning.explanation import Measure, amount_in_words, freedom_in_words, limit_in_words, price_in_words
+from ...common.units import render_bytes
+from ...planning.explanation import LimitUnit, describe_amount, describe_freedom, describe_limit, describe_price
 from ...planning.plan import Assignment, Certificate, Objective, Plan, average_bits
 from ...quantization.gguf_types import GGUF_FORMATS
 from ...sensitivity.profile import Profile, decided_layers, uniform_formats
 from ...solver.instance import LOSS
 from .colours import bits_colours
-from .verdicts import binding, plan_verdict, predicted_verdict, show_nats
+from .verdicts import binding, plan_verdict, predicted_verdict, render_nats
 
 Item = TypeVar("Item")
 
@@ -147,9 +147,9 @@ def print_verdict(plan: Plan, profile: Profile, console: Console) -> None:
         console.print(beside)
     proven = plan.certificate.objectives
     for use in binding(plan):
-        price = f": {price_in_words(use, proven[0])}" if use.price_per_step and proven else ""
+        price = f": {describe_price(use, proven[0])}" if use.price_per_step and proven else ""
         console.print(f"Held back by {use.name}{price}.")
-    freedom = freedom_in_words(plan)
+    freedom = describe_freedom(plan)
     if freedom:
         console.print(freedom)
     console.print()
@@ -166,20 +166,20 @@ def print_certificate(plan: Plan, console: Console) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("status", _STATUS_WORDS[proven.status])
     for objective in proven.objectives:
-        table.add_row(f"minimised {objective.name}", _proof_in_words(objective))
-    table.add_row("solver", f"{proven.engine}, {proven.solve_seconds:.2f} s; {_search_in_words(proven)}")
+        table.add_row(f"minimised {objective.name}", _describe_proof(objective))
+    table.add_row("solver", f"{proven.engine}, {proven.solve_seconds:.2f} s; {_describe_search(proven)}")
     for use in plan.limits:
-        words = limit_in_words(use, proven.objectives[0]) if proven.objectives else amount_in_words(use)
+        words = describe_limit(use, proven.objectives[0]) if proven.objectives else describe_amount(use)
         table.add_row(f"{use.name} ({use.origin})" if use.origin else use.name, words)
     in_gguf = any(assignment.format in GGUF_FORMATS for assignment in plan.assignments)
     counted = "scales counted" if in_gguf else "scales and zero points not counted"
     table.add_row("average bits", f"{plan.average_bits:.4f} ({counted})")
-    table.add_row("bytes", f"{show_bytes(plan.stored_bytes)} in all tensors")
+    table.add_row("bytes", f"{render_bytes(plan.stored_bytes)} in all tensors")
     for kind in dict.fromkeys(a.kind for a in plan.assignments if not a.decided):
         kept = sum(a.stored_bytes for a in plan.assignments if a.kind == kind)
-        table.add_row("", f"{show_bytes(kept)} of them {kind}, kept in 16 bits{_if_large(kind, kept, plan)}")
+        table.add_row("", f"{render_bytes(kept)} of them {kind}, kept in 16 bits{_if_large(kind, kept, plan)}")
     table.add_row(
-        "", f"{show_bytes(plan.other_bytes)} of them norms, biases and the like, in {32 if in_gguf else 16} bits"
+        "", f"{render_bytes(plan.other_bytes)} of them norms, biases and the like, in {32 if in_gguf else 16} bits"
     )
     console.print(table)
 
@@ -191,8 +191,8 @@ def _if_large(kind: str, kept: int, plan: Plan) -> str:
     return f"; profile --include {kind} lets the program decide it, for GGUF files and --backend fake"
 
 
-def _proof_in_words(objective: Objective) -> str:
-    shown = Measure(objective.measure, objective.step)
+def _describe_proof(objective: Objective) -> str:
+    shown = LimitUnit(objective.measure, objective.step)
     if objective.name != LOSS:
         return f"{shown.show(objective.value)}, bound {shown.show(objective.bound)}"
     relative = objective.gap / objective.value if objective.value else 0.0
@@ -202,7 +202,7 @@ def _proof_in_words(objective: Objective) -> str:
     )
 
 
-def _search_in_words(proven: Certificate) -> str:
+def _describe_search(proven: Certificate) -> str:
     core = f"{proven.num_core_options} left after presolve" if proven.num_core_options else "presolve proved it alone"
     size = f"{proven.num_units} decisions, {proven.num_options} options"
     return size if proven.status in {"EDITED", "REFINED"} else f"{size}, {core}"
@@ -227,7 +227,7 @@ def print_profile(profile: Profile, console: Console) -> None:
     for name in record.formats:
         formats = uniform_formats(profile, name) if _is_offered_everywhere(profile, name) else None
         if formats:
-            table.add_row(name, f"{profile.stored_bytes(formats):,}", show_nats(*profile.predict(formats)))
+            table.add_row(name, f"{profile.stored_bytes(formats):,}", render_nats(*profile.predict(formats)))
     console.print(table)
     _print_narrow_types(profile, console)
 

@@ -6,8 +6,8 @@ Knows nothing about how they came about.
 from rich.console import Console
 from rich.table import Table
 
-from ...common.units import BYTES_PER_UNIT, show_bytes
-from ...evaluation.prediction import ContenderPrediction, PointRecord, Prediction
+from ...common.units import BYTES_PER_UNIT, render_bytes
+from ...evaluation.prediction import PointRecord, PredictedEntry, Prediction
 
 _GIB, _MIB = BYTES_PER_UNIT["GiB"], BYTES_PER_UNIT["MiB"]
 
@@ -20,10 +20,10 @@ def print_prediction(found: Prediction, console: Console) -> None:
         console: where.
     """
     console.print(_contenders(found))
-    for row in found.contenders:
+    for row in found.entries:
         for note in row.notes:
             console.print(f"{row.name}: {note}")
-    console.print(_in_words(found), style="dim")
+    console.print(_describe(found), style="dim")
     table = Table("number of the device", "value", "origin", "source", box=None, pad_edge=False)
     for parameter in found.parameters:
         table.add_row(parameter.name, str(parameter.value), parameter.origin, parameter.source)
@@ -31,22 +31,22 @@ def print_prediction(found: Prediction, console: Console) -> None:
 
 
 def _contenders(found: Prediction) -> Table:
-    unit, name = (_GIB, "GiB") if min(row.stored_bytes for row in found.contenders) >= _GIB else (_MIB, "MiB")
+    unit, name = (_GIB, "GiB") if min(row.stored_bytes for row in found.entries) >= _GIB else (_MIB, "MiB")
     rate = found.same_rate_tokens_per_second
     table = Table("", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     headings = [f"exact\n{name}", f"predicted\nresident {name}", "predicted\nKL", "predicted\ntok/s"]
     headings += ["W, J/token at\nfull speed", "no common\nrate" if rate is None else f"W, J/token at\n{rate:.4g} tok/s"]
-    queried = any(row.query is not None for row in found.contenders)
+    queried = any(row.query is not None for row in found.entries)
     for heading in [*headings, *(["s, J a\nquery"] if queried else [])]:
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in found.contenders:
+    for row in found.entries:
         cells = [f"{row.stored_bytes / unit:.2f}", f"{row.resident_bytes / unit:.2f}", _shown(row.loss_increase_nats)]
         cells += [_shown(row.tokens_per_second), _point(row.full_speed), _point(row.same_rate)]
         table.add_row(row.name, *cells, *([_query(row)] if queried else []), style="" if _is_uniform(row) else "bold")
     return table
 
 
-def _is_uniform(row: ContenderPrediction) -> bool:
+def _is_uniform(row: PredictedEntry) -> bool:
     return row.name.startswith(("uniform", "original"))
 
 
@@ -58,19 +58,19 @@ def _point(point: PointRecord | None) -> str:
     return "–" if point is None else f"{point.watts:.4g}, {point.joules_per_token:.3g}"
 
 
-def _query(row: ContenderPrediction) -> str:
+def _query(row: PredictedEntry) -> str:
     return "–" if row.query is None else f"{row.query.seconds:.3g}, {row.query.joules:.3g}"
 
 
-def _in_words(found: Prediction) -> str:
+def _describe(found: Prediction) -> str:
     work = found.workload
     words = [
         f"On {found.device}, decode of {work.batch or 1} sequence(s). Bytes of weights are exact, all else predicted."
     ]
     if found.kv_cache_bytes:
         words.append(
-            f"Resident: with {show_bytes(found.kv_cache_bytes)} of KV cache, which every token reads, and about "
-            f"{show_bytes(found.activation_bytes)} of activations (estimate)."
+            f"Resident: with {render_bytes(found.kv_cache_bytes)} of KV cache, which every token reads, and about "
+            f"{render_bytes(found.activation_bytes)} of activations (estimate)."
         )
     else:
         words.append("Resident: without KV cache, since no context is stated (--context).")

@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.text import Text
 
 from ...common.patterns import shorten
-from ...planning.constraint import Statement
-from ...planning.lowering import amount_in_words
+from ...planning.constraint import LoweredConstraint
+from ...planning.lowering import describe_amount
 from ...planning.program import Program
 from ...solver.instance import Instance
 from ...solver.rules import Limit, LossLimit
 
 
-def statement_records(program: Program) -> list[dict[str, Any]]:
+def constraint_records(program: Program) -> list[dict[str, Any]]:
     """Describe every statement of a program for a script.
 
     Args:
@@ -34,21 +34,21 @@ def statement_records(program: Program) -> list[dict[str, Any]]:
             "num_layers": None if statement.layers is None else len(statement.layers),
             "layers": None if statement.layers is None else [program.layers.names[i] for i in statement.layers],
             "left_out": statement.left_out,
-            "bounds": bounds_in_words(statement, instance),
+            "bounds": describe_bounds(statement, instance),
         }
         for statement in program.statements
     ]
     if program.safety_factor is not None:
-        says, nothing = _safety_in_words(program.safety_factor), {"num_layers": None, "layers": None, "left_out": 0}
+        says, nothing = _describe_safety(program.safety_factor), {"num_layers": None, "layers": None, "left_out": 0}
         found.append({"name": "safety", "origin": program.safety_origin, "says": says, **nothing, "bounds": []})
     return found
 
 
-def _safety_in_words(factor: float) -> str:
+def _describe_safety(factor: float) -> str:
     return f"factor of safety ≥ {factor:g}: solve makes it a limit on the loss, by measurement"
 
 
-def bounds_in_words(statement: Statement, instance: Instance) -> list[str]:
+def describe_bounds(statement: LoweredConstraint, instance: Instance) -> list[str]:
     """Write the bounds of a statement with units.
 
     Args:
@@ -64,8 +64,8 @@ def bounds_in_words(statement: Statement, instance: Instance) -> list[str]:
             found.append(f"predicted loss increase ≤ {rule.at_most_nats:g} nats per token")
         elif isinstance(rule, Limit):
             row = instance.row(rule.row)
-            low = "" if rule.at_least is None else f"{amount_in_words(row, rule.at_least)} ≤ "
-            high = "" if rule.at_most is None else f" ≤ {amount_in_words(row, rule.at_most)}"
+            low = "" if rule.at_least is None else f"{describe_amount(row, rule.at_least)} ≤ "
+            high = "" if rule.at_most is None else f" ≤ {describe_amount(row, rule.at_most)}"
             found.append(f"{low}{row.name}{high}")
     return found
 
@@ -84,14 +84,14 @@ def print_rules(program: Program, console: Console) -> None:
     instance = program.without_safety().instance()
     if program.safety_factor is not None:
         console.print(
-            Text(program.safety_origin, style="bold"), _safety_in_words(program.safety_factor), soft_wrap=True
+            Text(program.safety_origin, style="bold"), _describe_safety(program.safety_factor), soft_wrap=True
         )
     for statement in program.statements:
         name = statement.name.removeprefix(f"{statement.origin}: ")
         said = statement.says.startswith(name) or not statement.says
         what = (statement.says or name) if said else f"{name}: {statement.says}"
         console.print(Text(statement.origin, style="bold"), what, soft_wrap=True)
-        for bound in bounds_in_words(statement, instance):
+        for bound in describe_bounds(statement, instance):
             console.print(f"    {bound}", soft_wrap=True)
         if statement.layers is None:
             console.print("    the whole plan")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...evaluation.bootstrap import Interval
-from ...evaluation.safety.record import CaseCurve, MeasuredPlan, PlanSafety, Point, SafetyFile
+from ...evaluation.safety.record import DomainCurve, MeasuredPlan, PlanSafety, SafetyFile, ThresholdPoint
 from ...planning.plan import SafetyClaim
 
 
@@ -30,7 +30,7 @@ def print_safety(safety: SafetyFile, console: Console) -> None:
             )
     console.print()
     for curve in safety.curves:
-        _print_ladder(safety, curve, console)
+        _print_sweep(safety, curve, console)
     _print_factors(safety, console)
 
 
@@ -43,12 +43,12 @@ def verdict(plan: PlanSafety) -> str:
     Returns:
         The line.
     """
-    governing = next(case for case in plan.cases if case.load_case == plan.governing_case)
+    governing = next(domain for domain in plan.domains if domain.domain == plan.governing_domain)
     at_least = "at least " if governing.at_least_at_yield else ""
     return (
         f"{'PASS' if plan.passes else 'FAIL'}: {plan.plan.name}: factor of safety {at_least}{plan.factor:.2f}, lower "
         f"bound {plan.factor_lower:.2f}, required {plan.required_factor:g}: margin {plan.margin:+.2f} "
-        f"({plan.gamma.basis}, γ = {plan.gamma.value:.2f})"
+        f"({plan.prediction_margin.basis}, γ = {plan.prediction_margin.value:.2f})"
     )
 
 
@@ -68,15 +68,15 @@ def documents_to_decide(safety: SafetyFile, plan: PlanSafety) -> int | None:
     """
     if plan.passes:
         return None
-    case = next(case for case in plan.cases if case.load_case == plan.governing_case)
-    if case.at_yield.estimate <= plan.required_factor:
+    domain = next(domain for domain in plan.domains if domain.domain == plan.governing_domain)
+    if domain.at_yield.estimate <= plan.required_factor:
         return None
-    curve = next(curve for curve in safety.curves if curve.load_case == plan.governing_case)
-    width = math.log(case.at_yield.estimate / case.at_yield.lower)
-    return math.ceil(curve.num_documents * (width / math.log(case.at_yield.estimate / plan.required_factor)) ** 2)
+    curve = next(curve for curve in safety.curves if curve.domain == plan.governing_domain)
+    width = math.log(domain.at_yield.estimate / domain.at_yield.lower)
+    return math.ceil(curve.num_documents * (width / math.log(domain.at_yield.estimate / plan.required_factor)) ** 2)
 
 
-def safety_in_words(claim: SafetyClaim) -> str:
+def describe_safety(claim: SafetyClaim) -> str:
     """Say what a plan claims about its factor of safety.
 
     Args:
@@ -92,42 +92,42 @@ def safety_in_words(claim: SafetyClaim) -> str:
     return f"PREDICTED, not confirmed: {found}. Measure it with: scantling safety PLAN"
 
 
-def _print_ladder(safety: SafetyFile, curve: CaseCurve, console: Console) -> None:
+def _print_sweep(safety: SafetyFile, curve: DomainCurve, console: Console) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("ladder", "predicted\nKL", "measured KL", "perplexity", "accuracy", "same top\ntoken", "flips"):
-        table.add_column(heading, justify="left" if heading == "ladder" else "right", no_wrap=True)
+    for heading in ("sweep", "predicted\nKL", "measured KL", "perplexity", "accuracy", "same top\ntoken", "flips"):
+        table.add_column(heading, justify="left" if heading == "sweep" else "right", no_wrap=True)
     table.add_row(
         "original", "", "", f"{curve.original_perplexity:.2f}", f"{curve.original_accuracy.estimate:.1%}", "", ""
     )
-    for rung in safety.ladder:
-        table.add_row(*_rung_cells(rung, curve))
-    console.print(f"Load case {curve.load_case}:", style="bold")
+    for sweep_point in safety.sweep:
+        table.add_row(*_point_cells(sweep_point, curve))
+    console.print(f"Domain {curve.domain}:", style="bold")
     console.print(table)
     offset, ultimate = f"{safety.offset:.0%}", f"{safety.ultimate:.0%}"
-    console.print(f"yield     perplexity {offset} up: {_point_in_words(curve.yield_point)}")
-    console.print(f"ultimate  perplexity {ultimate} up: {_point_in_words(curve.ultimate_point)}")
-    onset = "no rung" if curve.onset_rung is None else f"{curve.onset_rung}, {curve.onset_kl_nats:.4g} nats"
+    console.print(f"yield     perplexity {offset} up: {_describe_point(curve.yield_point)}")
+    console.print(f"ultimate  perplexity {ultimate} up: {_describe_point(curve.ultimate_point)}")
+    onset = "no rung" if curve.onset_point is None else f"{curve.onset_point}, {curve.onset_kl_nats:.4g} nats"
     console.print(f"onset     worse than the original beyond doubt on this text from: {onset}")
     elastic = "no rung" if curve.elastic_limit_nats is None else f"{curve.elastic_limit_nats:.4g} nats measured"
     console.print(f"elastic   predictions hold up to: {elastic}")
     console.print(
         f"Per token, on {curve.num_sequences} × {curve.sequence_length} tokens of {curve.num_documents} documents of "
-        f"{curve.text_source} that were not calibrated on; {safety.certainty.confidence:.0%} intervals by drawing "
-        f"documents anew {safety.certainty.num_resamples} times. Rounded against {safety.rounding_inputs} inputs.",
+        f"{curve.text_source} that were not calibrated on; {safety.bootstrap.confidence:.0%} intervals by drawing "
+        f"documents anew {safety.bootstrap.num_resamples} times. Rounded against {safety.rounding_inputs} inputs.",
         style="dim",
     )
 
 
-def _rung_cells(rung: MeasuredPlan, curve: CaseCurve) -> tuple[str, ...]:
-    case = next(case for case in rung.cases if case.load_case == curve.load_case)
+def _point_cells(sweep_point: MeasuredPlan, curve: DomainCurve) -> tuple[str, ...]:
+    domain = next(domain for domain in sweep_point.domains if domain.domain == curve.domain)
     return (
-        rung.name,
-        f"{rung.predicted_kl_nats:.4f}",
-        _show(case.kl_nats, ".4f"),
-        f"{case.perplexity.estimate:.2f}",
-        f"{case.next_token_accuracy.estimate:.1%}",
-        f"{case.top1_agreement.estimate:.1%}",
-        f"{case.flips.estimate:.1%}",
+        sweep_point.name,
+        f"{sweep_point.predicted_kl_nats:.4f}",
+        _show(domain.kl_nats, ".4f"),
+        f"{domain.perplexity.estimate:.2f}",
+        f"{domain.next_token_accuracy.estimate:.1%}",
+        f"{domain.top1_agreement.estimate:.1%}",
+        f"{domain.flips.estimate:.1%}",
     )
 
 
@@ -135,7 +135,7 @@ def _show(interval: Interval, spec: str) -> str:
     return f"{interval.estimate:{spec}} ({interval.lower:{spec}} to {interval.upper:{spec}})"
 
 
-def _point_in_words(point: Point) -> str:
+def _describe_point(point: ThresholdPoint) -> str:
     if point.reached:
         return f"{_show(point.kl_nats, '.4f')} nats, between {' and '.join(point.between)}"
     return f"not reached by the ladder: more than {point.kl_nats.estimate:.4f} nats, at {point.between[0]}"
@@ -146,18 +146,18 @@ def _print_factors(safety: SafetyFile, console: Console) -> None:
     several = len(safety.curves) > 1
     table.add_column("plan", overflow="fold")
     if several:
-        table.add_column("load case", overflow="fold")
+        table.add_column("domain", overflow="fold")
     for heading in ("bits", "KL", "γ", "factor\nat yield", "factor\nat ultimate"):
         table.add_column(heading, justify="right", no_wrap=True)
     for plan in safety.plans:
-        for case in plan.cases:
+        for domain in plan.domains:
             table.add_row(
                 plan.plan.name,
-                *([case.load_case] * several),
+                *([domain.domain] * several),
                 f"{plan.plan.average_bits:.2f}",
-                f"{case.kl_nats:.4f}",
-                f"{plan.gamma.value:.2f}",
-                ("≥ " if case.at_least_at_yield else "") + _show(case.at_yield, ".2f"),
-                ("≥ " if case.at_least_at_ultimate else "") + _show(case.at_ultimate, ".2f"),
+                f"{domain.kl_nats:.4f}",
+                f"{plan.prediction_margin.value:.2f}",
+                ("≥ " if domain.at_least_at_yield else "") + _show(domain.at_yield, ".2f"),
+                ("≥ " if domain.at_least_at_ultimate else "") + _show(domain.at_ultimate, ".2f"),
             )
     console.print(table)

@@ -7,7 +7,7 @@ import math
 
 from ...common.errors import ScantlingError
 from ...common.units import BYTES_PER_UNIT
-from ...evaluation.baselines import SAME_BYTES, Rival, rivals
+from ...evaluation.baselines import SAME_BYTES, Baseline, baselines
 from ...evaluation.comparison import Comparison, PairedDifference
 from ...planning.plan import LimitUse, Plan
 from ...sensitivity.profile import Profile
@@ -15,7 +15,7 @@ from ...sensitivity.profile import Profile
 _SAME_SIZE = 0.001
 
 
-def show_nats(value: float, error: float | None) -> str:
+def render_nats(value: float, error: float | None) -> str:
     """Write a loss with its standard error, to two significant digits of the error.
 
     Args:
@@ -50,7 +50,7 @@ def byte_unit(num_bytes: int) -> str:
     return next((unit for unit in ("TiB", "GiB", "MiB", "KiB") if num_bytes >= BYTES_PER_UNIT[unit]), "B")
 
 
-def show_size(num_bytes: int) -> str:
+def render_size(num_bytes: int) -> str:
     """Write bytes shortly, for tables that have the exact number elsewhere.
 
     Args:
@@ -66,7 +66,7 @@ def show_size(num_bytes: int) -> str:
     return f"{num_bytes} bytes" if unit == "B" else f"{num_bytes / BYTES_PER_UNIT[unit]:.2f} {unit}"
 
 
-def show_signed(nats: float | None) -> str:
+def render_signed(nats: float | None) -> str:
     """Write a difference of losses.
 
     Args:
@@ -85,7 +85,7 @@ def _digits(error: float) -> int:
     return min(max(1 - math.floor(math.log10(error)), 0), 8)
 
 
-def show_difference(found: PairedDifference) -> str:
+def render_difference(found: PairedDifference) -> str:
     """Write a paired difference with what is known of its uncertainty.
 
     Args:
@@ -95,7 +95,7 @@ def show_difference(found: PairedDifference) -> str:
         The mean and its interval, or its standard error where there are too few documents for an interval.
     """
     if found.interval is None:
-        return show_nats(found.kl_nats, found.standard_error_nats)
+        return render_nats(found.kl_nats, found.standard_error_nats)
     width = found.interval.upper - found.interval.lower
     digits = _digits(width / 4) if width > 0 else 4
     low, high = (f"{end:.{digits}f}" for end in (found.interval.lower, found.interval.upper))
@@ -111,28 +111,30 @@ def comparison_verdict(comparison: Comparison) -> str:
     Returns:
         A sentence or two.
     """
-    found = comparison.rival
-    plan = comparison.contenders[0]
+    found = comparison.baseline
+    plan = comparison.entries[0]
     if found is None:
         return (
             f"The plan's measured KL divergence is "
-            f"{show_nats(plan.measured_kl_nats, plan.measured_kl_standard_error_nats)} nats per token; it was put "
+            f"{render_nats(plan.measured_kl_nats, plan.measured_kl_standard_error_nats)} nats per token; it was put "
             "beside no uniform."
         )
-    rival = comparison.contender(found.other)
-    size = _size_in_words(rival.stored_bytes, plan.stored_bytes)
-    how = f"measured, {comparison.certainty.confidence:.0%} interval"
+    baseline = comparison.entry(found.other)
+    size = _describe_size(baseline.stored_bytes, plan.stored_bytes)
+    how = f"measured, {comparison.bootstrap.confidence:.0%} interval"
     if found.interval is None:
         few = f"{comparison.num_documents} documents are too few for an interval"
         how = f"measured; {few}, ± is one standard error" if found.standard_error_nats else "measured once"
     if found.is_clear is False:
         return (
-            f"No clear difference between the plan and {found.other}{size}: {show_difference(found)} nats per token "
+            f"No clear difference between the plan and {found.other}{size}: {render_difference(found)} nats per token "
             f"({how})."
         )
     better = found.kl_nats > 0
-    amount = show_difference(found if better else _mirrored(found))
-    ratio = f", {plan.measured_kl_nats / rival.measured_kl_nats:.2f} × its KL" if rival.measured_kl_nats > 0 else ""
+    amount = render_difference(found if better else _mirrored(found))
+    ratio = (
+        f", {plan.measured_kl_nats / baseline.measured_kl_nats:.2f} × its KL" if baseline.measured_kl_nats > 0 else ""
+    )
     return (
         f"The plan is {'better' if better else 'worse'} than {found.other}{size}, by {amount} nats per token "
         f"({how}){ratio}."
@@ -149,7 +151,7 @@ def _mirrored(found: PairedDifference) -> PairedDifference:
     return found.model_copy(update={"kl_nats": -found.kl_nats, "interval": turned})
 
 
-def _size_in_words(theirs: int, mine: int) -> str:
+def _describe_size(theirs: int, mine: int) -> str:
     relative = theirs / mine - 1
     if theirs == mine:
         return " of the same bytes"
@@ -173,14 +175,14 @@ def plan_verdict(plan: Plan) -> str:
         "EDITED": "Edited by hand, nothing is proven",
         "REFINED": "Refined by measurement, from a plan that was optimal by the profile's prices",
     }[plan.certificate.status]
-    loss = show_nats(plan.loss_increase_nats, plan.loss_increase_standard_error_nats)
+    loss = render_nats(plan.loss_increase_nats, plan.loss_increase_standard_error_nats)
     return (
-        f"{proven}: {show_size(plan.stored_bytes)}, {plan.average_bits:.2f} bits, predicted loss increase {loss} nats "
-        "per token."
+        f"{proven}: {render_size(plan.stored_bytes)}, {plan.average_bits:.2f} bits, "
+        f"predicted loss increase {loss} nats per token."
     )
 
 
-def naive_counterpart(profile: Profile, plan: Plan) -> Rival | None:
+def naive_counterpart(profile: Profile, plan: Plan) -> Baseline | None:
     """Find what one would deploy without a program, within the plan's bytes.
 
     Args:
@@ -191,7 +193,7 @@ def naive_counterpart(profile: Profile, plan: Plan) -> Rival | None:
         A uniform, or an even mix of two; None where no uniform is as small.
     """
     try:
-        return rivals(profile, plan.formats(), [SAME_BYTES])[0]
+        return baselines(profile, plan.formats(), [SAME_BYTES])[0]
     except ScantlingError:  # the plan is smaller than any uniform
         return None
 
@@ -212,10 +214,10 @@ def predicted_verdict(profile: Profile, plan: Plan) -> str | None:
     theirs, _ = profile.predict(naive.formats)
     saved, error = predicted_difference(profile, naive.formats, plan.formats())
     share = f" ({saved / theirs:.0%})" if theirs > 0 else ""
-    size = show_size(profile.stored_bytes(naive.formats))
+    size = render_size(profile.stored_bytes(naive.formats))
     return (
         f"Without a program its bytes buy {naive.name} ({size}), predicted at {theirs:.4f}: the plan saves "
-        f"{show_nats(saved, error)} nats{share}."
+        f"{render_nats(saved, error)} nats{share}."
     )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...common.progress import Progress
 from ...models.install import removing
-from ...models.layers import Anatomy, Layer, blocks_of
+from ...models.layers import Layer, ModelStructure, blocks_of
 from .capture import BlockCall, Capture, run_block
 from .expert_coverage import unreached_experts
 
@@ -42,7 +42,7 @@ class InputGroup:
 
 
 @dataclass(frozen=True)
-class Tape:
+class LayerGradients:
     """What some pricing sequences brought to one layer.
 
     Attributes:
@@ -65,18 +65,18 @@ class BlockVisit:
     Attributes:
         index: the block's.
         groups: its layers and what their formats are fitted to.
-        tapes: goes through the pricing sequences, a few at a time, in order; to be gone through once, to the end.
+        gradients_by_layer: iterates over the pricing sequences, a few at a time, in order; to be exhausted once.
         num_pricing_tokens: how many tokens of the pricing sequences each layer saw, once they were gone through.
     """
 
     index: int
     groups: list[InputGroup]
-    tapes: Callable[[], Iterator[dict[Layer, Tape]]]
+    gradients_by_layer: Callable[[], Iterator[dict[Layer, LayerGradients]]]
     num_pricing_tokens: Counter[Layer] = field(default_factory=Counter)
 
 
 @dataclass
-class _Moment:
+class _RunningCovariance:
     """Σ x xᵀ over the tokens that one group of layers has seen."""
 
     layers: list[Layer]
@@ -101,9 +101,9 @@ class _Record:
     rows_per_sequence: list[int] = field(default_factory=list)
 
 
-def walk_blocks(
+def blocks_backward(
     model: nn.Module,
-    anatomy: Anatomy,
+    structure: ModelStructure,
     rounding: Capture,
     pricing: Capture | None,
     progress: Progress,
@@ -116,7 +116,7 @@ def walk_blocks(
 
     Args:
         model: the model.
-        anatomy: of the model.
+        structure: of the model.
         rounding: of the rounding sequences; used up.
         pricing: of the pricing sequences, with gradients; used up. None where nothing is priced.
         progress: shows how far the walk is.
@@ -125,35 +125,39 @@ def walk_blocks(
     Yields:
         A visit to each block.
     """
-    blocks = blocks_of(model, anatomy)
+    blocks = blocks_of(model, structure)
     num_blocks = len(blocks) - num_done
     for capture in (rounding, pricing):
         if capture is not None:
             capture.calls[num_blocks:] = [[] for _ in range(num_done)]
     label = "rounding blocks" if pricing is None else "rounding and pricing"
     for index in progress(list(reversed(range(num_blocks))), label):
-        layers = [layer for layer in anatomy.layers if layer.block == index]
-        moments = _collect_moments(blocks[index], layers, rounding.calls[index])
+        layers = [layer for layer in structure.layers if layer.block == index]
+        covariances = _running_covariances(blocks[index], layers, rounding.calls[index])
         rounding.calls[index] = []
-        groups = [moment.group() for moment in moments]
+        groups = [covariance.group() for covariance in covariances]
         num_tokens: Counter[Layer] = Counter()
 
-        def tapes(
+        def gradients_by_layer(
             index: int = index,
             groups: Sequence[InputGroup] = tuple(groups),
             num_tokens: Counter[Layer] = num_tokens,
-        ) -> Iterator[dict[Layer, Tape]]:
+        ) -> Iterator[dict[Layer, LayerGradients]]:
             if pricing is not None:
                 for few in _differentiate(blocks[index], groups, pricing, index):
-                    num_tokens.update({layer: sum(tape.rows_per_sequence) for layer, tape in few.items()})
+                    num_tokens.update({
+                        layer: sum(layer_gradients.rows_per_sequence) for layer, layer_gradients in few.items()
+                    })
                     yield few
 
-        yield BlockVisit(index, groups, tapes, num_tokens)
+        yield BlockVisit(index, groups, gradients_by_layer, num_tokens)
 
 
-def _collect_moments(block: nn.Module, layers: Sequence[Layer], calls: Sequence[BlockCall]) -> list[_Moment]:
+def _running_covariances(
+    block: nn.Module, layers: Sequence[Layer], calls: Sequence[BlockCall]
+) -> list[_RunningCovariance]:
     """Run a block on the rounding sequences; layers that are given the same tensor make one group."""
-    moments: list[_Moment] = []
+    covariances: list[_RunningCovariance] = []
     given: dict[Layer, Tensor] = {}
 
     def watch(layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -168,31 +172,33 @@ def _collect_moments(block: nn.Module, layers: Sequence[Layer], calls: Sequence[
         for call in calls:
             given.clear()
             run_block(block, call, call.hidden)
-            _join(moments, given)
-            for moment in moments:
-                if moment.layers[0] in given:
-                    moment.add(given[moment.layers[0]].flatten(0, -2))
-    reached = {layer for moment in moments for layer in moment.layers}
+            _join(covariances, given)
+            for covariance in covariances:
+                if covariance.layers[0] in given:
+                    covariance.add(given[covariance.layers[0]].flatten(0, -2))
+    reached = {layer for covariance in covariances for layer in covariance.layers}
     unreached = unreached_experts(layers, reached)
-    return moments + [_Moment([layer], torch.zeros(layer.in_features, layer.in_features)) for layer in unreached]
+    return covariances + [
+        _RunningCovariance([layer], torch.zeros(layer.in_features, layer.in_features)) for layer in unreached
+    ]
 
 
-def _join(moments: list[_Moment], given: Mapping[Layer, Tensor]) -> None:
+def _join(covariances: list[_RunningCovariance], given: Mapping[Layer, Tensor]) -> None:
     """Put layers that are not in a group yet into the one that is given the same tensor, or into a new one."""
-    grouped = {layer for moment in moments for layer in moment.layers}
+    grouped = {layer for covariance in covariances for layer in covariance.layers}
     for layer, inputs in given.items():
         if layer in grouped:
             continue
-        twin = next((moment for moment in moments if given.get(moment.layers[0]) is inputs), None)
+        twin = next((covariance for covariance in covariances if given.get(covariance.layers[0]) is inputs), None)
         if twin is not None:
             twin.layers.append(layer)
         else:
-            moments.append(_Moment([layer], torch.zeros(layer.in_features, layer.in_features)))
+            covariances.append(_RunningCovariance([layer], torch.zeros(layer.in_features, layer.in_features)))
 
 
 def _differentiate(
     block: nn.Module, groups: Sequence[InputGroup], pricing: Capture, index: int
-) -> Iterator[dict[Layer, Tape]]:
+) -> Iterator[dict[Layer, LayerGradients]]:
     """Run a block forward and backward on the pricing sequences; yields tapes and moves the gradients on."""
     calls = pricing.calls[index]
     sequence_length = calls[0].hidden.shape[-2]
@@ -201,7 +207,11 @@ def _differentiate(
         records = {layer: _Record() for group in groups for layer in group.layers}
         for number in range(start, min(start + at_once, len(calls))):
             pricing.gradients[number] = _one_sequence(block, groups, records, calls[number], pricing.gradients[number])
-        yield {layer: _tape(layer, group, records, sequence_length) for group in groups for layer in group.layers}
+        yield {
+            layer: _layer_gradients(layer, group, records, sequence_length)
+            for group in groups
+            for layer in group.layers
+        }
     pricing.calls[index] = []
 
 
@@ -245,13 +255,15 @@ def _one_sequence(
     return [drawn[0] for drawn in found]
 
 
-def _tape(layer: Layer, group: InputGroup, records: Mapping[Layer, _Record], sequence_length: int) -> Tape:
+def _layer_gradients(
+    layer: Layer, group: InputGroup, records: Mapping[Layer, _Record], sequence_length: int
+) -> LayerGradients:
     """Put a layer's parts together; the layers of a group share their inputs."""
     of_layer, of_group = records[layer], records[group.layers[0]]
     if of_group is of_layer and of_layer.inputs:
         of_group.inputs[:] = [torch.cat(of_group.inputs)]
     if not of_layer.gradients:
-        return Tape(
+        return LayerGradients(
             torch.empty(0, layer.in_features),
             torch.empty(1, 0, layer.out_features),
             of_layer.rows_per_sequence,
@@ -262,4 +274,4 @@ def _tape(layer: Layer, group: InputGroup, records: Mapping[Layer, _Record], seq
     for of_draw, parts in zip(joined, zip(*of_layer.gradients, strict=True), strict=True):
         torch.cat(parts, out=of_draw)
     of_layer.gradients.clear()
-    return Tape(of_group.inputs[0], joined, of_layer.rows_per_sequence, sequence_length)
+    return LayerGradients(of_group.inputs[0], joined, of_layer.rows_per_sequence, sequence_length)

@@ -22,7 +22,7 @@ class _AllReachedError(Exception):
 
 
 @dataclass
-class Moment:
+class InputCovariance:
     """Layers that are given the same tensor, and Σ x xᵀ over the tokens they have seen.
 
     Attributes:
@@ -123,12 +123,12 @@ def inputs_of(block: nn.Module, layers: Sequence[Layer], call: BlockCall) -> dic
     return given
 
 
-def collect_moments(
+def input_covariances(
     block: nn.Module,
     layers: Sequence[Layer],
     calls: Sequence[BlockCall],
     originals: Sequence[Mapping[Layer, Tensor]] | None = None,
-) -> list[Moment]:
+) -> list[InputCovariance]:
     """Run a block on all sequences; layers that are given the same tensor make one group.
 
     Args:
@@ -140,7 +140,7 @@ def collect_moments(
     Returns:
         The groups; an expert that no token reached is one by itself.
     """
-    moments: list[Moment] = []
+    covariances: list[InputCovariance] = []
     reached: set[Layer] = set()
     for number, call in enumerate(calls):
         given = inputs_of(block, layers, call)
@@ -148,16 +148,18 @@ def collect_moments(
             if layer in reached:
                 continue
             reached.add(layer)
-            twin = next((moment for moment in moments if given.get(moment.layers[0]) is inputs), None)
+            twin = next((covariance for covariance in covariances if given.get(covariance.layers[0]) is inputs), None)
             if twin is None:
-                moments.append(Moment([layer], torch.zeros(layer.in_features, layer.in_features)))
+                covariances.append(InputCovariance([layer], torch.zeros(layer.in_features, layer.in_features)))
             else:
                 twin.layers.append(layer)
-        for moment in moments:
-            first = moment.layers[0]
+        for covariance in covariances:
+            first = covariance.layers[0]
             if first in given:
                 original = originals[number].get(first) if originals else None
                 sees_all = given[first].shape[:-1].numel() == call.hidden.shape[:-1].numel()
-                moment.add(given[first], original if sees_all else None)
+                covariance.add(given[first], original if sees_all else None)
     unreached = unreached_experts(layers, reached)
-    return moments + [Moment([layer], torch.zeros(layer.in_features, layer.in_features)) for layer in unreached]
+    return covariances + [
+        InputCovariance([layer], torch.zeros(layer.in_features, layer.in_features)) for layer in unreached
+    ]

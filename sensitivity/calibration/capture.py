@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...common.errors import ScantlingError
 from ...common.progress import Progress
 from ...models.install import removing
-from ...models.layers import Anatomy, blocks_of
+from ...models.layers import ModelStructure, blocks_of
 
 _HIDDEN = "hidden_states"
 _ROWS_AT_ONCE = 64  # of a matrix as wide as the vocabulary
@@ -121,13 +121,18 @@ def sampled_labels(probability: Tensor, draws: LabelDraws, sequence: int) -> lis
 
 
 def capture(
-    model: nn.Module, anatomy: Anatomy, token_ids: Tensor, draws: LabelDraws | None, progress: Progress, label: str
+    model: nn.Module,
+    structure: ModelStructure,
+    token_ids: Tensor,
+    draws: LabelDraws | None,
+    progress: Progress,
+    label: str,
 ) -> Capture:
     """Run the model once over every sequence.
 
     Args:
         model: parameters without gradients.
-        anatomy: of the model.
+        structure: of the model.
         token_ids: int64 [sequences, tokens].
         draws: of labels, where gradients are wanted; None for a forward pass alone.
         progress: shows how far the pass is.
@@ -136,7 +141,7 @@ def capture(
     Returns:
         What entered every block, and the gradient where the last one ends.
     """
-    blocks = blocks_of(model, anatomy)
+    blocks = blocks_of(model, structure)
     calls: list[list[BlockCall]] = [[] for _ in blocks]
     ends: list[Tensor] = []
 
@@ -162,12 +167,12 @@ def capture(
         for index, sequence in enumerate(progress(list(token_ids), label)):
             logits = model(sequence.unsqueeze(0), use_cache=False).logits
             if not _all_finite(logits):
-                _refuse_broken_activations(blocks, [of_block[-1] for of_block in calls], anatomy)
+                _require_finite_activations(blocks, [of_block[-1] for of_block in calls], structure)
             log_probability = logits.detach()[0].float().log_softmax(-1)
             negative_log_likelihoods.append(-log_probability[:-1].gather(1, sequence[1:, None]).mean().item())
             if draws is not None:
                 gradients.append(gradients_of_draws(logits, log_probability, ends.pop(), draws, index))
-    _refuse_interdependent_blocks(blocks, calls)
+    _require_independent_blocks(blocks, calls)
     return Capture(calls, gradients, sum(negative_log_likelihoods) / len(negative_log_likelihoods))
 
 
@@ -220,7 +225,9 @@ def run_block(block: nn.Module, call: BlockCall, hidden: Tensor) -> Tensor:
     return first_tensor(block(hidden, *call.arguments, **call.keywords))
 
 
-def _refuse_broken_activations(blocks: Sequence[nn.Module], calls: Sequence[BlockCall], anatomy: Anatomy) -> NoReturn:
+def _require_finite_activations(
+    blocks: Sequence[nn.Module], calls: Sequence[BlockCall], structure: ModelStructure
+) -> NoReturn:
     """Name the layer after which the activations are not numbers; else the block, else what comes after them."""
     broken = [index for index, call in enumerate(calls) if not bool(torch.isfinite(call.hidden).all())]
     block = (broken[0] if broken else len(calls)) - 1
@@ -236,7 +243,7 @@ def _refuse_broken_activations(blocks: Sequence[nn.Module], calls: Sequence[Bloc
 
     if block >= 0:
         with ExitStack() as hooks, torch.no_grad():
-            for layer in anatomy.layers:
+            for layer in structure.layers:
                 if layer.block == block:
                     module = blocks[block].get_submodule(layer.kind)
                     hooks.enter_context(removing(module.register_forward_hook(look(layer.name))))
@@ -245,7 +252,7 @@ def _refuse_broken_activations(blocks: Sequence[nn.Module], calls: Sequence[Bloc
     raise ScantlingError(f"the activations that {where} are NaN or infinite{after}: the model cannot run in float32.")
 
 
-def _refuse_interdependent_blocks(blocks: Sequence[nn.Module], calls: Sequence[Sequence[BlockCall]]) -> None:
+def _require_independent_blocks(blocks: Sequence[nn.Module], calls: Sequence[Sequence[BlockCall]]) -> None:
     """Check on the first sequence that a block run alone gives what entered the next one."""
     for index in range(len(blocks) - 1):
         with torch.no_grad():
@@ -258,18 +265,18 @@ def _refuse_interdependent_blocks(blocks: Sequence[nn.Module], calls: Sequence[S
             )
 
 
-def enter_blocks(model: nn.Module, anatomy: Anatomy, token_ids: Tensor) -> list[list[BlockCall]]:
+def enter_blocks(model: nn.Module, structure: ModelStructure, token_ids: Tensor) -> list[list[BlockCall]]:
     """Run the model over every sequence and keep how its blocks are called, with the hidden state of the first only.
 
     Args:
         model: the model.
-        anatomy: of the model.
+        structure: of the model.
         token_ids: int64 [sequences, tokens].
 
     Returns:
         [block][sequence]; the hidden states after the first block's are empty.
     """
-    blocks = blocks_of(model, anatomy)
+    blocks = blocks_of(model, structure)
     calls: list[list[BlockCall]] = [[] for _ in blocks]
 
     def keep(index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:

@@ -42,7 +42,7 @@ _Layer = TypeVar("_Layer", bound=Placed)
 
 
 @dataclass(frozen=True)
-class Reach:
+class ExpertCoverage:
     """How many tokens reached a layer.
 
     Attributes:
@@ -53,7 +53,7 @@ class Reach:
     num_rounding_tokens: int
     num_pricing_tokens: int | None
 
-    def plus(self, further: "Reach") -> "Reach":
+    def plus(self, further: "ExpertCoverage") -> "ExpertCoverage":
         """Add the tokens of further pricing sequences; the rounding sequences are the same.
 
         Args:
@@ -63,7 +63,7 @@ class Reach:
             Of all pricing sequences.
         """
         counts = (self.num_pricing_tokens, further.num_pricing_tokens)
-        return Reach(self.num_rounding_tokens, None if None in counts else sum(count or 0 for count in counts))
+        return ExpertCoverage(self.num_rounding_tokens, None if None in counts else sum(count or 0 for count in counts))
 
     def share(self, num_rounding_tokens: int, num_pricing_tokens: int) -> float:
         """Give the share of all calibration tokens that reached the layer.

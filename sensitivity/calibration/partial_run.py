@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ...common.files import refuse_unwritable
+from ...common.files import require_writable
 from ...common.progress import Progress
 from ...models.install import removing
-from ...models.layers import Anatomy, Layer, blocks_of, install_matrix
+from ...models.layers import Layer, ModelStructure, blocks_of, install_matrix
 
 
 def mean_divergence(original: Tensor, logits: Tensor) -> float:
@@ -49,14 +49,14 @@ class PartialRuns:
 
     Attributes:
         model: the model.
-        anatomy: of the model.
+        structure: of the model.
         token_ids: int64 [sequences, tokens].
         outputs: [block][sequence], what the block returned.
         predictions: for each sequence, a file with the original's log-probabilities.
     """
 
     model: PreTrainedModel
-    anatomy: Anatomy
+    structure: ModelStructure
     token_ids: Tensor
     outputs: Sequence[Sequence[Any]]
     predictions: Sequence[Path]
@@ -88,7 +88,7 @@ class PartialRuns:
     @contextmanager
     def _handing_on(self, block: int, number: int) -> Iterator[None]:
         """Let the blocks before one return at once what they returned for a sequence of the original."""
-        skipped = blocks_of(self.model, self.anatomy)[:block]
+        skipped = blocks_of(self.model, self.structure)[:block]
         try:
             for index, module in enumerate(skipped):
                 kept = self.outputs[index][number]
@@ -101,13 +101,13 @@ class PartialRuns:
 
 @contextmanager
 def partial_runs(
-    model: PreTrainedModel, anatomy: Anatomy, token_ids: Tensor, workspace: Path, progress: Progress
+    model: PreTrainedModel, structure: ModelStructure, token_ids: Tensor, workspace: Path, progress: Progress
 ) -> Iterator[PartialRuns]:
     """Run the original once; its predictions lie in the workspace as long as the context is open.
 
     Args:
         model: the model.
-        anatomy: of the model.
+        structure: of the model.
         token_ids: int64 [sequences, tokens].
         workspace: a folder for the predictions, four bytes for every token and word of the vocabulary.
         progress: shows how far the pass is.
@@ -116,8 +116,8 @@ def partial_runs(
         The passes.
     """
     vocabulary = int(getattr(model.config, "vocab_size", 0))
-    refuse_unwritable(workspace / "predictions", 4 * vocabulary * token_ids.numel())
-    blocks = blocks_of(model, anatomy)
+    require_writable(workspace / "predictions", 4 * vocabulary * token_ids.numel())
+    blocks = blocks_of(model, structure)
     outputs: list[list[Any]] = [[] for _ in blocks]
     with tempfile.TemporaryDirectory(dir=workspace, prefix=".scantling-predictions-") as folder:
         predictions: list[Path] = []
@@ -131,4 +131,4 @@ def partial_runs(
                 logits = model(sequence.unsqueeze(0), use_cache=False).logits[0]
                 predictions.append(Path(folder) / f"{number}.npy")
                 np.save(predictions[-1], logits.float().log_softmax(-1).numpy())
-        yield PartialRuns(model, anatomy, token_ids, outputs, predictions)
+        yield PartialRuns(model, structure, token_ids, outputs, predictions)

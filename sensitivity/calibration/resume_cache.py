@@ -24,7 +24,7 @@ Purpose = Mapping[str, str | int | float | bool | None]
 
 
 @dataclass(frozen=True)
-class Parts:
+class ResumeCache:
     """A folder of finished pieces.
 
     Attributes:
@@ -113,7 +113,7 @@ class Parts:
         return self.folder / f"{name}.safetensors"
 
 
-def parts_folder(profile_path: Path) -> Path:
+def resume_cache_folder(profile_path: Path) -> Path:
     """Say where the pieces of a profile are.
 
     Args:
@@ -128,16 +128,16 @@ def parts_folder(profile_path: Path) -> Path:
     return profile_path.with_name(f"{profile_path.name}.parts")
 
 
-def discard_parts(profile_path: Path) -> None:
+def discard_resume_cache(profile_path: Path) -> None:
     """Remove the pieces of a profile that is finished.
 
     Args:
         profile_path: the profile's file.
     """
-    shutil.rmtree(parts_folder(profile_path), ignore_errors=True)
+    shutil.rmtree(resume_cache_folder(profile_path), ignore_errors=True)
 
 
-def open_parts(folder: Path, purpose: Purpose) -> Parts:
+def open_resume_cache(folder: Path, purpose: Purpose) -> ResumeCache:
     """Open a folder of pieces, or begin one.
 
     Args:
@@ -168,11 +168,11 @@ def open_parts(folder: Path, purpose: Purpose) -> Parts:
                 f"{found.get(key)!r} and is {wanted.get(key)!r} now. Go on with the old settings, or remove "
                 "the folder, or give the profile another name."
             )
-        return Parts(folder)
+        return ResumeCache(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ScantlingError(f"cannot make the folder {folder}: {error.strerror}.") from error
     with whole_file(file) as partial:
         partial.write_text(json.dumps(dict(purpose), indent=1), encoding="utf-8")
-    return Parts(folder)
+    return ResumeCache(folder)

@@ -218,7 +218,7 @@ def cut_sequences(
     return CutSequences(token_ids, tuple(bisect_right(first_characters, middle) - 1 for middle in middles))
 
 
-def refuse_overlap(calibration: Tensor, evaluation: Tensor) -> None:
+def require_disjoint(calibration: Tensor, evaluation: Tensor) -> None:
     """Refuse to evaluate on text that calibration has seen, be it in part.
 
     Args:
@@ -244,7 +244,7 @@ def _windows(tokens: Sequence[int], length: int) -> Iterator[tuple[int, ...]]:
     return (tuple(tokens[i : i + length]) for i in range(len(tokens) - length + 1))
 
 
-def refuse_too_long(config: object, sequence_length: int) -> None:
+def validate_length(config: object, sequence_length: int) -> None:
     """Refuse sequences beyond the model's context.
 
     Args:

@@ -20,7 +20,7 @@ from .fisher import first_order_changes
 
 
 @dataclass
-class EngineInputs:
+class ActivationRounding:
     """The inputs of one layer on some tokens, with gradients at its outputs.
 
     Attributes:

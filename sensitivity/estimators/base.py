@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from ...common.progress import Progress
-from ...models.layers import Anatomy, Layer
+from ...models.layers import Layer, ModelStructure
 from ...models.loading import LoadedModel
 from ...quantization.formats import Format
-from ..calibration.backward_pass import BlockVisit, Tape
+from ..calibration.backward_pass import BlockVisit, LayerGradients
 from ..calibration.capture import Capture, LabelDraws
-from ..calibration.resume_cache import Parts
+from ..calibration.resume_cache import ResumeCache
 
 Samples = dict[str, dict[Format, Tensor]]  # float64 [sequences] by layer and format, in nats per token
 
@@ -31,7 +31,7 @@ class Measurement:
 
     Attributes:
         loaded: the model.
-        anatomy: of the model.
+        structure: of the model.
         token_ids: the pricing sequences, int64 [sequences, tokens].
         layers: the layers to be priced.
         draws: of labels; their seed is that of the probes, too.
@@ -40,15 +40,15 @@ class Measurement:
     """
 
     loaded: LoadedModel
-    anatomy: Anatomy
+    structure: ModelStructure
     token_ids: Tensor
     layers: Sequence[Layer]
     draws: LabelDraws
     progress: Progress
-    parts: Parts
+    parts: ResumeCache
 
 
-class Changes(Protocol):
+class WeightChanges(Protocol):
     """What became of the layers of a block, or of the ends, by rounding."""
 
     @property
@@ -79,7 +79,7 @@ class Changes(Protocol):
         ...
 
 
-class Pricer(Protocol):
+class Estimator(Protocol):
     """Gives samples of the loss increase of changes of layers."""
 
     @property
@@ -92,7 +92,7 @@ class Pricer(Protocol):
         """Σ aₜ² over first tokens and over all, for what was priced so far; empty where the estimator cannot tell."""
         ...
 
-    def price_block(self, visit: BlockVisit, changes: Changes) -> Samples:
+    def price_block(self, visit: BlockVisit, changes: WeightChanges) -> Samples:
         """Price the changes of the layers of a block.
 
         Args:
@@ -104,7 +104,7 @@ class Pricer(Protocol):
         """
         ...
 
-    def price_end(self, layer: Layer, changes: Changes, captured: Capture | None) -> dict[Format, Tensor]:
+    def price_end(self, layer: Layer, changes: WeightChanges, captured: Capture | None) -> dict[Format, Tensor]:
         """Price changes of the embedding or the head.
 
         Args:
@@ -119,7 +119,7 @@ class Pricer(Protocol):
 
 
 @dataclass(frozen=True)
-class WeightPricer:
+class WeightEstimator:
     """Prices a change by itself.
 
     Attributes:
@@ -130,7 +130,7 @@ class WeightPricer:
     needs_gradients = False
     first_token_squares: list[float] = field(default_factory=list)
 
-    def price_block(self, visit: BlockVisit, changes: Changes) -> Samples:
+    def price_block(self, visit: BlockVisit, changes: WeightChanges) -> Samples:
         """Price the changes of the layers of a block.
 
         Args:
@@ -143,7 +143,7 @@ class WeightPricer:
         del visit
         return {layer.name: self.price_end(layer, changes, None) for layer in changes.layers}
 
-    def price_end(self, layer: Layer, changes: Changes, captured: Capture | None) -> dict[Format, Tensor]:
+    def price_end(self, layer: Layer, changes: WeightChanges, captured: Capture | None) -> dict[Format, Tensor]:
         """Price changes of any layer.
 
         Args:
@@ -158,8 +158,10 @@ class WeightPricer:
         return {target: self.price(layer, delta) for target, delta in changes.deltas(layer)}
 
 
-def price_tapes(
-    visit: BlockVisit, changes: Changes, pricing: Callable[[Layer, Tape], Callable[[Format, Tensor], Tensor]]
+def price_by_gradients(
+    visit: BlockVisit,
+    changes: WeightChanges,
+    pricing: Callable[[Layer, LayerGradients], Callable[[Format, Tensor], Tensor]],
 ) -> Samples:
     """Price the changes of the layers of a block on a few pricing sequences at a time.
 
@@ -172,10 +174,10 @@ def price_tapes(
         The samples.
     """
     parts: dict[str, dict[Format, list[Tensor]]] = {}
-    for tapes in visit.tapes():
+    for gradients_by_layer in visit.gradients_by_layer():
         for layer in changes.layers:
             of_layer = parts.setdefault(layer.name, {})
-            price = pricing(layer, tapes[layer])
+            price = pricing(layer, gradients_by_layer[layer])
             for target, delta in changes.deltas(layer):
                 of_layer.setdefault(target, []).append(price(target, delta))
     return {

@@ -20,11 +20,11 @@ from ...quantization.formats import Format
 from ..calibration.backward_pass import BlockVisit
 from ..calibration.capture import Capture
 from ..calibration.partial_run import PartialRuns, partial_runs
-from .base import Changes, Measurement, Pricer, Samples
+from .base import Estimator, Measurement, Samples, WeightChanges
 
 
 @dataclass(frozen=True)
-class DirectPricer:
+class DirectEstimator:
     """Measures every change by itself.
 
     Attributes:
@@ -35,7 +35,7 @@ class DirectPricer:
     needs_gradients = False
     first_token_squares: list[float] = field(default_factory=list)
 
-    def price_block(self, visit: BlockVisit, changes: Changes) -> Samples:
+    def price_block(self, visit: BlockVisit, changes: WeightChanges) -> Samples:
         """Measure the changes of the layers of a block.
 
         Args:
@@ -48,7 +48,7 @@ class DirectPricer:
         del visit
         return {layer.name: self.price_end(layer, changes, None) for layer in changes.layers}
 
-    def price_end(self, layer: Layer, changes: Changes, captured: Capture | None) -> dict[Format, Tensor]:
+    def price_end(self, layer: Layer, changes: WeightChanges, captured: Capture | None) -> dict[Format, Tensor]:
         """Measure the changes of any layer.
 
         Args:
@@ -65,7 +65,7 @@ class DirectPricer:
 
 
 @contextmanager
-def direct(on: Measurement) -> Iterator[Pricer]:
+def direct(on: Measurement) -> Iterator[Estimator]:
     """Run the original on the pricing sequences.
 
     Args:
@@ -74,5 +74,5 @@ def direct(on: Measurement) -> Iterator[Pricer]:
     Yields:
         The pricer.
     """
-    with partial_runs(on.loaded.model, on.anatomy, on.token_ids, on.parts.folder, on.progress) as runs:
-        yield DirectPricer(runs)
+    with partial_runs(on.loaded.model, on.structure, on.token_ids, on.parts.folder, on.progress) as runs:
+        yield DirectEstimator(runs)

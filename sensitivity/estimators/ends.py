@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 
 from ...common.progress import Progress
 from ...models.install import removing
-from ...models.layers import Anatomy, blocks_of, matrix_of, output_head
+from ...models.layers import ModelStructure, blocks_of, matrix_of, output_head
 from ...quantization.formats import Format
 from ..calibration.capture import LabelDraws, gradients_of_draws
-from .activation_rounding import EngineInputs
+from .activation_rounding import ActivationRounding
 
 
 class _ReachedFirstBlockError(Exception):
@@ -87,14 +87,14 @@ def head_changes(
             inputs, end = ends.pop()
             log_probability = logits.detach()[0].float().log_softmax(-1)
             gradients = torch.cat(gradients_of_draws(logits, log_probability, end, draws, index))
-            entering = EngineInputs(inputs, gradients, lambda: matrix_of(head))
+            entering = ActivationRounding(inputs, gradients, lambda: matrix_of(head))
             parts.append(torch.stack([entering.changes(target, delta) for target, delta in deltas]))
     return torch.cat(parts, dim=2)
 
 
 def embedding_changes(
     model: PreTrainedModel,
-    anatomy: Anatomy,
+    structure: ModelStructure,
     token_ids: Tensor,
     deltas: Sequence[Tensor],
     gradients: Sequence[Sequence[Tensor]],
@@ -103,7 +103,7 @@ def embedding_changes(
 
     Args:
         model: the model.
-        anatomy: of the model.
+        structure: of the model.
         token_ids: int64 [sequences, tokens].
         deltas: ΔE of every format, [vocabulary, hidden] each.
         gradients: at the first block's input, [sequence][draw], [1, tokens, hidden] each.
@@ -113,13 +113,13 @@ def embedding_changes(
     """
     parts = []
     for sequence, drawn in zip(token_ids, gradients, strict=True):
-        at_embedding = torch.cat(_gradients_at_embedding(model, anatomy, sequence, drawn))
+        at_embedding = torch.cat(_gradients_at_embedding(model, structure, sequence, drawn))
         parts.append(torch.stack([(delta[sequence] * at_embedding).sum(2) for delta in deltas]).double())
     return torch.cat(parts, dim=2)
 
 
 def _gradients_at_embedding(
-    model: PreTrainedModel, anatomy: Anatomy, sequence: Tensor, gradients: Sequence[Tensor]
+    model: PreTrainedModel, structure: ModelStructure, sequence: Tensor, gradients: Sequence[Tensor]
 ) -> list[Tensor]:
     """Take gradients from the first block's input back to the embedding's output, [1, tokens, hidden] each."""
     seen: list[Tensor] = []
@@ -132,7 +132,7 @@ def _gradients_at_embedding(
         seen.append(arguments[0] if arguments else keywords["hidden_states"])
         raise _ReachedFirstBlockError
 
-    first_block = blocks_of(model, anatomy)[0]
+    first_block = blocks_of(model, structure)[0]
     with (
         removing(model.get_input_embeddings().register_forward_hook(start_graph)),
         removing(first_block.register_forward_pre_hook(stop, with_kwargs=True)),

@@ -11,17 +11,17 @@ from torch import Tensor
 
 from ...models.layers import Layer, output_head
 from ...quantization.formats import Format
-from ..calibration.backward_pass import BlockVisit, Tape
+from ..calibration.backward_pass import BlockVisit, LayerGradients
 from ..calibration.capture import Capture
-from .activation_rounding import EngineInputs
-from .base import Changes, Measurement, Samples, price_tapes
+from .activation_rounding import ActivationRounding
+from .base import Measurement, Samples, WeightChanges, price_by_gradients
 from .ends import embedding_changes, head_changes
 
 Form = Callable[[Tensor, Sequence[int], int], Tensor]
 
 
 @dataclass(frozen=True)
-class FisherPricer:
+class FisherEstimator:
     """See the module fisher.
 
     Attributes:
@@ -35,7 +35,7 @@ class FisherPricer:
     first_token_squares: list[float] = field(default_factory=lambda: [0.0, 0.0])
     needs_gradients = True
 
-    def price_block(self, visit: BlockVisit, changes: Changes) -> Samples:
+    def price_block(self, visit: BlockVisit, changes: WeightChanges) -> Samples:
         """Price the changes of the layers of a block.
 
         Args:
@@ -46,25 +46,27 @@ class FisherPricer:
             The samples, one a sequence.
         """
 
-        def pricing(layer: Layer, tape: Tape) -> Callable[[Format, Tensor], Tensor]:
-            entering = EngineInputs(tape.inputs, tape.gradients, lambda: changes.matrix(layer))
+        def pricing(layer: Layer, layer_gradients: LayerGradients) -> Callable[[Format, Tensor], Tensor]:
+            entering = ActivationRounding(
+                layer_gradients.inputs, layer_gradients.gradients, lambda: changes.matrix(layer)
+            )
 
             def price(target: Format, delta: Tensor) -> Tensor:
                 changed = entering.changes(target, delta)
-                self._count_first_tokens(changed, tape)
-                return self.form(changed, tape.rows_per_sequence, tape.sequence_length)
+                self._count_first_tokens(changed, layer_gradients)
+                return self.form(changed, layer_gradients.rows_per_sequence, layer_gradients.sequence_length)
 
             return price
 
-        return price_tapes(visit, changes, pricing)
+        return price_by_gradients(visit, changes, pricing)
 
-    def _count_first_tokens(self, changed: Tensor, tape: Tape) -> None:
+    def _count_first_tokens(self, changed: Tensor, layer_gradients: LayerGradients) -> None:
         """Add to the sums of squares; layers that do not see every token say nothing about the first."""
-        if all(rows == tape.sequence_length for rows in tape.rows_per_sequence):
-            self.first_token_squares[0] += float(changed[:, :: tape.sequence_length].square().sum())
+        if all(rows == layer_gradients.sequence_length for rows in layer_gradients.rows_per_sequence):
+            self.first_token_squares[0] += float(changed[:, :: layer_gradients.sequence_length].square().sum())
             self.first_token_squares[1] += float(changed.square().sum())
 
-    def price_end(self, layer: Layer, changes: Changes, captured: Capture | None) -> dict[Format, Tensor]:
+    def price_end(self, layer: Layer, changes: WeightChanges, captured: Capture | None) -> dict[Format, Tensor]:
         """Price changes of the embedding, the head, or both where they are tied.
 
         Args:
@@ -85,6 +87,6 @@ class FisherPricer:
         if layer.tied_name is not None or module is output_head(model):
             total += head_changes(model, on.token_ids, list(zip(formats, deltas, strict=True)), on.draws, on.progress)
         if module is model.get_input_embeddings():
-            total += embedding_changes(model, on.anatomy, on.token_ids, deltas, captured.gradients)
+            total += embedding_changes(model, on.structure, on.token_ids, deltas, captured.gradients)
         rows = [length] * num_sequences
         return {target: self.form(changed, rows, length) for target, changed in zip(formats, total, strict=True)}

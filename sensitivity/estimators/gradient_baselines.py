@@ -21,72 +21,74 @@ from torch import Tensor
 from ...common.errors import ScantlingError
 from ...models.layers import Layer
 from ...quantization.formats import Format
-from ..calibration.backward_pass import BlockVisit, Tape
+from ..calibration.backward_pass import BlockVisit, LayerGradients
 from ..calibration.capture import Capture
-from .base import Changes, Samples, price_tapes
+from .base import Samples, WeightChanges, price_by_gradients
 
-TapePrice = Callable[[Tensor, Tape, Tensor], Tensor]
+GradientPrice = Callable[[Tensor, LayerGradients, Tensor], Tensor]
 
 
-def fisher_diagonal(matrix: Tensor, tape: Tape, delta: Tensor) -> Tensor:
+def fisher_diagonal(matrix: Tensor, layer_gradients: LayerGradients, delta: Tensor) -> Tensor:
     """Compute ½ Σᵢⱼ Σₜ (gₜᵢ xₜⱼ)² ΔWᵢⱼ² / T of every sequence; the sum over i and j never is a matrix.
 
     Args:
         matrix: not used.
-        tape: x and g.
+        layer_gradients: x and g.
         delta: ΔW, [out, in].
 
     Returns:
         float64 [sequences], in nats per token, the mean over the draws.
     """
     del matrix
-    spread = tape.inputs.square() @ delta.square().t()
-    return _sum_of_sequences(torch.einsum("dto,to->t", tape.gradients.square(), spread) / len(tape.gradients), tape) / (
-        2 * tape.sequence_length
-    )
+    spread = layer_gradients.inputs.square() @ delta.square().t()
+    return _sum_of_sequences(
+        torch.einsum("dto,to->t", layer_gradients.gradients.square(), spread) / len(layer_gradients.gradients),
+        layer_gradients,
+    ) / (2 * layer_gradients.sequence_length)
 
 
-def element_wise(matrix: Tensor, tape: Tape, delta: Tensor) -> Tensor:
+def element_wise(matrix: Tensor, layer_gradients: LayerGradients, delta: Tensor) -> Tensor:
     """Compute ½ Σₜ Σᵢ gₜᵢ² (ΔW xₜ)ᵢ² / T of every sequence.
 
     Args:
         matrix: not used.
-        tape: x and g.
+        layer_gradients: x and g.
         delta: ΔW, [out, in].
 
     Returns:
         float64 [sequences], in nats per token, the mean over the draws.
     """
     del matrix
-    errors = (tape.inputs @ delta.t()).square_()
-    return _sum_of_sequences(torch.einsum("dto,to->t", tape.gradients.square(), errors) / len(tape.gradients), tape) / (
-        2 * tape.sequence_length
-    )
+    errors = (layer_gradients.inputs @ delta.t()).square_()
+    return _sum_of_sequences(
+        torch.einsum("dto,to->t", layer_gradients.gradients.square(), errors) / len(layer_gradients.gradients),
+        layer_gradients,
+    ) / (2 * layer_gradients.sequence_length)
 
 
-def output_error(matrix: Tensor, tape: Tape, delta: Tensor) -> Tensor:
+def output_error(matrix: Tensor, layer_gradients: LayerGradients, delta: Tensor) -> Tensor:
     """Compute Σₜ ‖ΔW xₜ‖² / Σₜ ‖W xₜ‖² of every sequence; zero where the layer's output is zero or it saw no token.
 
     Args:
         matrix: W, [out, in].
-        tape: x.
+        layer_gradients: x.
         delta: ΔW, [out, in].
 
     Returns:
         float64 [sequences], without a unit.
     """
-    errors = _sum_of_sequences((tape.inputs @ delta.t()).square_().sum(1), tape)
-    outputs = _sum_of_sequences((tape.inputs @ matrix.t()).square_().sum(1), tape)
+    errors = _sum_of_sequences((layer_gradients.inputs @ delta.t()).square_().sum(1), layer_gradients)
+    outputs = _sum_of_sequences((layer_gradients.inputs @ matrix.t()).square_().sum(1), layer_gradients)
     return torch.where(outputs > 0, errors / outputs.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
 
 
-def _sum_of_sequences(rows: Tensor, tape: Tape) -> Tensor:
+def _sum_of_sequences(rows: Tensor, layer_gradients: LayerGradients) -> Tensor:
     """Add up what belongs to one sequence: [rows] to float64 [sequences]."""
-    return torch.stack([part.sum() for part in torch.split(rows.double(), tape.rows_per_sequence)])
+    return torch.stack([part.sum() for part in torch.split(rows.double(), layer_gradients.rows_per_sequence)])
 
 
 @dataclass(frozen=True)
-class TapePricer:
+class GradientEstimator:
     """Prices layers inside the blocks from their tapes.
 
     Attributes:
@@ -95,11 +97,11 @@ class TapePricer:
     """
 
     name: str
-    price: TapePrice
+    price: GradientPrice
     needs_gradients = True
     first_token_squares: list[float] = field(default_factory=list)
 
-    def price_block(self, visit: BlockVisit, changes: Changes) -> Samples:
+    def price_block(self, visit: BlockVisit, changes: WeightChanges) -> Samples:
         """Price the changes of the layers of a block.
 
         Args:
@@ -110,12 +112,12 @@ class TapePricer:
             The samples, one a sequence.
         """
 
-        def pricing(layer: Layer, tape: Tape) -> Callable[[Format, Tensor], Tensor]:
-            return lambda _, delta: self.price(changes.matrix(layer), tape, delta)
+        def pricing(layer: Layer, layer_gradients: LayerGradients) -> Callable[[Format, Tensor], Tensor]:
+            return lambda _, delta: self.price(changes.matrix(layer), layer_gradients, delta)
 
-        return price_tapes(visit, changes, pricing)
+        return price_by_gradients(visit, changes, pricing)
 
-    def price_end(self, layer: Layer, changes: Changes, captured: Capture | None) -> dict[Format, Tensor]:
+    def price_end(self, layer: Layer, changes: WeightChanges, captured: Capture | None) -> dict[Format, Tensor]:
         """Refuse the embedding and the head.
 
         Args:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...models.layers import Layer, matrix_of
 from ..calibration.partial_run import PartialRuns, partial_runs
-from .base import Measurement, Pricer, WeightPricer
+from .base import Estimator, Measurement, WeightEstimator
 
 NOISE_RELATIVE_SQUARE = 0.01  # t₀², about that of 4 bits in groups of 64
 
@@ -40,7 +40,7 @@ def slopes(runs: PartialRuns, layer: Layer, matrix: Tensor, generator: torch.Gen
 
 
 @contextmanager
-def linear(on: Measurement) -> Iterator[Pricer]:
+def linear(on: Measurement) -> Iterator[Estimator]:
     """Measure α_l of every layer.
 
     Args:
@@ -51,7 +51,7 @@ def linear(on: Measurement) -> Iterator[Pricer]:
     """
     matrices = {layer.name: matrix_of(on.loaded.model.get_submodule(layer.name)) for layer in on.layers}
     generator = torch.Generator().manual_seed(on.draws.seed)
-    with partial_runs(on.loaded.model, on.anatomy, on.token_ids, on.parts.folder, on.progress) as runs:
+    with partial_runs(on.loaded.model, on.structure, on.token_ids, on.parts.folder, on.progress) as runs:
         slope = {
             layer.name: slopes(runs, layer, matrices[layer.name], generator)
             for layer in on.progress(list(on.layers), "perturbing layers")
@@ -61,4 +61,4 @@ def linear(on: Measurement) -> Iterator[Pricer]:
         square = float(matrices[layer.name].double().square().sum())
         return slope[layer.name] * (float(delta.double().square().sum()) / square if square else 0.0)
 
-    yield WeightPricer(price)
+    yield WeightEstimator(price)

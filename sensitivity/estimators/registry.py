@@ -24,19 +24,19 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ...common.files import refuse_unwritable
+from ...common.files import require_writable
 from ...models.layers import Layer
-from .base import Measurement, Pricer, WeightPricer
+from .base import Estimator, Measurement, WeightEstimator
 from .direct import direct
 from .fisher import sequence_form, token_form, window_form
-from .fisher_estimator import FisherPricer, Form
-from .gradient_baselines import TapePrice, TapePricer, element_wise, fisher_diagonal, output_error
+from .fisher_estimator import FisherEstimator, Form
+from .gradient_baselines import GradientEstimator, GradientPrice, element_wise, fisher_diagonal, output_error
 from .hessian import SequenceHessian
 from .higgs import linear
 from .hutchinson import diagonal_samples
 from .xtrace import xtrace
 
-Estimator = Callable[[Measurement], AbstractContextManager[Pricer]]
+EstimatorFactory = Callable[[Measurement], AbstractContextManager[Estimator]]
 _XTRACE_PRODUCTS = 8
 
 
@@ -60,23 +60,23 @@ def _diagonal_pieces(on: Measurement, reduce: Callable[[Tensor], Tensor], prefix
         yield piece
 
 
-def _fisher(form: Form) -> Estimator:
+def _fisher(form: Form) -> EstimatorFactory:
     """Make a Fisher estimator; it measures as the blocks are walked."""
 
     @contextmanager
-    def prepare(on: Measurement) -> Iterator[Pricer]:
-        yield FisherPricer(on, form)
+    def prepare(on: Measurement) -> Iterator[Estimator]:
+        yield FisherEstimator(on, form)
 
     return prepare
 
 
-def _tape(name: str, price: TapePrice) -> Estimator:
+def _layer_gradients(name: str, price: GradientPrice) -> EstimatorFactory:
     """Make an estimator that measures as the blocks are walked."""
 
     @contextmanager
-    def prepare(on: Measurement) -> Iterator[Pricer]:
+    def prepare(on: Measurement) -> Iterator[Estimator]:
         del on
-        yield TapePricer(name, price)
+        yield GradientEstimator(name, price)
 
     return prepare
 
@@ -86,7 +86,7 @@ def _mean_square(delta: Tensor) -> float:
 
 
 @contextmanager
-def hessian_trace(on: Measurement) -> Iterator[Pricer]:
+def hessian_trace(on: Measurement) -> Iterator[Estimator]:
     """Estimate every layer's trace by Hutchinson's method; one product a sequence serves all layers.
 
     Args:
@@ -98,11 +98,11 @@ def hessian_trace(on: Measurement) -> Iterator[Pricer]:
     pieces = list(_diagonal_pieces(on, lambda sample: sample.sum(dtype=torch.float64), "hessian-trace"))
     rows = [on.parts.load(piece) for piece in pieces]
     traces = {layer.name: torch.stack([row[layer.name] for row in rows]) for layer in on.layers}
-    yield WeightPricer(lambda layer, delta: traces[layer.name] * (_mean_square(delta) / 2))
+    yield WeightEstimator(lambda layer, delta: traces[layer.name] * (_mean_square(delta) / 2))
 
 
 @contextmanager
-def hessian_xtrace(on: Measurement) -> Iterator[Pricer]:
+def hessian_xtrace(on: Measurement) -> Iterator[Estimator]:
     """Estimate every layer's trace by XTrace, 8 products for every layer and sequence.
 
     Args:
@@ -114,7 +114,7 @@ def hessian_xtrace(on: Measurement) -> Iterator[Pricer]:
     traces: dict[str, Tensor] = {}
     for layer in on.progress(list(on.layers), "Hessian-vector products"):
         traces |= on.parts.remember(f"hessian-xtrace-{layer.name}", partial(_xtraces, on, layer))
-    yield WeightPricer(lambda layer, delta: traces[layer.name] * (_mean_square(delta) / 2))
+    yield WeightEstimator(lambda layer, delta: traces[layer.name] * (_mean_square(delta) / 2))
 
 
 def _xtraces(on: Measurement, layer: Layer) -> dict[str, Tensor]:
@@ -129,7 +129,7 @@ def _xtraces(on: Measurement, layer: Layer) -> dict[str, Tensor]:
 
 
 @contextmanager
-def hessian_diagonal(on: Measurement) -> Iterator[Pricer]:
+def hessian_diagonal(on: Measurement) -> Iterator[Estimator]:
     """Estimate every layer's diagonal; the samples lie among the parts, as large as the model for every sequence.
 
     Args:
@@ -139,7 +139,7 @@ def hessian_diagonal(on: Measurement) -> Iterator[Pricer]:
         The pricer.
     """
     num_bytes = 4 * len(on.token_ids) * sum(layer.num_weights for layer in on.layers)
-    refuse_unwritable(on.parts.folder / "hessian-diagonal", num_bytes)
+    require_writable(on.parts.folder / "hessian-diagonal", num_bytes)
     pieces = list(_diagonal_pieces(on, torch.Tensor.contiguous, "hessian-diagonal"))
 
     def price(layer: Layer, delta: Tensor) -> Tensor:
@@ -148,16 +148,16 @@ def hessian_diagonal(on: Measurement) -> Iterator[Pricer]:
             (on.parts.load_one(piece, layer.name) * squares).sum(dtype=torch.float64) / 2 for piece in pieces
         ])
 
-    yield WeightPricer(price)
+    yield WeightEstimator(price)
 
 
-ESTIMATORS: dict[str, Estimator] = {
+ESTIMATORS: dict[str, EstimatorFactory] = {
     "fisher": _fisher(window_form),
     "fisher-token": _fisher(token_form),
     "fisher-sequence": _fisher(sequence_form),
-    "fisher-diagonal": _tape("fisher-diagonal", fisher_diagonal),
-    "element-wise": _tape("element-wise", element_wise),
-    "output-error": _tape("output-error", output_error),
+    "fisher-diagonal": _layer_gradients("fisher-diagonal", fisher_diagonal),
+    "element-wise": _layer_gradients("element-wise", element_wise),
+    "output-error": _layer_gradients("output-error", output_error),
     "hessian-trace": hessian_trace,
     "hessian-xtrace": hessian_xtrace,
     "hessian-diagonal": hessian_diagonal,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from .standard_form import Integers, Statement
+from .standard_form import Integers, StandardForm
 
 
 class Status(Enum):
@@ -20,7 +20,7 @@ class Status(Enum):
 
 
 @dataclass(frozen=True)
-class SearchSettings:
+class SolverSettings:
     """How to search.
 
     Attributes:
@@ -37,7 +37,7 @@ class SearchSettings:
 
 
 @dataclass(frozen=True)
-class Answer:
+class SolverAnswer:
     """What an engine found out about a statement.
 
     Attributes:
@@ -53,7 +53,7 @@ class Answer:
     resolution: float = 0.0
 
 
-class Engine(Protocol):
+class MilpSolver(Protocol):
     """Something that solves a statement to proven optimality, given time."""
 
     @property
@@ -61,7 +61,7 @@ class Engine(Protocol):
         """Its name and version."""
         ...
 
-    def solve(self, statement: Statement, settings: SearchSettings, hint: Integers | None = None) -> Answer:
+    def solve(self, statement: StandardForm, settings: SolverSettings, hint: Integers | None = None) -> SolverAnswer:
         """Search for the best choice.
 
         Args:

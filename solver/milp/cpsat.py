@@ -9,9 +9,9 @@ from importlib.metadata import version
 import numpy as np
 from ortools.sat.python import cp_model
 
-from .base import Answer, SearchSettings, Status
+from .base import SolverAnswer, SolverSettings, Status
 from .integer_costs import integer_costs
-from .standard_form import Integers, Statement
+from .standard_form import Integers, StandardForm
 
 STATUS_MAP = {
     cp_model.OPTIMAL: Status.OPTIMAL,
@@ -22,7 +22,7 @@ STATUS_MAP = {
 
 
 @dataclass(frozen=True)
-class CpSat:
+class CpSatSolver:
     """CP-SAT (Perron and Didier, OR-Tools)."""
 
     @property
@@ -30,7 +30,7 @@ class CpSat:
         """Its name and version."""
         return f"CP-SAT {version('ortools')}"
 
-    def solve(self, statement: Statement, settings: SearchSettings, hint: Integers | None = None) -> Answer:
+    def solve(self, statement: StandardForm, settings: SolverSettings, hint: Integers | None = None) -> SolverAnswer:
         """Search for the best choice.
 
         Args:
@@ -70,15 +70,15 @@ class CpSat:
         solver.parameters.num_workers = settings.num_threads
         status = STATUS_MAP[solver.solve(model)]
         if status not in {Status.OPTIMAL, Status.FEASIBLE}:
-            return Answer(status)
+            return SolverAnswer(status)
         chosen = np.flatnonzero([solver.boolean_value(literal) for literal in taken])
         if statement.slack_prices is not None:
-            return Answer(status, chosen, solver.best_objective_bound)
+            return SolverAnswer(status, chosen, solver.best_objective_bound)
         bound = costs.bound(solver.best_objective_bound)
-        return Answer(status, chosen, min(bound, statement.objective(chosen)), costs.resolution)
+        return SolverAnswer(status, chosen, min(bound, statement.objective(chosen)), costs.resolution)
 
 
-def _add_rows(model: cp_model.CpModel, taken: list[cp_model.IntVar], statement: Statement) -> list[cp_model.IntVar]:
+def _add_rows(model: cp_model.CpModel, taken: list[cp_model.IntVar], statement: StandardForm) -> list[cp_model.IntVar]:
     """Σ amount x ≤ at_most, or ≤ at_most + slack."""
     slacks = []
     for amounts, at_most in zip(statement.amounts, statement.at_most.tolist(), strict=True):
@@ -92,7 +92,7 @@ def _add_rows(model: cp_model.CpModel, taken: list[cp_model.IntVar], statement: 
     return slacks
 
 
-def _add_rules(model: cp_model.CpModel, taken: list[cp_model.IntVar], statement: Statement) -> None:
+def _add_rules(model: cp_model.CpModel, taken: list[cp_model.IntVar], statement: StandardForm) -> None:
     """Orders by the rank of each width, and one indicator a format for every rule of distinct formats."""
     ranks = np.unique(statement.bits, return_inverse=True)[1].tolist()
     starts = statement.starts.tolist()

@@ -19,14 +19,14 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from ...common.errors import ScantlingError
-from .base import Answer, SearchSettings, Status
-from .standard_form import Integers, Statement
+from .base import SolverAnswer, SolverSettings, Status
+from .standard_form import Integers, StandardForm
 
 _GRACE_SECONDS = 20.0  # HiGHS has been seen to overrun its time limit by half
 
 
 @dataclass(frozen=True)
-class Request:
+class SolveRequest:
     """What the worker reads: a statement's arrays as lists, under the names that Statement gives them.
 
     Attributes:
@@ -53,11 +53,11 @@ class Request:
     orders: list[tuple[int, int]]
     distinct: list[tuple[list[int], int]]
     slack_prices: list[int] | None
-    settings: SearchSettings
+    settings: SolverSettings
 
 
 @dataclass(frozen=True)
-class Reply:
+class SolveReply:
     """What the worker writes: an Answer as lists.
 
     Attributes:
@@ -73,11 +73,11 @@ class Reply:
     resolution: float = 0.0
 
 
-REQUEST = TypeAdapter(Request)
-REPLY = TypeAdapter(Reply)
+REQUEST = TypeAdapter(SolveRequest)
+REPLY = TypeAdapter(SolveReply)
 
 
-class Highs:
+class HighsSolver:
     """HiGHS (Huangfu and Hall 2018) through cvxpy (Diamond and Boyd 2016)."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class Highs:
         """Its name and version."""
         return f"cvxpy {version('cvxpy')} with HiGHS {version('highspy')}"
 
-    def solve(self, statement: Statement, settings: SearchSettings, hint: Integers | None = None) -> Answer:  # noqa: ARG002
+    def solve(self, statement: StandardForm, settings: SolverSettings, hint: Integers | None = None) -> SolverAnswer:  # noqa: ARG002
         """Search for the best choice.
 
         Args:
@@ -103,7 +103,7 @@ class Highs:
         Raises:
             ScantlingError: the worker failed.
         """
-        request = Request(
+        request = SolveRequest(
             starts=statement.starts.tolist(),
             costs=statement.costs.tolist(),
             constants=statement.constants.tolist(),
@@ -118,7 +118,7 @@ class Highs:
         )
         line = self._ask(REQUEST.dump_json(request) + b"\n", settings.time_limit_seconds + _GRACE_SECONDS)
         if line is None:
-            return Answer(Status.UNKNOWN)
+            return SolverAnswer(Status.UNKNOWN)
         reply = REPLY.validate_json(line)
         chosen = None if reply.chosen is None else np.array(reply.chosen, dtype=np.int64)
         if chosen is not None and statement.slack_prices is None and not statement.meets_limits(chosen):
@@ -126,7 +126,7 @@ class Highs:
                 f"{self.name} returned a plan that breaks a limit by its floating-point tolerance. "
                 "Use the engine with exact integers: --solver cpsat."
             )
-        return Answer(Status[reply.status], chosen, reply.bound, reply.resolution)
+        return SolverAnswer(Status[reply.status], chosen, reply.bound, reply.resolution)
 
     def _ask(self, request: bytes, patience_seconds: float) -> bytes | None:
         """Send a line and wait for one; None where the worker took far longer than it was given."""

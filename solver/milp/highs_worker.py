@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from .base import SearchSettings, Status
-from .highs import REPLY, REQUEST, Reply, Request
+from .base import SolverSettings, Status
+from .highs import REPLY, REQUEST, SolveReply, SolveRequest
 
 STATUS_MAP = {
     cvxpy.OPTIMAL: Status.OPTIMAL,
@@ -27,7 +27,7 @@ _DUAL_TOLERANCE = 1e-7  # of a reduced cost, HiGHS's default
 _PRIMAL_TOLERANCE = 1e-9
 
 
-def solve_here(request: Request) -> Reply:
+def solve_here(request: SolveRequest) -> SolveReply:
     """Search for the best choice in this process.
 
     Costs are shifted and scaled so that the largest objective is 1e6. HiGHS takes a reduced cost within 1e-7 of zero
@@ -73,7 +73,7 @@ def solve_here(request: Request) -> Reply:
     problem = cvxpy.Problem(cvxpy.Minimize(objective), constraints)
     status = _run(problem, request.settings)
     if status not in {Status.OPTIMAL, Status.FEASIBLE} or taken.value is None:
-        return Reply((Status.UNKNOWN if status is Status.FEASIBLE else status).name)
+        return SolveReply((Status.UNKNOWN if status is Status.FEASIBLE else status).name)
     chosen = [
         int(first + part.argmax()) for first, part in zip(starts, np.split(taken.value, starts[1:-1]), strict=False)
     ]
@@ -81,10 +81,10 @@ def solve_here(request: Request) -> Reply:
     resolution = len(groups) * _DUAL_TOLERANCE / scale
     reached = float((costs[:, chosen].sum(axis=1) + np.array(request.constants)).max())
     bound = float(highs_info.mip_dual_bound) / scale + offset - resolution
-    return Reply(status.name, chosen, bound if request.slack_prices else min(bound, reached), resolution)
+    return SolveReply(status.name, chosen, bound if request.slack_prices else min(bound, reached), resolution)
 
 
-def _scaled_rows(request: Request) -> list[tuple[NDArray[np.float64], float]]:
+def _scaled_rows(request: SolveRequest) -> list[tuple[NDArray[np.float64], float]]:
     """Divide each row by the common divisor of its amounts, and put the bound half a step higher.
 
     Sums are integers, so the half step changes no answer and keeps rounding errors away from the bound.
@@ -103,7 +103,7 @@ def _scaled_rows(request: Request) -> list[tuple[NDArray[np.float64], float]]:
     return rows
 
 
-def _rules(request: Request, taken: cvxpy.Variable, groups: NDArray[np.int64]) -> list[Any]:
+def _rules(request: SolveRequest, taken: cvxpy.Variable, groups: NDArray[np.int64]) -> list[Any]:
     """Orders by the rank of each width, and one indicator a format for every rule of distinct formats."""
     ranks = np.unique(request.bits, return_inverse=True)[1].astype(float)
     constraints: list[Any] = []
@@ -122,7 +122,7 @@ def _rules(request: Request, taken: cvxpy.Variable, groups: NDArray[np.int64]) -
     return constraints
 
 
-def _run(problem: cvxpy.Problem, settings: SearchSettings) -> Status:
+def _run(problem: cvxpy.Problem, settings: SolverSettings) -> Status:
     highspy.Highs.resetGlobalScheduler(True)  # or a number of threads other than the first one's is an error
     try:
         problem.solve(  # type: ignore[no-untyped-call]

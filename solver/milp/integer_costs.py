@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .standard_form import Floats, Integers, Statement
+from .standard_form import Floats, Integers, StandardForm
 
 _SIGNIFICANT_BITS = 42
 _SIGNIFICANT_BITS_OF_SEVERAL = 29
@@ -44,7 +44,7 @@ class IntegerCosts:
         return self.offset + integer_bound / self.scale - self.resolution
 
 
-def integer_costs(statement: Statement) -> IntegerCosts:
+def integer_costs(statement: StandardForm) -> IntegerCosts:
     """Scale costs to integers whose sum over a plan stays below 2^43, or 2^30 where there are several vectors.
 
     Costs that are integers already, such as bytes, stay exact, since the scale is a power of two. Several vectors

@@ -4,14 +4,14 @@ Knows nothing about programs.
 """
 
 from ...common.errors import ScantlingError
-from .base import Engine
-from .cpsat import CpSat
-from .highs import Highs
+from .base import MilpSolver
+from .cpsat import CpSatSolver
+from .highs import HighsSolver
 
-ENGINES: dict[str, Engine] = {"cpsat": CpSat(), "highs": Highs()}
+SOLVERS: dict[str, MilpSolver] = {"cpsat": CpSatSolver(), "highs": HighsSolver()}
 
 
-def engine_named(name: str) -> Engine:
+def solver_named(name: str) -> MilpSolver:
     """Give an engine.
 
     Args:
@@ -23,6 +23,6 @@ def engine_named(name: str) -> Engine:
     Raises:
         ScantlingError: no such engine.
     """
-    if name not in ENGINES:
-        raise ScantlingError(f"{name!r} is not an engine. Known: {', '.join(ENGINES)}.")
-    return ENGINES[name]
+    if name not in SOLVERS:
+        raise ScantlingError(f"{name!r} is not an engine. Known: {', '.join(SOLVERS)}.")
+    return SOLVERS[name]

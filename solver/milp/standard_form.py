@@ -22,7 +22,7 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Statement:
+class StandardForm:
     """The arrays; options of one group stand beside each other.
 
     Attributes:
@@ -103,7 +103,7 @@ class Statement:
         cheapest: Integers = np.minimum.reduceat(positions, self.starts[:-1])
         return cheapest
 
-    def keep(self, mask: Mask) -> "Statement | None":
+    def keep(self, mask: Mask) -> "StandardForm | None":
         """Give the statement without some options.
 
         Args:
