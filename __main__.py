@@ -13,19 +13,19 @@ from rich.console import Console
 from rich.text import Text
 
 from . import __version__
-from .commands import checkpoint, compare, demo, profile, reference, report, safety, solve
-from .commands import efficiency as intelligence
-from .commands import hardware as device
+from .commands import checkpoint, compare, demo, efficiency, hardware, profile, reference, report, safety, solve
+from .commands.renamed import Commands
 from .common.errors import ScantlingError
 
 app = typer.Typer(
+    cls=Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Decides how many bits each layer of a language model gets.",
 )
 
-for command in (demo, profile, solve, compare, checkpoint, reference, device, report, safety, intelligence):
+for command in (demo, profile, solve, compare, checkpoint, reference, hardware, report, safety, efficiency):
     app.add_typer(command.app)
 
 

@@ -4,7 +4,7 @@
 
 The task: which of four paragraphs of a Wikipedia article follows the one shown. Articles are those kept for evaluation,
 the three wrong paragraphs are from other articles, each cut to its first 80 characters; answers are scored by lm-eval
-by log-likelihood per byte. Power is modelled from device files, at full speed and at one rate for all.
+by log-likelihood per byte. Power is modelled from hardware files, at full speed and at one rate for all.
 With --accuracy they are those of a file that `scantling tasks` or `scantling safety` wrote for these plans, of the
 next tokens in the latter case. FOLDER takes the questions and their answers. Results go to results/intelligence.md.
 """
@@ -64,15 +64,15 @@ def questions() -> list[dict[str, object]]:
 
 
 def table(rows: list[dict[str, dict[str, object]]]) -> list[str]:
-    """Write figures as Markdown, one table a device and way of running."""
+    """Write figures as Markdown, one table a machine and way of running."""
     lines: list[str] = []
-    for place in dict.fromkeys((row["power"]["device"], row["power"]["at"], row["power"]["work"]) for row in rows):
+    for place in dict.fromkeys((row["power"]["hardware"], row["power"]["at"], row["power"]["work"]) for row in rows):
         lines += ["", f"## {place[0]}, {place[1]}", "", f"| | watts | tok/s | joules for {place[2]} "]
         lines[-1] += "| accuracy per watt | per joule |"
         lines += ["|---|---|---|---|---|---|"]
         for row in rows:
             power = row["power"]
-            if (power["device"], power["at"], power["work"]) == place:
+            if (power["hardware"], power["at"], power["work"]) == place:
                 per_watt, per_joule = (
                     f"{row[key]['estimate']:.4g} ({row[key]['lower']:.4g}–{row[key]['upper']:.4g})"
                     for key in ("per_watt", "per_joule")
@@ -116,15 +116,15 @@ def main() -> None:
     plans = [arguments.plans[0], *(word for plan in arguments.plans[1:] for word in ("--plan", plan))]
     plans += [word for width in arguments.uniform for word in ("--uniform", width)] + ["--profile", arguments.profile]
     accuracy = arguments.accuracy or answers(arguments.folder, plans)
-    devices = [word for name in DEVICES for word in ("--device", name)]
-    told = command("intelligence", *plans, *devices, "--accuracy", str(accuracy), "--rate", RATE, "--json")
+    devices = [word for name in DEVICES for word in ("--hardware", name)]
+    told = command("efficiency", *plans, *devices, "--accuracy", str(accuracy), "--rate", RATE, "--json")
     rows = json.loads(told.splitlines()[-1])
     task = rows[0]["accuracy"]
     lines = ["# Intelligence per watt", "", "`python benchmarks/intelligence.py`", ""]
     lines += [
         f"{task['task']} ({task['metric']}); chance: {task['chance_origin']}. Power and throughput are modelled from"
     ]
-    lines += ["device files, in which most numbers but memory and bandwidth are estimates.", ""]
+    lines += ["hardware files, in which most numbers but memory and bandwidth are estimates.", ""]
     lines += ["| | accuracy (95 % interval) | answers |", "|---|---|---|"]
     for name, one in {row["contender"]: row["accuracy"] for row in rows}.items():
         value = one["value"]

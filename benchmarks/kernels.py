@@ -1,6 +1,6 @@
 """Efficiencies of llama.cpp's CPU kernels on this machine, type by type: `python benchmarks/kernels.py FOLDER`.
 
-Measured by `scantling device measure --kernels` on one thread, fitted by `device fit`. Beside them stand published
+Measured by `scantling hardware measure --kernels` on one thread, fitted by `hardware fit`. Beside them stand published
 effective bandwidths relative to F16, of whole models on other hardware: they show whether one machine's figures can
 stand for another's.
 
@@ -22,12 +22,14 @@ OTHERS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL")
 def main(folder: Path) -> None:
     """Measure, fit, write."""
     folder.mkdir(parents=True, exist_ok=True)
-    points, device = folder / "kernels.csv", folder / "kernels.yaml"
+    points, hardware = folder / "kernels.csv", folder / "kernels.yaml"
     names = ("float16", *PUBLISHED, *OTHERS)
-    words = ("device", "measure", "--kernels", ",".join(names), "--threads", "1", "--seconds", "2", "--json")
+    words = ("hardware", "measure", "--kernels", ",".join(names), "--threads", "1", "--seconds", "2", "--json")
     told = json.loads(command(*words, "-o", str(points)).splitlines()[-1])
     bandwidth = f"{told['read_bytes_per_second'] / 1e9:.4g} GB/s"
-    fitted = json.loads(command("device", "fit", str(points), "--bandwidth", bandwidth, "-o", str(device), "--json"))
+    fitted = json.loads(
+        command("hardware", "fit", str(points), "--bandwidth", bandwidth, "-o", str(hardware), "--json")
+    )
     numbers = {number["name"].removeprefix("efficiency of "): number for number in fitted[0]["numbers"]}
     lines = ["# llama.cpp's CPU kernels", "", (__doc__ or "").split("\n\n")[1].strip(), ""]
     lines += [f"{told['engine']}; memory was read at {bandwidth} by the same thread.", ""]

@@ -67,7 +67,7 @@ def cut(source: Path, num_blocks: int) -> Path:
 
 def measured(folder: Path, name: str, seconds: str, words: list[str]) -> dict[str, object]:
     """Run the command in a process of its own."""
-    printed = command("device", "measure", "-o", str(folder / f"{name}.csv"), "--json", "--seconds", seconds, *words)
+    printed = command("hardware", "measure", "-o", str(folder / f"{name}.csv"), "--json", "--seconds", seconds, *words)
     told: dict[str, object] = json.loads(printed.splitlines()[-1])
     return told
 

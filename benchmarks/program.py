@@ -52,13 +52,13 @@ def program(case: str, seed: int) -> tuple[Instance, SolverSettings]:
 
 def measure(case: str, solver: str) -> dict[str, object]:
     """Solve a case for every seed, in this process."""
-    engine = solver_named(solver)
+    solver = solver_named(solver)
     warm, settings = program("210 × 6, 1 limit", 99)
-    solve(warm, engine, settings)  # the worker starts, libraries load
+    solve(warm, solver, settings)  # the worker starts, libraries load
     seconds, statuses, cores, gaps = [], [], [], []
     for seed in SEEDS_OF_THE_LARGEST if case == LARGEST else SEEDS:
         instance, settings = program(case, seed)
-        found = solve(instance, engine, settings)
+        found = solve(instance, solver, settings)
         seconds.append(found.seconds)
         statuses.append(found.status.name)
         cores.append(found.core_options)
@@ -67,14 +67,14 @@ def measure(case: str, solver: str) -> dict[str, object]:
 
 
 def measure_alone(case: str, solver: str) -> dict[str, object]:
-    """Give the whole statement to the engine, without presolve; one seed, 60 seconds."""
-    engine = solver_named(solver)
+    """Give the whole statement to the solver, without presolve; one seed, 60 seconds."""
+    solver = solver_named(solver)
     instance, settings = program(case, 0)
     settings = replace(settings, time_limit_seconds=60.0)
     statement = compile_instance(instance)
     assert statement is not None
     began = time.perf_counter()
-    found = engine.solve(statement, settings)
+    found = solver.solve(statement, settings)
     taken = time.perf_counter() - began
     objective = None if found.chosen is None else statement.objective(found.chosen)
     gap = None if objective is None or found.bound is None else (objective - found.bound) / objective
@@ -83,9 +83,9 @@ def measure_alone(case: str, solver: str) -> dict[str, object]:
 
 def measure_frontier(solver: str) -> dict[str, object]:
     """Forty points of memory on the tied case, the other three limits staying."""
-    engine = solver_named(solver)
+    solver = solver_named(solver)
     warm, settings = program("210 × 6, 1 limit", 99)
-    solve(warm, engine, settings)
+    solve(warm, solver, settings)
     seconds, proven = [], 0
     for seed in SEEDS:
         instance, settings = program("448 × 8, 4 limits, ties, 3 formats", seed)
@@ -93,7 +93,7 @@ def measure_frontier(solver: str) -> dict[str, object]:
         row = instance.row("memory")
         bounds = [share_of_range(row, 0.02 + 0.4 * k / 39) for k in range(40)]
         began = time.perf_counter()
-        points = list(frontier(instance.with_rules(rules), "memory", bounds, engine, settings))
+        points = list(frontier(instance.with_rules(rules), "memory", bounds, solver, settings))
         seconds.append(time.perf_counter() - began)
         proven += sum(point.solution.status.name == "OPTIMAL" for point in points)
     return {"seconds": seconds, "proven": proven, "points": 40 * len(SEEDS), "peak": peak_gib()}
@@ -102,14 +102,14 @@ def measure_frontier(solver: str) -> dict[str, object]:
 def measure_peers() -> dict[str, object]:
     """One budget, three ways of other tools and ours: what they lose against the optimum, and seconds."""
     rows: dict[str, dict[str, list[float]]] = {}
-    engine = solver_named("cpsat")
+    solver = solver_named("cpsat")
     for label, (shapes, blocks) in {"210 × 6": (SMOLLM_135M, 30), "448 × 6": (QWEN_32B, 64)}.items():
         for seed in SEEDS:
             instance = made_program(shapes, blocks, 6, {"memory": 0.2}, seed)
             (limit,) = instance.rules
             assert isinstance(limit, Limit)
             assert limit.at_most is not None
-            ours = solve(instance, engine, SolverSettings(60.0, 0, THREADS))
+            ours = solve(instance, solver, SolverSettings(60.0, 0, THREADS))
             optimum = ours.proofs[0].value
             add(rows, f"{label}: scantling", 0.0, ours.seconds)
             losses = np.array(instance.domains[0].loss_increase_nats)

@@ -23,8 +23,8 @@ from scantling.quantization.formats import parse_format
 from scantling.sensitivity.profile import LayerRecord, Profile, ProfileRecord
 
 FORMAT: Final = "int4-g128"
-DEVICE: Final = "a100-80gb-reference"
-PUBLISHED_DEVICE: Final = "a100-80gb"
+HARDWARE: Final = "a100-80gb-reference"
+PUBLISHED_HARDWARE: Final = "a100-80gb"
 ARTICLE_BYTES: Final = (61 * 2**30, 18 * 2**30)
 ARTICLE_SPEEDS: Final = (26.0, 70.0)
 ARTICLE_WATTS: Final = (295.0, 165.0)
@@ -59,8 +59,8 @@ class ReferenceCase:
     Attributes:
         stored_bytes: of the original and of the plan.
         read_bytes: for one token, likewise.
-        prediction: by the device file that is fitted to the case, at the original's throughput.
-        published: the same on the device file that is fitted to published speeds.
+        prediction: by the hardware file that is fitted to the case, at the original's throughput.
+        published: the same on the hardware file that is fitted to published speeds.
         fitted: what the article's numbers ask for exactly.
     """
 
@@ -131,17 +131,17 @@ def reference_case() -> ReferenceCase:
     profile = shapes_profile(QWEN2_5_32B, "shapes of Qwen2.5-32B")
     plan = {layer.name: FORMAT if layer.block is not None else "float16" for layer in profile.record.layers}
     entries = {f"uniform {FORMAT}": plan, ORIGINAL: None}
-    device, rows = load_hardware(DEVICE), Rows(profile)
+    hardware, rows = load_hardware(HARDWARE), Rows(profile)
     read = (rows.read_bytes(None), rows.read_bytes(plan))
     work = Workload(rate=f"{ARTICLE_SPEEDS[0]:g} tok/s")
-    prediction = predict(profile, entries, Use(device, work))
+    prediction = predict(profile, entries, Use(hardware, work))
     small, large = prediction.entries
     return ReferenceCase(
         stored_bytes=(large.stored_bytes, small.stored_bytes),
         read_bytes=(_total(read[0]), _total(read[1])),
         prediction=prediction,
-        published=predict(profile, entries, Use(load_hardware(PUBLISHED_DEVICE), Workload())),
-        fitted=fitted_case(_total(read[0]), _total(read[1]), device),
+        published=predict(profile, entries, Use(load_hardware(PUBLISHED_HARDWARE), Workload())),
+        fitted=fitted_case(_total(read[0]), _total(read[1]), hardware),
     )
 
 
@@ -149,18 +149,18 @@ def _total(read: ReadBytes) -> int:
     return round(sum(read.values()))
 
 
-def fitted_case(large_bytes: int, small_bytes: int, device: Hardware) -> FittedCase:
+def fitted_case(large_bytes: int, small_bytes: int, hardware: Hardware) -> FittedCase:
     """Solve the four equations.
 
     Args:
         large_bytes: read for one token of the original.
         small_bytes: of the plan.
-        device: its bandwidth.
+        hardware: its bandwidth.
 
     Returns:
         The parameters.
     """
-    bandwidth = float(device.number("bandwidth", BYTES_PER_SECOND, "the reference case"))
+    bandwidth = float(hardware.number("bandwidth", BYTES_PER_SECOND, "the reference case"))
     read = np.array([large_bytes, small_bytes], dtype=np.float64)
     speeds, watts = np.array(ARTICLE_SPEEDS), np.array(ARTICLE_WATTS)
     pace, overhead = np.linalg.solve(np.stack([read, np.ones(2)], axis=1), 1 / speeds)

@@ -7,9 +7,9 @@ from reference_case_model import (
     ARTICLE_BYTES,
     ARTICLE_SPEEDS,
     ARTICLE_WATTS,
-    DEVICE,
     FORMAT,
-    PUBLISHED_DEVICE,
+    HARDWARE,
+    PUBLISHED_HARDWARE,
     ReferenceCase,
 )
 
@@ -33,7 +33,7 @@ def reference_page(case: ReferenceCase) -> str:
         "",
         "Shapes of Qwen2.5-32B (64 blocks, hidden 5120, intermediate 27648, 40 heads, 8 of keys and values, "
         f"vocabulary 152064, untied), no weights. The plan is uniform {FORMAT} with embedding and head in 16 bits; no "
-        f"loss is predicted here. Device file: {DEVICE}.",
+        f"loss is predicted here. Hardware file: {HARDWARE}.",
         "",
         *_table(case),
         "",
@@ -79,8 +79,8 @@ def _fitted(case: ReferenceCase) -> list[str]:
         "throughput). Four parameters from four numbers: that speeds and powers are met shows nothing but that the "
         "laws can take these values.",
         "",
-        "This η is above those published for the card under vLLM (0.87 and 0.83). By the device file "
-        f"{PUBLISHED_DEVICE}, whose η and t0 are fitted to published speeds of a 7B model and not to the case, it "
+        "This η is above those published for the card under vLLM (0.87 and 0.83). By the hardware file "
+        f"{PUBLISHED_HARDWARE}, whose η and t0 are fitted to published speeds of a 7B model and not to the case, it "
         f"would run at {large.tokens_per_second:.1f} and {small.tokens_per_second:.1f} tok/s ({_error(large, 0)} and "
         f"{_error(small, 1)} against the article).",
     ]

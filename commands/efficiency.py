@@ -113,13 +113,13 @@ def _formats(
 
 
 @app.command()
-def intelligence(
+def efficiency(
     plan_path: PlanArgument,
     accuracy: Annotated[
         Path, typer.Option(help="Accuracies: what scantling tasks or scantling safety wrote for these plans.")
     ],
-    device: Annotated[
-        list[str] | None, typer.Option(help="A known device or a device file: power is modelled; repeatable.")
+    hardware: Annotated[
+        list[str] | None, typer.Option(help="Known hardware or a hardware file: power is modelled; repeatable.")
     ] = None,
     measured: Annotated[
         list[str] | None,
@@ -135,12 +135,12 @@ def intelligence(
     profile_path: ProfileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Accuracy per watt and per joule of plans on devices, beside all that they are made of."""
+    """Accuracy per watt and per joule of plans on machines, beside all that they are made of."""
     import json
 
     from ..evaluation.cache import ORIGINAL, formats_sha256
     from ..evaluation.tasks.accuracies import read_accuracies
-    from ..evaluation.tasks.efficiency import intelligence as put_together
+    from ..evaluation.tasks.efficiency import efficiency as put_together
     from ..evaluation.tasks.efficiency import measured_powers
     from ..planning.program import Program
     from ..reporting.terminal.efficiency_table import print_efficiency
@@ -157,12 +157,12 @@ def intelligence(
         raise ScantlingError(
             f"--measured names {min(stated.keys() - entries.keys())!r}. There are: {', '.join(entries)}."
         )
-    if not stated and not device:
-        raise ScantlingError("no power was given. Name a --device to model it, or state what you --measured.")
+    if not stated and not hardware:
+        raise ScantlingError("no power was given. Name a --hardware to model it, or state what you --measured.")
     work = {"context": context, "batch": batch, "rate": rate, "prompt": prompt, "answer": answer}
     powers = {name: list(stated.get(name, [])) for name in entries}
-    for named in device or []:
-        program = Program(profile).device(named, "--device").workload("the flags", **work)
+    for named in hardware or []:
+        program = Program(profile).hardware(named, "--hardware").workload("the flags", **work)
         _add_modelled(powers, profile, entries, program)
     hashes = {name: None if formats is None else formats_sha256(formats) for name, formats in entries.items()}
     rows = [

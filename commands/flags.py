@@ -37,7 +37,7 @@ _PROGRAM_FLAGS: dict[str, Any] = {
         str | None,
         _flag("Resident bytes at most, such as 60MiB: weights, and the KV cache where --context is stated.", _LIMITS),
     ],
-    "stored": Annotated[str | None, _flag("Bytes of the checkpoint's tensors at most.", _LIMITS)],
+    "checkpoint_size": Annotated[str | None, _flag("Bytes of the checkpoint's tensors at most.", _LIMITS)],
     "average_bits": Annotated[
         str | None, _flag("Σ bits · weights / Σ weights at most, scales and zero points not counted.", _LIMITS)
     ],
@@ -45,7 +45,7 @@ _PROGRAM_FLAGS: dict[str, Any] = {
     "energy": Annotated[str | None, _flag("Per token at most, such as 2.5J.", _LIMITS)],
     "speed": Annotated[str | None, _flag("At least, such as '60 tok/s'.", _LIMITS)],
     "max_loss": Annotated[str | None, _flag("Predicted loss increase at most, in nats per token.", _LIMITS)],
-    "device": Annotated[str | None, _flag("A known device (scantling devices) or a device file.", _USE)],
+    "hardware": Annotated[str | None, _flag("A known machine (scantling hardware list) or a hardware file.", _USE)],
     "context": Annotated[int | None, _flag("Tokens in the KV cache.", _USE)],
     "batch": Annotated[int | None, _flag("Sequences at once.", _USE)],
     "kv_bits": Annotated[float | None, _flag("Width of a cached number.", _USE)],

@@ -1,5 +1,6 @@
-"""Commands about devices: predict, device fit, device measure."""
+"""Commands about hardware: predict; hardware list, fit, measure."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,13 +13,13 @@ from .flags import JsonOption, PlanArgument, ProfileOption
 
 if TYPE_CHECKING:
     from ..hardware.runtimes import DecodeRuntime
-    from ..hardware.specification import Hardware
+    from ..hardware.specification import Figure, Hardware
 
 app = typer.Typer()
-device = typer.Typer(
-    no_args_is_help=True, help="Numbers of a device: fit them to measurements, or measure this machine."
+hardware = typer.Typer(
+    no_args_is_help=True, help="Numbers of machines: list them, fit them to measurements, measure this one."
 )
-app.add_typer(device, name="device")
+app.add_typer(hardware, name="hardware")
 
 DecodedOption = Annotated[
     str | None,
@@ -45,7 +46,9 @@ RateOption = Annotated[
 @app.command()
 def predict(
     plan_path: PlanArgument,
-    device_name: Annotated[str, typer.Option("--device", help="A known device (scantling devices) or a device file.")],
+    hardware_name: Annotated[
+        str, typer.Option("--hardware", help="A known machine (scantling hardware list) or a hardware file.")
+    ],
     uniform: UniformOption = None,
     other: Annotated[
         list[Path] | None, typer.Option("--plan", help="Another plan of the same profile; repeatable.")
@@ -59,7 +62,7 @@ def predict(
     profile_path: ProfileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict bytes, speed, power and energy of a plan on a device, beside uniform alternatives and the original."""
+    """Predict bytes, speed, power and energy of a plan on a machine, beside uniform alternatives and the original."""
     from ..evaluation.prediction import Use, entries_of
     from ..evaluation.prediction import predict as predict_needs
     from ..planning.plan import read_plan
@@ -69,7 +72,7 @@ def predict(
     plan, profile = plan_and_profile(plan_path, profile_path)
     plans = {"plan": plan} | {str(path): read_plan(path) for path in other or []}
     work = {"context": context, "batch": batch, "kv_bits": kv_bits, "rate": rate, "prompt": prompt, "answer": answer}
-    program = Program(profile).device(device_name, "--device").workload("the flags", **work)
+    program = Program(profile).hardware(hardware_name, "--hardware").workload("the flags", **work)
     assert program.on_hardware is not None
     for path, read in plans.items():
         if read.profile_sha256 != plan.profile_sha256:
@@ -83,19 +86,19 @@ def predict(
         print_prediction(found, Console(markup=False))
 
 
-@device.command()
+@hardware.command()
 def fit(
-    measurements: Annotated[Path, typer.Argument(metavar="CSV", help="Measured points; docs/devices.md says how.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The device file to write.")],
+    measurements: Annotated[Path, typer.Argument(metavar="CSV", help="Measured points; docs/hardware.md says how.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The hardware file to write.")],
     base: Annotated[
-        str | None, typer.Option("--device", help="A known device or a file, whose other numbers are kept.")
+        str | None, typer.Option("--hardware", help="A known machine or a file, whose other numbers are kept.")
     ] = None,
-    bandwidth: Annotated[str | None, typer.Option(help="Such as '1008 GB/s', where no device is given.")] = None,
-    name: Annotated[str | None, typer.Option(help="What messages shall call the device.")] = None,
+    bandwidth: Annotated[str | None, typer.Option(help="Such as '1008 GB/s', where no machine is given.")] = None,
+    name: Annotated[str | None, typer.Option(help="What messages shall call the machine.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw measured against fitted to a .png, .svg or .pdf.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit efficiency, overhead and power of a device to measured points, and write a device file."""
+    """Fit efficiency, overhead and power of a machine to measured points, and write a hardware file."""
     import json
 
     from ..common.files import require_writable
@@ -122,7 +125,7 @@ def fit(
     print_fits(fits, Console(markup=False))
     if len(fits) == 1:
         typer.echo("No point has watts, so the power law is as it was: fitted numbers are for speed alone.")
-    typer.echo(f"Wrote {output}: use it with --device {output}")
+    typer.echo(f"Wrote {output}: use it with --hardware {output}")
 
 
 def _base_hardware(base: str | None, bandwidth: str | None, name: str) -> "Hardware":
@@ -130,7 +133,7 @@ def _base_hardware(base: str | None, bandwidth: str | None, name: str) -> "Hardw
     from ..hardware.specification import Figure, Hardware, load_hardware
 
     if (base is None) == (bandwidth is None):
-        raise ScantlingError("efficiencies are shares of a bandwidth. Give --device or --bandwidth, one of the two.")
+        raise ScantlingError("efficiencies are shares of a bandwidth. Give --hardware or --bandwidth, one of the two.")
     if base is not None:
         return load_hardware(base).model_copy(update={"name": name})
     assert bandwidth is not None
@@ -138,9 +141,9 @@ def _base_hardware(base: str | None, bandwidth: str | None, name: str) -> "Hardw
     return Hardware(name=name, bandwidth=Figure(value=bandwidth))
 
 
-@device.command()
+@hardware.command()
 def measure(
-    output: Annotated[Path, typer.Option("-o", "--output", help="The points to write, as CSV for: device fit.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The points to write, as CSV for: hardware fit.")],
     model: DecodedOption = None,
     gguf: GgufOption = None,
     kernels: KernelsOption = None,
@@ -180,7 +183,7 @@ def measure(
     bandwidth = f"{stream.read_bytes_per_second / 1e9:.4g} GB/s"
     if kernels is not None:
         typer.echo("These are products alone: decode a GGUF file (--gguf) for the time of all else in a model.")
-    typer.echo(f"Wrote {output}. Next: scantling device fit {output} --bandwidth '{bandwidth}' -o mine.yaml")
+    typer.echo(f"Wrote {output}. Next: scantling hardware fit {output} --bandwidth '{bandwidth}' -o mine.yaml")
 
 
 def _decode_runtime(
@@ -201,3 +204,35 @@ def _decode_runtime(
     if gguf:
         return LlamaCppRuntime(gguf)
     return TorchRuntime(load_model(model or str(demo_model_path()), trust_remote_code=trust_remote_code))
+
+
+@hardware.command("list")
+def list_hardware(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]…", help="Known ones or files, shown whole; default: a list.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the known machines, or show some with the origin of every number."""
+    from ..hardware.specification import FIGURES, hardware_names, load_hardware
+    from ..reporting.terminal.hardware_table import print_hardware
+
+    known = [load_hardware(name) for name in names or hardware_names()]
+    if as_json:
+        typer.echo(json.dumps([found.model_dump() for found in known], ensure_ascii=False))
+        return
+    if not names:
+        print_hardware(known, Console(markup=False))
+        typer.echo("All numbers of one, with where each comes from: scantling hardware list NAME")
+        return
+    for found in known:
+        typer.echo(f"{found.name}: {found.note}")
+        stated = [(key, getattr(found, key)) for key in FIGURES]
+        stated += [(f"efficiency of {entry.formats}", entry.share) for entry in found.efficiency]
+        for key, figure in stated:
+            words = "not known" if figure is None else _describe_figure(figure)
+            typer.echo(f"  {key}: {words}")
+
+
+def _describe_figure(figure: "Figure") -> str:
+    return f"{figure.value} ({figure.origin}{': ' * bool(figure.source)}{figure.source})"

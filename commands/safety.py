@@ -39,7 +39,7 @@ def safety(
     ] = None,
     sequences: Annotated[int, typer.Option(help="Evaluation sequences of every domain.")] = 24,
     length: Annotated[int, typer.Option(help="Tokens in each.")] = 512,
-    sweep_points: Annotated[int, typer.Option(help="Of the ladder.")] = 11,
+    points: Annotated[int, typer.Option(help="Of the budget sweep.")] = 11,
     inputs: Annotated[str, typer.Option(help="What layers are rounded against: original, quantized, corrected.")] = (
         "original"
     ),
@@ -78,7 +78,7 @@ def safety(
         tuple(named_sources(text)) if text else (),
         sequences,
         length,
-        sweep_points,
+        points,
         inputs,
         Thresholds(
             parse_share(offset),
@@ -153,7 +153,7 @@ def safe_plan(program: "Program", origin: "ProfileOrigin", plan_of: "PlanOf", op
     if options.predicted_only:
         if safety is None:
             raise ScantlingError(
-                "--unconfirmed takes what the model bears from a safety file. Name it with --safety, or measure one "
+                "--predicted-only takes what the model bears from a safety file. Name it with --safety, or measure one "
                 "with: scantling safety PLAN -o safety.json"
             )
         return solve_predicted(program, safety, plan_of)

@@ -107,7 +107,7 @@ def solve(
     predicted_only: Annotated[
         bool,
         typer.Option(
-            "--unconfirmed",
+            "--predicted-only",
             help="Predict the factor from the safety file; measure nothing.",
             rich_help_panel="Factor of safety",
         ),
@@ -196,7 +196,7 @@ def solve(
 
 def _validate_options(program: "Program", *, asks_for_safety: bool, refines: bool) -> None:
     if program.safety_factor is None and asks_for_safety:
-        raise ScantlingError("--safety and --unconfirmed are for --safety-factor, which was not given.")
+        raise ScantlingError("--safety and --predicted-only are for --safety-factor, which was not given.")
     if program.safety_factor is not None and refines:
         raise ScantlingError("--safety-factor and --refine both measure plans and solve again: give one of them.")
 

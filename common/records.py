@@ -3,10 +3,11 @@
 Knows nothing about what any record says.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ScantlingError
 from .files import whole_file
@@ -18,6 +19,42 @@ class Record(BaseModel):
     """A piece of a file: unknown keys are refused and nothing changes after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def with_renamed_keys(raw: Any, renamed: Mapping[str, str]) -> Any:  # noqa: ANN401
+    """Give keys of an older file their names of today, at any depth.
+
+    Args:
+        raw: as parsed.
+        renamed: new names by old ones.
+
+    Returns:
+        The same with new names.
+    """
+    if isinstance(raw, dict):
+        return {renamed.get(key, key): with_renamed_keys(value, renamed) for key, value in raw.items()}
+    return [with_renamed_keys(value, renamed) for value in raw] if isinstance(raw, list | tuple) else raw
+
+
+class VersionedRecord(Record):
+    """A whole file, which says its version; one of the version before is read by the names that it had.
+
+    Attributes:
+        version_key: the field that holds the version.
+        version: that is written.
+        renamed_keys: of the version before, at any depth: new names by old ones.
+    """
+
+    version_key: ClassVar[str]
+    version: ClassVar[int]
+    renamed_keys: ClassVar[Mapping[str, str]]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgrade(cls, raw: Any) -> Any:  # noqa: ANN401
+        if isinstance(raw, dict) and raw.get(cls.version_key) == cls.version - 1:
+            return {**with_renamed_keys(raw, cls.renamed_keys), cls.version_key: cls.version}
+        return raw
 
 
 Kind = TypeVar("Kind", bound=Record)

@@ -5,15 +5,15 @@ Knows nothing about how it was measured.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
-from ..common.records import Finite, Record, read_record, write_record
+from ..common.records import Finite, Record, VersionedRecord, read_record, write_record
 from ..planning.plan import Plan
 from ..planning.reduced_costs import reduced_costs
 from ..sensitivity.profile import Profile
 from .bootstrap import BootstrapSettings, Interval
 
-COMPARISON_VERSION: Final = 1
+COMPARISON_VERSION: Final = 2
 ORIGINAL: Final = "original"
 
 
@@ -112,7 +112,7 @@ class FormatChange(Record):
     net_nats: Finite | None
 
 
-class Comparison(Record):
+class Comparison(VersionedRecord):
     """The whole comparison.
 
     Attributes:
@@ -136,7 +136,18 @@ class Comparison(Record):
         left_out: why a rival that was looked for is not there.
     """
 
-    comparison_version: Literal[1] = COMPARISON_VERSION
+    version_key: ClassVar[str] = "comparison_version"
+    version: ClassVar[int] = COMPARISON_VERSION
+    renamed_keys: ClassVar[Mapping[str, str]] = {
+        "certainty": "bootstrap",
+        "contenders": "entries",
+        "moves": "format_changes",
+        "moves_from": "changes_from",
+        "case": "domain",
+        "cases": "domains",
+    }
+
+    comparison_version: Literal[2] = COMPARISON_VERSION
     scantling_version: str
     model_source: str
     model_sha256: str

@@ -1,6 +1,6 @@
-"""What plans would need on a device: bytes, speed, power, energy, each number with its word.
+"""What plans would need on a hardware: bytes, speed, power, energy, each number with its word.
 
-Bytes of weights are exact. Everything that follows from a device's numbers is predicted, by the laws of decode
+Bytes of weights are exact. Everything that follows from a hardware's numbers is predicted, by the laws of decode
 (hardware/decode_laws.py), and as good as those numbers: each is listed with its origin. Power is given at one
 throughput that is the same for all, and at each contender's own full speed; the two are never mixed.
 
@@ -32,7 +32,7 @@ from ..sensitivity.profile import Profile, decided_layers, uniform_formats
 
 
 class PointRecord(Record):
-    """A device at work at a steady rate; every number is predicted.
+    """A machine at work at a steady rate; every number is predicted.
 
     Attributes:
         tokens_per_second: of every sequence.
@@ -68,8 +68,8 @@ class PredictedEntry(Record):
         resident_bytes: with KV cache and activations at the workload's context; predicted.
         read_bytes_per_step: read for one token of every sequence; predicted.
         loss_increase_nats: predicted; None where nothing was priced.
-        tokens_per_second: at full speed; predicted; None where the device lacks a number for it.
-        full_speed: at 1 / t; None where the device lacks a number.
+        tokens_per_second: at full speed; predicted; None where the machine lacks a number for it.
+        full_speed: at 1 / t; None where the machine lacks a number.
         same_rate: at the rate that is the same for all; None where that is out of reach, or a number lacks.
         query: None where no answer is stated, or a number lacks.
         notes: what lacks, what does not fit, what is out of reach.
@@ -88,10 +88,10 @@ class PredictedEntry(Record):
 
 
 class Parameter(Record):
-    """A number of the device that predictions rest on.
+    """A number of the machine that predictions rest on.
 
     Attributes:
-        name: what it is called in device files.
+        name: what it is called in hardware files.
         value: with its unit.
         origin: measured, datasheet, estimate or stated.
         source: where it comes from.
@@ -108,20 +108,20 @@ class Prediction(Record):
 
     Attributes:
         model_source: where the model was loaded from.
-        device: its name.
+        hardware: its name.
         workload: how the model is used.
         same_rate_tokens_per_second: the throughput at which powers are compared; None where there is none.
         same_rate_origin: ``stated``, or ``full speed of NAME``.
         kv_cache_bytes: predicted from the model's config.
         activation_bytes: estimated from the layers' shapes.
-        parameters: the device's numbers behind the predictions.
+        parameters: the hardware's numbers behind the predictions.
         estimates: names of those that are estimates.
         words: which numbers of a contender are exact and which predicted.
         entries: the plans first, the original last.
     """
 
     model_source: str
-    device: str
+    hardware: str
     workload: Workload
     same_rate_tokens_per_second: Finite | None
     same_rate_origin: str
@@ -135,14 +135,14 @@ class Prediction(Record):
 
 @dataclass(frozen=True)
 class Use:
-    """A device, and how the model is used on it.
+    """A machine, and how the model is used on it.
 
     Attributes:
-        device: its numbers.
+        hardware: its numbers.
         workload: context, rate, query.
     """
 
-    device: Hardware
+    hardware: Hardware
     workload: Workload
 
 
@@ -174,25 +174,25 @@ def entries_of(profile: Profile, plans: Mapping[str, Plan], uniforms: Sequence[s
 
 
 def predict(profile: Profile, entries: Entries, use: Use) -> Prediction:
-    """Predict what contenders need on a device.
+    """Predict what contenders need on a machine.
 
     Args:
         profile: the layers; its prices are used where it has them.
         entries: in the order of the table.
-        use: device and workload.
+        use: machine and workload.
 
     Returns:
         The prediction.
     """
-    rows = Rows(profile, use.workload, use.device)
+    rows = Rows(profile, use.workload, use.hardware)
     read = {name: rows.read_bytes(formats) for name, formats in entries.items()}
-    rate, origin = _same_rate(rows, read, use.device)
+    rate, origin = _same_rate(rows, read, use.hardware)
     found = tuple(_entry(rows, name, formats, read[name], rate) for name, formats in entries.items())
     used = list(dict.fromkeys(format_name for sizes in read.values() for format_name in sizes))
-    figures = figures_behind(use.device, used)
+    figures = figures_behind(use.hardware, used)
     return Prediction(
         model_source=profile.record.model_source,
-        device=use.device.name,
+        hardware=use.hardware.name,
         workload=use.workload,
         same_rate_tokens_per_second=None if rate is None else float(rate),
         same_rate_origin=origin,
@@ -212,15 +212,17 @@ def predict(profile: Profile, entries: Entries, use: Use) -> Prediction:
     )
 
 
-def _same_rate(rows: Rows, read: Mapping[str, Mapping[str, Fraction]], device: Hardware) -> tuple[Fraction | None, str]:
+def _same_rate(
+    rows: Rows, read: Mapping[str, Mapping[str, Fraction]], hardware: Hardware
+) -> tuple[Fraction | None, str]:
     """Give the throughput at which powers are compared: the stated one, else the slowest contender's full speed."""
     stated = rows.rate()
     if stated is not None:
         return stated, "stated"
     try:
-        speeds = {name: operate(sizes, device).tokens_per_second for name, sizes in read.items()}
+        speeds = {name: operate(sizes, hardware).tokens_per_second for name, sizes in read.items()}
     except ScantlingError:  # said for every contender
-        return None, "none: a number of the device lacks"
+        return None, "none: a number of the machine lacks"
     slowest = min(speeds, key=speeds.__getitem__)
     return Fraction(speeds[slowest]) * (1 - Fraction(1, 10**9)), f"full speed of {slowest}"
 
@@ -232,18 +234,18 @@ def _entry(
     read: Mapping[str, Fraction],
     same_rate: Fraction | None,
 ) -> PredictedEntry:
-    record, device = rows.profile.record, rows.on("a prediction")
+    record, hardware = rows.profile.record, rows.on("a prediction")
     originally = 2 * sum(layer.num_weights for layer in record.layers) + record.other_bytes
     stored = originally if formats is None else rows.profile.stored_bytes(dict(formats))
     resident = stored + rows.row(RESIDENT_BYTES).fixed - record.other_bytes
     notes = _Notes([])
-    if device.memory is not None and resident > device.number("memory", BYTES, "a prediction"):
-        notes.lines.append(f"does not fit: {render_bytes(resident)}, where {device.name} has {device.memory.value}")
-    speed = notes.attempt(lambda: float(1 / seconds_per_step(read, device)))
-    full = notes.attempt(lambda: operate(read, device, None, rows.batch))
-    rated = None if same_rate is None else notes.attempt(lambda: operate(read, device, same_rate, rows.batch))
+    if hardware.memory is not None and resident > hardware.number("memory", BYTES, "a prediction"):
+        notes.lines.append(f"does not fit: {render_bytes(resident)}, where {hardware.name} has {hardware.memory.value}")
+    speed = notes.attempt(lambda: float(1 / seconds_per_step(read, hardware)))
+    full = notes.attempt(lambda: operate(read, hardware, None, rows.batch))
+    rated = None if same_rate is None else notes.attempt(lambda: operate(read, hardware, same_rate, rows.batch))
     query = notes.attempt(lambda: _query(rows, formats))
-    notes.lines.extend(above_power_limit(point.watts, device) for point in (full, rated) if point is not None)
+    notes.lines.extend(above_power_limit(point.watts, hardware) for point in (full, rated) if point is not None)
     return PredictedEntry(
         name=name,
         stored_bytes=stored,
@@ -293,7 +295,7 @@ def _query(rows: Rows, formats: Mapping[str, str] | None) -> QueryRecord | None:
     prompt = work.prompt or 1
     mean = None if work.kv_cache is not None else prompt + work.answer // 2
     alone = {"context": mean, "prompt": None, "answer": None, "prompt_chunk": None, "batch": None}
-    single = Rows(rows.profile, work.model_copy(update=alone), rows.device)
+    single = Rows(rows.profile, work.model_copy(update=alone), rows.hardware)
     multiplied = sum(
         layer.num_weights * share for layer, share in zip(rows.profile.record.layers, single.read_shares, strict=True)
     )

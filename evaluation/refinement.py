@@ -207,7 +207,7 @@ def require_refinable(program: Instance, profile: Profile) -> None:
     if program.minimise != (LOSS,) or any(isinstance(rule, LossLimit) for rule in program.rules):
         raise ScantlingError("--refine lowers the loss within limits: leave out --max-loss and --minimize.")
     if program.loss != LossMeasure():
-        raise ScantlingError("--refine lowers the mean loss: leave out --robust, and --load-cases worst.")
+        raise ScantlingError("--refine lowers the mean loss: leave out --robust, and --domains worst.")
     fewest = min(np.bincount(np.array(profile.record.domain_of_sequence or [0] * profile.samples.shape[2])))
     if fewest < 2 * UNSEEN_EVERY:
         raise ScantlingError(

@@ -1,1 +1,1 @@
-"""Bytes, seconds, watts and joules: devices, the laws of decode, measuring and fitting a machine."""
+"""Bytes, seconds, watts and joules: machines, the laws of decode, measuring and fitting a machine."""

@@ -1,4 +1,4 @@
-"""What a device needs for a token: the laws of decode speed and power, from the bytes that a token reads.
+"""What a machine needs for a token: the laws of decode speed and power, from the bytes that a token reads.
 
 One step gives each of n sequences (the batch) one token. With b(f) bytes read in formats f for one step,
 
@@ -9,7 +9,7 @@ One step gives each of n sequences (the batch) one token. With b(f) bytes read i
 At full speed r = 1 / t. The laws were fitted to single sequences; for a batch they hold as long as reading, not
 computing, takes the time.
 
-A prompt of p tokens is read in one pass. Where the device says how fast it computes (C operations per second, k watts
+A prompt of p tokens is read in one pass. Where the machine says how fast it computes (C operations per second, k watts
 more at that), a pass over W multiplied weights with 2 · W · p operations takes max(t, 2 W p / C) seconds, and
 P0 · seconds + c · b / B + k · 2 W p / C joules.
 
@@ -30,7 +30,7 @@ ReadBytes = Mapping[str, int | Fraction]
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A device at work at a steady rate.
+    """A machine at work at a steady rate.
 
     Attributes:
         tokens_per_second: of every sequence.
@@ -70,12 +70,12 @@ class QueryCost:
         return self.prompt_joules + self.answer_joules
 
 
-def seconds_per_step(read_bytes: ReadBytes, device: Hardware, what_for: str = "a speed") -> Fraction:
+def seconds_per_step(read_bytes: ReadBytes, hardware: Hardware, what_for: str = "a speed") -> Fraction:
     """Give t.
 
     Args:
         read_bytes: for one step, by format.
-        device: bandwidth, efficiency, overhead.
+        hardware: bandwidth, efficiency, overhead.
         what_for: names the use in messages about missing numbers.
 
     Returns:
@@ -85,38 +85,38 @@ def seconds_per_step(read_bytes: ReadBytes, device: Hardware, what_for: str = "a
     >>> float(seconds_per_step({"float16": 10**9}, card))
     0.022
     """
-    bandwidth = device.number("bandwidth", BYTES_PER_SECOND, what_for)
-    overhead = device.number("overhead", SECONDS, what_for)
-    reading = [Fraction(size) / device.efficiency_of(name, what_for) for name, size in read_bytes.items() if size]
+    bandwidth = hardware.number("bandwidth", BYTES_PER_SECOND, what_for)
+    overhead = hardware.number("overhead", SECONDS, what_for)
+    reading = [Fraction(size) / hardware.efficiency_of(name, what_for) for name, size in read_bytes.items() if size]
     return sum(reading, start=Fraction(0)) / bandwidth + overhead
 
 
 def watts_at(
-    read_bytes: ReadBytes, device: Hardware, steps_per_second: Fraction, what_for: str = "a power"
+    read_bytes: ReadBytes, hardware: Hardware, steps_per_second: Fraction, what_for: str = "a power"
 ) -> Fraction:
-    """Give P(r), whether or not the device can reach the rate.
+    """Give P(r), whether or not the machine can reach the rate.
 
     Args:
         read_bytes: for one step, by format.
-        device: bandwidth and power law.
+        hardware: bandwidth and power law.
         steps_per_second: r.
         what_for: names the use in messages about missing numbers.
 
     Returns:
         Watts.
     """
-    base = device.number("base_power", WATTS, what_for)
-    return base + _traffic_joules(read_bytes, device, what_for) * steps_per_second
+    base = hardware.number("base_power", WATTS, what_for)
+    return base + _traffic_joules(read_bytes, hardware, what_for) * steps_per_second
 
 
 def operate(
-    read_bytes: ReadBytes, device: Hardware, rate: float | Fraction | None = None, batch: int = 1
+    read_bytes: ReadBytes, hardware: Hardware, rate: float | Fraction | None = None, batch: int = 1
 ) -> OperatingPoint:
     """Give speed, power and energy at a demanded rate, or at full speed.
 
     Args:
         read_bytes: for one step, by format.
-        device: its numbers.
+        hardware: its numbers.
         rate: tokens per second demanded of every sequence; None for full speed.
         batch: sequences at once.
 
@@ -124,7 +124,7 @@ def operate(
         The operating point.
 
     Raises:
-        ScantlingError: the rate is beyond full speed, or the device lacks a number.
+        ScantlingError: the rate is beyond full speed, or the machine lacks a number.
 
     >>> card = Device(name="card", bandwidth="100 GB/s", efficiency=1, overhead="0 s",
     ...               base_power="20 W", traffic_power="80 W")
@@ -133,19 +133,19 @@ def operate(
     >>> operate({"float16": 10**9}, card, rate=50)
     OperatingPoint(tokens_per_second=50.0, watts=60.0, joules_per_token=1.2)
     """
-    fastest = 1 / seconds_per_step(read_bytes, device)
+    fastest = 1 / seconds_per_step(read_bytes, hardware)
     steps = fastest if rate is None else Fraction(rate)
     if not 0 < steps <= fastest:
         raise ScantlingError(
-            f"a rate of {float(steps):.4g} tok/s is not within reach: {device.name} is predicted to give "
+            f"a rate of {float(steps):.4g} tok/s is not within reach: {hardware.name} is predicted to give "
             f"{float(fastest):.4g} tok/s at most. State a lower rate, or a smaller plan."
         )
-    watts = watts_at(read_bytes, device, steps)
+    watts = watts_at(read_bytes, hardware, steps)
     return OperatingPoint(float(steps), float(watts), float(watts / (steps * batch)))
 
 
 def query_cost(
-    read_bytes: ReadBytes, device: Hardware, prompt_tokens: int, answer_tokens: int, multiplied_weights: int
+    read_bytes: ReadBytes, hardware: Hardware, prompt_tokens: int, answer_tokens: int, multiplied_weights: int
 ) -> QueryCost:
     """Give what a query takes, of a single sequence at full speed.
 
@@ -153,7 +153,7 @@ def query_cost(
 
     Args:
         read_bytes: for one step, by format, with the KV cache at the mean length of the answer.
-        device: its numbers; a prompt of more than one token needs ``compute`` and ``compute_power``.
+        hardware: its numbers; a prompt of more than one token needs ``compute`` and ``compute_power``.
         prompt_tokens: tokens of the prompt, at least 1: a text begins somewhere.
         answer_tokens: tokens of the answer, at least 1.
         multiplied_weights: W, weights that every token is multiplied by.
@@ -162,18 +162,18 @@ def query_cost(
         Seconds and joules.
 
     Raises:
-        ScantlingError: a length below 1, or the device lacks a number.
+        ScantlingError: a length below 1, or the machine lacks a number.
     """
     if prompt_tokens < 1 or answer_tokens < 1:
         raise ScantlingError(f"a query of {prompt_tokens} and {answer_tokens} tokens. State 1 or more of each.")
-    step, what_for = seconds_per_step(read_bytes, device), "a query"
-    base = device.number("base_power", WATTS, what_for)
-    reading = _traffic_joules(read_bytes, device, what_for)
+    step, what_for = seconds_per_step(read_bytes, hardware), "a query"
+    base = hardware.number("base_power", WATTS, what_for)
+    reading = _traffic_joules(read_bytes, hardware, what_for)
     computing, computing_joules = Fraction(0), Fraction(0)
     if prompt_tokens > 1:
         operations = 2 * multiplied_weights * prompt_tokens
-        computing = operations / device.number("compute", OPERATIONS_PER_SECOND, what_for)
-        computing_joules = device.number("compute_power", WATTS, what_for) * computing
+        computing = operations / hardware.number("compute", OPERATIONS_PER_SECOND, what_for)
+        computing_joules = hardware.number("compute_power", WATTS, what_for) * computing
     first = max(step, computing)
     return QueryCost(
         prompt_seconds=float(first),
@@ -183,48 +183,48 @@ def query_cost(
     )
 
 
-def _traffic_joules(read_bytes: ReadBytes, device: Hardware, what_for: str) -> Fraction:
+def _traffic_joules(read_bytes: ReadBytes, hardware: Hardware, what_for: str) -> Fraction:
     """Give c · Σ b / B."""
-    bandwidth = device.number("bandwidth", BYTES_PER_SECOND, what_for)
+    bandwidth = hardware.number("bandwidth", BYTES_PER_SECOND, what_for)
     total = sum((Fraction(size) for size in read_bytes.values()), start=Fraction(0))
-    return device.number("traffic_power", WATTS, what_for) * total / bandwidth
+    return hardware.number("traffic_power", WATTS, what_for) * total / bandwidth
 
 
-def above_power_limit(watts: float, device: Hardware) -> str:
-    """Say where a predicted power is more than the device ever draws: then it would be slower, and the law not hold.
+def above_power_limit(watts: float, hardware: Hardware) -> str:
+    """Say where a predicted power is more than the machine ever draws: then it would be slower, and the law not hold.
 
     Args:
         watts: predicted.
-        device: its power limit, where that is known.
+        hardware: its power limit, where that is known.
 
     Returns:
         The words; empty where all is well or no limit is known.
     """
-    if device.power_limit is None:
+    if hardware.power_limit is None:
         return ""
-    limit = device.number("power_limit", WATTS, "a power")
+    limit = hardware.number("power_limit", WATTS, "a power")
     if watts <= limit:
         return ""
     return (
-        f"{render_quantity(watts, WATTS)} is above the power limit of {device.name}, {render_quantity(limit, WATTS)}: "
-        "it would run slower than predicted."
+        f"{render_quantity(watts, WATTS)} is above the power limit of {hardware.name}, {render_quantity(limit, WATTS)}"
+        ": it would run slower than predicted."
     )
 
 
-def figures_behind(device: Hardware, format_names: list[str]) -> dict[str, Figure]:
-    """List the numbers of a device that predictions for some formats rest on.
+def figures_behind(hardware: Hardware, format_names: list[str]) -> dict[str, Figure]:
+    """List the numbers of a machine that predictions for some formats rest on.
 
     Args:
-        device: the device.
+        hardware: the machine.
         format_names: that are read.
 
     Returns:
-        Those that the device has, by what they are called.
+        Those that the machine has, by what they are called.
     """
     keys = ("bandwidth", "overhead", "base_power", "traffic_power", "compute", "compute_power")
-    found = {key: figure for key in keys if (figure := getattr(device, key)) is not None}
+    found = {key: figure for key in keys if (figure := getattr(hardware, key)) is not None}
     for name in format_names:
-        entry = device.entry_for(name)
+        entry = hardware.entry_for(name)
         if entry is not None:
             found[f"efficiency of {entry.formats}"] = entry.share
     return found

@@ -35,7 +35,7 @@ class FittedNumber:
     """A parameter.
 
     Attributes:
-        name: as device files call it; an efficiency with its formats.
+        name: as hardware files call it; an efficiency with its formats.
         value: in SI units.
         half_width: of the 95 % interval; None where no point is left to tell, or it is held at zero.
         held: whether it is held at zero.
@@ -162,7 +162,7 @@ def fit_power(points: Sequence[MeasuredPoint], bandwidth: float) -> LawFit:
     if slope < 0:
         raise ScantlingError(
             f"the points say that power falls with traffic, by {-slope:.4g} W from none to full bandwidth. Check watts "
-            "and rates: each must be an average over the run (10 s and more), of this device alone."
+            "and rates: each must be an average over the run (10 s and more), of this machine alone."
         )
     numbers = (
         FittedNumber("traffic_power", slope, solution.half_width(0)),

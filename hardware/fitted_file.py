@@ -1,4 +1,4 @@
-"""Fitted laws as a device file, as tables and as a picture.
+"""Fitted laws as a hardware file, as tables and as a picture.
 
 Knows nothing about how laws are fitted.
 """
@@ -20,7 +20,7 @@ class NumberRecord(Record):
     """A fitted parameter.
 
     Attributes:
-        name: as device files call it.
+        name: as hardware files call it.
         value: in SI units.
         interval_half_width: at 95 %; None where no point is left to tell.
         held_at_zero: whether the points asked for less than zero.
@@ -77,7 +77,7 @@ def law_record(fit: LawFit) -> LawRecord:
 
 
 def hardware_of(base: Hardware, fits: Sequence[LawFit], points: MeasuredPoints) -> Hardware:
-    """Put fitted numbers in place of a device's own, and keep its efficiencies of formats that were not fitted.
+    """Put fitted numbers in place of a hardware's own, and keep its efficiencies of formats that were not fitted.
 
     Args:
         base: the other numbers; its bandwidth is what efficiencies are shares of.
@@ -85,7 +85,7 @@ def hardware_of(base: Hardware, fits: Sequence[LawFit], points: MeasuredPoints) 
         points: where the numbers come from.
 
     Returns:
-        The device.
+        The machine.
     """
     numbers = [(fit, number) for fit in fits for number in fit.numbers]
     shares = tuple(

@@ -3,7 +3,7 @@
 Decoding one token multiplies every matrix by one input vector and reads each once, so matrices enough to overflow the
 caches are multiplied one after the other, in one graph of the library ``ggml-cpu``.
 
-Knows nothing about clocks, devices and models.
+Knows nothing about clocks, machines and models.
 """
 
 import ctypes

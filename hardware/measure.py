@@ -161,7 +161,7 @@ def _measured(run: DecodeRun, seconds: float, meters: Sequence[EnergyMeter]) -> 
 
 
 def write_points(found: Sequence[MeasuredRun], heading: Sequence[str], path: Path) -> None:
-    """Write what was measured as a file that ``device fit`` reads.
+    """Write what was measured as a file that ``hardware fit`` reads.
 
     Args:
         found: what was measured.

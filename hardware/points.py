@@ -1,4 +1,4 @@
-"""Measured points of a device, as a CSV file holds them.
+"""Measured points of a machine, as a CSV file holds them.
 
 The columns, in any order, each number with its unit:
 

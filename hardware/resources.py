@@ -104,13 +104,13 @@ class Rows:
     Attributes:
         profile: the layers and their formats.
         workload: context, batch, KV width and rate.
-        device: bandwidth and power; None where none is stated.
+        hardware: bandwidth and power; None where none is stated.
         made: the rows made so far.
     """
 
     profile: Profile
     workload: Workload = field(default_factory=Workload)
-    device: Hardware | None = None
+    hardware: Hardware | None = None
     made: dict[str, Row] = field(default_factory=dict, repr=False, compare=False)
 
     def row(self, name: str) -> Row:
@@ -254,20 +254,20 @@ class Rows:
         )
 
     def on(self, what_for: str) -> Hardware:
-        """Give the device.
+        """Give the machine.
 
         Args:
             what_for: the limit that needs it.
 
         Returns:
-            The device.
+            The machine.
 
         Raises:
             ScantlingError: none is stated.
         """
-        if self.device is None:
-            raise ScantlingError(f"{what_for} needs a device. State one, such as --device a100-80gb.")
-        return self.device
+        if self.hardware is None:
+            raise ScantlingError(f"{what_for} needs hardware. State it, such as --hardware a100-80gb.")
+        return self.hardware
 
     def rate(self) -> Fraction | None:
         """Give the demanded tokens per second.
@@ -332,9 +332,9 @@ class Rows:
         Returns:
             A function of the format's name.
         """
-        device = self.on(what_for)
-        bandwidth = device.number("bandwidth", BYTES_PER_SECOND, what_for)
-        return lambda name: 1 / (bandwidth * device.efficiency_of(name, what_for))
+        hardware = self.on(what_for)
+        bandwidth = hardware.number("bandwidth", BYTES_PER_SECOND, what_for)
+        return lambda name: 1 / (bandwidth * hardware.efficiency_of(name, what_for))
 
     def traffic_joules(self, what_for: str) -> Fraction:
         """Give the joules that reading one byte takes beside the base power, c / B.
@@ -345,9 +345,9 @@ class Rows:
         Returns:
             Joules per byte.
         """
-        device = self.on(what_for)
-        bandwidth = device.number("bandwidth", BYTES_PER_SECOND, what_for)
-        return device.number("traffic_power", WATTS, what_for) / bandwidth
+        hardware = self.on(what_for)
+        bandwidth = hardware.number("bandwidth", BYTES_PER_SECOND, what_for)
+        return hardware.number("traffic_power", WATTS, what_for) / bandwidth
 
     def _seconds(self) -> Row:
         what_for = "a limit on speed"

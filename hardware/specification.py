@@ -1,4 +1,4 @@
-"""Devices: memory, bandwidth, and the laws of decode speed and power.
+"""Hardware: memory, bandwidth, and the laws of decode speed and power.
 
 With b bytes read per token, in formats of efficiency η, bandwidth B, and r tokens per second,
 
@@ -37,7 +37,7 @@ class Figure(Record):
 
     Attributes:
         value: with its unit.
-        origin: measured (also fitted to measurements of this device, where more points than parameters test the fit),
+        origin: measured (also fitted to measurements of this machine, where more points than parameters test the fit),
             taken from a datasheet, estimated (also fitted to what others published), or stated by the user without
             more.
         source: where to look it up.
@@ -112,7 +112,7 @@ class Efficiency(Record):
 
 
 class Hardware(Record):
-    """One device.
+    """One machine.
 
     Attributes:
         name: what messages call it.
@@ -154,12 +154,13 @@ class Hardware(Record):
             The number.
 
         Raises:
-            ScantlingError: the device does not have it.
+            ScantlingError: the machine does not have it.
         """
         figure: Figure | None = getattr(self, key)
         if figure is None:
             raise ScantlingError(
-                f"{what_for} needs the device's {key}, which {self.name} lacks. State it in a device file of your own."
+                f"{what_for} needs the hardware's {key}, which {self.name} lacks. "
+                "State it in a hardware file of your own."
             )
         number = parse_quantity(figure.value, measure)
         if number <= 0 and key in {"bandwidth", "compute"}:
@@ -182,8 +183,8 @@ class Hardware(Record):
         entry = self.entry_for(format_name)
         if entry is None:
             raise ScantlingError(
-                f"{what_for} needs the device's efficiency for the format {format_name}, which {self.name} lacks. "
-                "State it in a device file of your own; the pattern * stands for all formats."
+                f"{what_for} needs the hardware's efficiency for the format {format_name}, which {self.name} lacks. "
+                "State it in a hardware file of your own; the pattern * stands for all formats."
             )
         return exact_number(entry.share.value)
 
@@ -200,48 +201,48 @@ class Hardware(Record):
 
 
 def hardware_names() -> list[str]:
-    """List the devices that come with the package.
+    """List the machines that come with the package.
 
     Returns:
         Their names.
     """
-    return sorted(entry.name.removesuffix(".yaml") for entry in (Path(__file__).with_name("devices")).iterdir())
+    return sorted(entry.name.removesuffix(".yaml") for entry in (Path(__file__).with_name("known")).iterdir())
 
 
 def load_hardware(name: str, beside: Path | None = None) -> Hardware:
-    """Give a device by name or file.
+    """Give a machine by name or file.
 
     Args:
         name: one of ``hardware_names()``, or the path of a YAML file.
         beside: the folder that a relative path is looked for in first.
 
     Returns:
-        The device.
+        The machine.
 
     Raises:
-        ScantlingError: there is none, or the file is no device.
+        ScantlingError: there is none, or the file is no machine.
     """
     if name in hardware_names():
-        text = (Path(__file__).with_name("devices") / f"{name}.yaml").read_text(encoding="utf-8")
+        text = (Path(__file__).with_name("known") / f"{name}.yaml").read_text(encoding="utf-8")
         return _validated(parse_yaml(text, Path(f"{name}.yaml")))
     for path in (*([beside / name] if beside else []), Path(name)):
         if path.is_file():
             return _validated(read_yaml(path))
     raise ScantlingError(
-        f"{name!r} is neither a known device nor a file. Known: {', '.join(hardware_names())}; "
-        "or give the path of a device file."
+        f"{name!r} is neither known hardware nor a file. Known: {', '.join(hardware_names())}; "
+        "or give the path of a hardware file."
     )
 
 
-def write_hardware(device: Hardware, path: Path) -> None:
-    """Write a device file, whole or not at all.
+def write_hardware(hardware: Hardware, path: Path) -> None:
+    """Write a hardware file, whole or not at all.
 
     Args:
-        device: the device.
+        hardware: the machine.
         path: the file, replaced where it exists.
     """
     with whole_file(path) as partial:
-        text = yaml.safe_dump(device.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(hardware.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
         partial.write_text(text, encoding="utf-8")
 
 

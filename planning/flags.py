@@ -21,13 +21,13 @@ class ProgramOptions:
     Attributes:
         memory: resident bytes at most: weights, and the KV cache where a context is stated. Without a context this is
             what the checkpoint's tensors take.
-        stored: bytes of all tensors in the checkpoint at most.
+        checkpoint_size: bytes of all tensors in the checkpoint at most.
         average_bits: Σ bits · weights / Σ weights at most, scales and zero points not counted.
         power: watts at most, at the rate where one is stated, else at full speed.
         energy: per token at most.
         speed: tokens per second at least.
         max_loss: predicted loss increase at most, in nats per token.
-        device: a known name or a device file.
+        hardware: a known name or a hardware file.
         context: tokens in the KV cache.
         batch: sequences at once.
         kv_bits: width of a cached number.
@@ -43,13 +43,13 @@ class ProgramOptions:
     """
 
     memory: str | None = None
-    stored: str | None = None
+    checkpoint_size: str | None = None
     average_bits: str | None = None
     power: str | None = None
     energy: str | None = None
     speed: str | None = None
     max_loss: str | None = None
-    device: str | None = None
+    hardware: str | None = None
     context: int | None = None
     batch: int | None = None
     kv_bits: float | None = None
@@ -80,7 +80,7 @@ def program_from_options(profile: Profile, options: ProgramOptions) -> Program:
     program = _used(program, options)
     for flag, key, bound in (
         ("--memory", "memory", options.memory),
-        ("--stored", "stored_bytes", options.stored),
+        ("--checkpoint-size", "stored_bytes", options.checkpoint_size),
         ("--average-bits", "average_bits", options.average_bits),
         ("--power", "power", options.power),
         ("--energy", "energy", options.energy),
@@ -95,7 +95,7 @@ def program_from_options(profile: Profile, options: ProgramOptions) -> Program:
     if options.minimize:
         program = program.minimize(*options.minimize, origin="--minimize")
     if options.robust is not None or options.domains is not None:
-        flags = "--robust" if options.robust is not None else "--load-cases"
+        flags = "--robust" if options.robust is not None else "--domains"
         program = program.robust(float(options.robust or 0), options.domains or "mean", origin=flags)
     if options.safety_factor is not None:
         program = program.safety(options.safety_factor, "--safety-factor")
@@ -107,8 +107,8 @@ def program_from_options(profile: Profile, options: ProgramOptions) -> Program:
 def _used(program: Program, options: ProgramOptions) -> Program:
     if options.engine is not None:
         program = program.engine(options.engine, "--engine")
-    if options.device is not None:
-        program = program.device(options.device, "--device")
+    if options.hardware is not None:
+        program = program.hardware(options.hardware, "--hardware")
     for flag, key in (("--context", "context"), ("--batch", "batch"), ("--kv-bits", "kv_bits"), ("--rate", "rate")):
         if getattr(options, key) is not None:
             program = program.workload(flag, **{key: getattr(options, key)})

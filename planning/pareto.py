@@ -106,8 +106,8 @@ class Frontier(Record):
         objective: what is minimised.
         rows: what is swept.
         nested: whether plans are nested.
-        engine: that solved.
-        seed: of the engine.
+        solver: that solved.
+        seed: of the solver.
         layers: their names.
         points: loosest first.
     """
@@ -117,7 +117,7 @@ class Frontier(Record):
     objective: str
     rows: tuple[FrontierAxis, ...]
     nested: bool
-    engine: str
+    solver: str
     seed: int
     layers: tuple[str, ...]
     points: tuple[FrontierPoint, ...]
@@ -136,7 +136,7 @@ def sweep_frontier(
     profile: Profile,
     instance: Instance,
     sweep: FrontierRequest,
-    engine: MilpSolver,
+    solver: MilpSolver,
     settings: SolverSettings,
     progress: Progress,
 ) -> Frontier:
@@ -146,7 +146,7 @@ def sweep_frontier(
         profile: the profile.
         instance: the program without the swept limits.
         sweep: what is swept.
-        engine: solves.
+        solver: solves.
         settings: limits of each search.
         progress: is told of every point.
 
@@ -173,7 +173,7 @@ def sweep_frontier(
         if len(names) == 2 or sweep.nested:
             raise ScantlingError("--points every goes with one limit and without --nested. Give a number of points.")
         low, high = ranges[0]
-        breakpoints = every_breakpoint(instance, names[0], low, high, engine, settings)
+        breakpoints = every_breakpoint(instance, names[0], low, high, solver, settings)
         points: Iterable[FrontierSolution] = _watched_down(breakpoints, low, high, progress)
     else:
         spaced = [_spaced(low, high, sweep.points) for low, high in ranges]
@@ -182,11 +182,11 @@ def sweep_frontier(
                 raise ScantlingError("--nested goes with one limit: over a grid, tighter in which of the two?")
             pairs = [(first, second) for first in spaced[0] for second in spaced[1]]
             points = _watched(
-                grid(instance, (names[0], names[1]), (spaced[0], spaced[1]), engine, settings), pairs, progress
+                grid(instance, (names[0], names[1]), (spaced[0], spaced[1]), solver, settings), pairs, progress
             )
         else:
             points = _watched(
-                frontier(instance, names[0], spaced[0], engine, settings, nested=sweep.nested), spaced[0], progress
+                frontier(instance, names[0], spaced[0], solver, settings, nested=sweep.nested), spaced[0], progress
             )
     return Frontier(
         model_source=profile.record.model_source,
@@ -194,7 +194,7 @@ def sweep_frontier(
         objective=instance.minimise[0],
         rows=tuple(rows),
         nested=sweep.nested,
-        engine=engine.name,
+        solver=solver.name,
         seed=settings.seed,
         layers=tuple(unit.name for unit in instance.units),
         points=tuple(_point(profile, instance, point) for point in points),
@@ -229,7 +229,7 @@ def _row_name(instance: Instance, name: str) -> str:
     if row not in instance.row_index:
         known = sorted({*instance.row_index, *(key for key, value in ROW_OF.items() if value in instance.row_index)})
         raise ScantlingError(
-            f"cannot sweep {name!r}. What this program has: {', '.join(known)}. Others need --device, --context "
+            f"cannot sweep {name!r}. What this program has: {', '.join(known)}. Others need --hardware, --context "
             "or --rate."
         )
     return row

@@ -3,16 +3,16 @@
 Knows nothing about tensors; layers are names and numbers here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from ..common.errors import ScantlingError
 from ..common.files import whole_file
-from ..common.records import Finite, Record, read_record
+from ..common.records import Finite, Record, VersionedRecord, read_record
 from ..solver.instance import INSTANCE, Instance
 
-PLAN_VERSION: Final = 2
+PLAN_VERSION: Final = 3
 
 
 class Assignment(Record):
@@ -75,9 +75,9 @@ class Objective(Record):
         name: ``loss_increase`` or a row's name.
         measure: what it is counted in: ``nats per token``, ``bytes``.
         step: one step of value and bound in that measure.
-        value: of the plan, added up without the engine.
+        value: of the plan, added up without the solver.
         bound: no plan within the limits has less.
-        resolution: how far the engine's numbers may be from the costs over a whole plan.
+        resolution: how far the solver's numbers may be from the costs over a whole plan.
     """
 
     name: str
@@ -123,11 +123,11 @@ class Certificate(Record):
             by hand; ``REFINED`` where steps were taken from a proven plan to one that measures better.
         objectives: in the order in which they were minimised; empty for an edited or refined plan.
         solve_seconds: wall time from the program to the answer.
-        engine: its name and version.
+        solver: its name and version.
         seed: of its random choices.
         num_units: decisions with more than one format.
         num_options: their formats in all.
-        num_core_options: what was left for the engine after presolve; 0 where presolve proved the plan alone.
+        num_core_options: what was left for the solver after presolve; 0 where presolve proved the plan alone.
         num_free_units: decisions to which the limits leave more than one format; None where that was not looked at.
         refinement: the steps that were tried, of a refined plan.
     """
@@ -135,7 +135,7 @@ class Certificate(Record):
     status: Literal["OPTIMAL", "FEASIBLE", "EDITED", "REFINED"]
     objectives: tuple[Objective, ...]
     solve_seconds: Finite
-    engine: str
+    solver: str
     seed: int
     num_units: int
     num_options: int
@@ -174,7 +174,7 @@ class JointLoss(Record):
     loss_increase_standard_error_nats: Finite | None
 
 
-class Plan(Record):
+class Plan(VersionedRecord):
     """A whole plan, as ``plan.json`` holds it.
 
     Attributes:
@@ -197,7 +197,15 @@ class Plan(Record):
         program: the program that the plan answers, its units in the order of the assignments.
     """
 
-    plan_version: Literal[2] = PLAN_VERSION
+    version_key: ClassVar[str] = "plan_version"
+    version: ClassVar[int] = PLAN_VERSION
+    renamed_keys: ClassVar[Mapping[str, str]] = {
+        "engine": "solver",
+        "load_cases": "domains",
+        "over_cases": "over_domains",
+    }
+
+    plan_version: Literal[3] = PLAN_VERSION
     scantling_version: str
     model_source: str
     model_sha256: str

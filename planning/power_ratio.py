@@ -51,8 +51,8 @@ def stated(program: Program, choose: Choose) -> Instance:
     """
     if not wants_least_power_at_full_speed(program):
         return program.instance()
-    device = program.rows.on("a power")
-    watts = device.number("base_power", WATTS, "a power") + device.number("traffic_power", WATTS, "a power")
+    hardware = program.rows.on("a power")
+    watts = hardware.number("base_power", WATTS, "a power") + hardware.number("traffic_power", WATTS, "a power")
     lowest: Fraction | None = None
     for _ in range(_MAX_STEPS):
         instance = program.instance(full_speed_watts=watts)
@@ -70,5 +70,5 @@ def stated(program: Program, choose: Choose) -> Instance:
 
 def _power(program: ProgramState, formats: dict[str, str]) -> Fraction:
     read = program.rows.read_bytes(formats)
-    device = program.rows.on("a power")
-    return watts_at(read, device, 1 / seconds_per_step(read, device))
+    hardware = program.rows.on("a power")
+    return watts_at(read, hardware, 1 / seconds_per_step(read, hardware))

@@ -89,7 +89,7 @@ class ProgramState:
 
     @cached_property
     def rows(self) -> Rows:
-        """The rows of the profile, this workload and this device."""
+        """The rows of the profile, this workload and this machine."""
         return Rows(self.profile, self.work, self.on_hardware)
 
     @cached_property
@@ -114,11 +114,11 @@ class ProgramState:
         return (*engine, *brought, *coverage, *(made[index] for index in range(len(self.wishes))))
 
     def _brought(self) -> list[Constraint]:
-        """Say what device and workload bring: the device's memory, and the demanded rate as a least speed."""
+        """Say what machine and workload bring: the hardware's memory, and the demanded rate as a least speed."""
         wishes = []
         dealt_out = any(isinstance(wish.asked, DevicesRule) for wish in self.wishes)
         if self.on_hardware is not None and self.on_hardware.memory is not None and not dealt_out:
-            origin = f"device {self.on_hardware.name}"
+            origin = f"machine {self.on_hardware.name}"
             bound = {"at_most": self.on_hardware.memory.value, "name": f"memory of {self.on_hardware.name}"}
             wishes.append(
                 Constraint(PlanLimit("memory", Limits.model_validate({"memory": bound}).stated()["memory"]), origin)
@@ -464,24 +464,24 @@ class Program(ProgramState):
             raise ScantlingError(f"{origin}: two engines are stated, {self.for_engine.name} and {name}. State one.")
         return replace(self, for_engine=engine)
 
-    def device(self, device: str | Hardware, origin: str = CALL, beside: Path | None = None) -> "Program":
-        """Say which device the model runs on.
+    def hardware(self, hardware: str | Hardware, origin: str = CALL, beside: Path | None = None) -> "Program":
+        """Say which machine the model runs on.
 
         Args:
-            device: a known name, the path of a device file, or the device.
+            hardware: a known name, the path of a hardware file, or the machine.
             origin: where it was stated.
             beside: the folder that a relative path is looked for in first.
 
         Returns:
-            The program with the device, whose memory is a limit.
+            The program with the machine, whose memory is a limit.
 
         Raises:
-            ScantlingError: there is no such device, or another one is stated.
+            ScantlingError: there is no such machine, or another one is stated.
         """
-        found = _located(origin, load_hardware, device, beside) if isinstance(device, str) else device
+        found = _located(origin, load_hardware, hardware, beside) if isinstance(hardware, str) else hardware
         if self.on_hardware is not None and self.on_hardware != found:
             raise ScantlingError(
-                f"{origin}: two devices are stated, {self.on_hardware.name} and {found.name}. State one."
+                f"{origin}: two machines are stated, {self.on_hardware.name} and {found.name}. State one."
             )
         return replace(self, on_hardware=found)
 
@@ -608,8 +608,8 @@ class Program(ProgramState):
         asked, program = file.constraints, self
         if asked.engine is not None:
             program = program.engine(asked.engine, file.where("engine"))
-        if asked.device is not None:
-            program = program.device(asked.device, file.where("device"), path.parent)
+        if asked.hardware is not None:
+            program = program.hardware(asked.hardware, file.where("hardware"), path.parent)
         if asked.workload is not None:
             program = program.workload(file.where("workload"), **asked.workload.model_dump(exclude_none=True))
         for key, bound in asked.limits.stated().items():

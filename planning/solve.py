@@ -1,6 +1,6 @@
-"""From the engine's choice to a plan.
+"""From the solver's choice to a plan.
 
-Knows nothing about tensors or engines.
+Knows nothing about tensors or solvers.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class ProfileOrigin:
 
 
 def solve(
-    profile: Profile, origin: ProfileOrigin, instance: Instance, engine: MilpSolver, settings: SolverSettings
+    profile: Profile, origin: ProfileOrigin, instance: Instance, solver: MilpSolver, settings: SolverSettings
 ) -> Plan:
     """Find the best plan of a program, with its certificate and what its limits are worth.
 
@@ -45,31 +45,31 @@ def solve(
         profile: the profile that the program was stated from.
         origin: where it lies, for the record.
         instance: the program.
-        engine: solves it.
+        solver: solves it.
         settings: limits of the search.
 
     Returns:
-        The plan, checked without the engine.
+        The plan, checked without the solver.
 
     Raises:
         InfeasibleError: no plan meets all limits and rules.
         ScantlingError: the only limit is beyond every plan, or no plan was found in time.
     """
     _require_binding_limit(profile, instance)
-    solution = solve_instance(instance, engine, settings)
+    solution = solve_instance(instance, solver, settings)
     if solution.status is Status.INFEASIBLE:
-        conflict = explain_infeasibility(instance, engine, settings)
+        conflict = explain_infeasibility(instance, solver, settings)
         raise InfeasibleError(
             explained(conflict, instance, [measure(profile, instance, rule) for rule in instance.rules])
         )
     if solution.choice is None:
         raise ScantlingError(f"no plan: {solution.status.value}. Give more with --time-limit.")
-    found = sensitivities(instance, solution, engine, settings)
+    found = sensitivities(instance, solution, solver, settings)
     certificate = Certificate(
         status="OPTIMAL" if solution.status is Status.OPTIMAL else "FEASIBLE",
         objectives=tuple(_objective(instance, proof) for proof in solution.proofs),
         solve_seconds=solution.seconds,
-        engine=solution.engine,
+        solver=solution.solver,
         seed=settings.seed,
         num_units=found.num_units,
         num_options=sum(len(unit.formats) for unit in instance.units if len(unit.formats) > 1),
@@ -79,12 +79,12 @@ def solve(
     return plan_of(profile, origin, instance, solution.choice, certificate, found.limits)
 
 
-def choose_formats(instance: Instance, engine: MilpSolver, settings: SolverSettings) -> dict[str, str]:
+def choose_formats(instance: Instance, solver: MilpSolver, settings: SolverSettings) -> dict[str, str]:
     """Find the best formats of a program, without writing a plan.
 
     Args:
         instance: the program.
-        engine: solves it.
+        solver: solves it.
         settings: limits of the search.
 
     Returns:
@@ -93,18 +93,18 @@ def choose_formats(instance: Instance, engine: MilpSolver, settings: SolverSetti
     Raises:
         ScantlingError: there is no plan, or none was found in time.
     """
-    found = solve_instance(instance, engine, settings)
+    found = solve_instance(instance, solver, settings)
     if found.choice is None:
         raise ScantlingError(f"no plan: {found.status.value}.")
     return {unit.name: unit.formats[index] for unit, index in zip(instance.units, found.choice, strict=True)}
 
 
-def formats_or_none(instance: Instance, engine: MilpSolver, settings: SolverSettings) -> dict[str, str] | None:
+def formats_or_none(instance: Instance, solver: MilpSolver, settings: SolverSettings) -> dict[str, str] | None:
     """Find the best formats of a program, where it has a plan.
 
     Args:
         instance: the program.
-        engine: solves it.
+        solver: solves it.
         settings: limits of the search.
 
     Returns:
@@ -113,7 +113,7 @@ def formats_or_none(instance: Instance, engine: MilpSolver, settings: SolverSett
     Raises:
         ScantlingError: no plan was found in time.
     """
-    found = solve_instance(instance, engine, settings)
+    found = solve_instance(instance, solver, settings)
     if found.choice is None and found.status is not Status.INFEASIBLE:
         raise ScantlingError(f"no plan: {found.status.value}. Give more with --time-limit.")
     if found.choice is None:

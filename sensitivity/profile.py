@@ -11,11 +11,11 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +25,12 @@ from safetensors.numpy import save_file
 
 from ..common.errors import ScantlingError
 from ..common.files import whole_file
-from ..common.records import Finite, Record
+from ..common.records import Finite, Record, VersionedRecord
 from ..quantization.formats import parse_format
 from .calibration.expert_coverage import ExpertCoverage
 from .expert_imputation import with_imputed_prices
 
-PROFILE_VERSION: Final = 2
+PROFILE_VERSION: Final = 3
 _TENSORS = ("samples", "rounding_token_ids", "pricing_token_ids")
 
 
@@ -107,7 +107,7 @@ class RegimeRecord(Record):
     first_token_share: Finite | None
 
 
-class ProfileRecord(Record):
+class ProfileRecord(VersionedRecord):
     """What the profile says beside its tensors.
 
     Attributes:
@@ -132,7 +132,11 @@ class ProfileRecord(Record):
         config: numbers of the model's config that the KV cache depends on; None in older profiles.
     """
 
-    profile_version: Literal[2] = PROFILE_VERSION
+    version_key: ClassVar[str] = "profile_version"
+    version: ClassVar[int] = PROFILE_VERSION
+    renamed_keys: ClassVar[Mapping[str, str]] = {"load_cases": "domains", "case_of_sequence": "domain_of_sequence"}
+
+    profile_version: Literal[3] = PROFILE_VERSION
     scantling_version: str
     model_source: str
     model_sha256: str

@@ -1,6 +1,6 @@
 """From the instance to the arrays of a statement: ties become groups, rules that close formats take them out.
 
-Knows nothing about engines.
+Knows nothing about solvers.
 """
 
 import math

@@ -33,10 +33,10 @@ class CoreAnswer:
         choice: the index of the format that each unit takes; None where there is no plan.
         objective: of the choice in floating point.
         bound: no plan costs less.
-        resolution: how far the engine's numbers may be from the costs over a whole plan.
+        resolution: how far the solver's numbers may be from the costs over a whole plan.
         relaxation: of the presolved statement; None where presolve answered alone.
         statement: the presolved statement; None likewise.
-        core_options: how many options the engine looked at; 0 where none was needed.
+        core_options: how many options the solver looked at; 0 where none was needed.
     """
 
     status: Status
@@ -81,7 +81,7 @@ class _Search:
 
 def solve_standard_form(
     statement: StandardForm,
-    engine: MilpSolver,
+    solver: MilpSolver,
     settings: SolverSettings,
     *,
     cutoff: float = np.inf,
@@ -91,7 +91,7 @@ def solve_standard_form(
 
     Args:
         statement: the program, without slacks.
-        engine: searches the core.
+        solver: searches the core.
         settings: limits of the search.
         cutoff: plans that cost more than this are of no interest; the search ends as soon as there can be no other.
         start: a choice that is likely to be good, for instance the plan of a similar budget.
@@ -113,7 +113,7 @@ def solve_standard_form(
     begun = None if start is None else small.chosen(start)
     search.take(best_start(small, candidates if begun is None else [begun, *candidates], relaxation.reduced_costs))
     tabulated = None if search.close_enough() else _tabulated(search)
-    return tabulated or _grow_core(search, engine)
+    return tabulated or _grow_core(search, solver)
 
 
 def _tabulated(search: _Search) -> CoreAnswer | None:
@@ -126,7 +126,7 @@ def _tabulated(search: _Search) -> CoreAnswer | None:
         search: the search so far; its bound may rise.
 
     Returns:
-        The answer; None where the engine must be asked.
+        The answer; None where the solver must be asked.
     """
     pressing = search.relaxation.prices > 0
     if int(pressing.sum()) != 1:
@@ -147,7 +147,7 @@ def _tabulated(search: _Search) -> CoreAnswer | None:
     return search.answer(Status.OPTIMAL)
 
 
-def _grow_core(search: _Search, engine: MilpSolver) -> CoreAnswer:
+def _grow_core(search: _Search, solver: MilpSolver) -> CoreAnswer:
     lower, reduced = search.relaxation.bound, search.relaxation.reduced_costs
     wanted = search.statement.num_groups + _FIRST_CORE_OPTIONS
     while not search.close_enough():
@@ -157,7 +157,7 @@ def _grow_core(search: _Search, engine: MilpSolver) -> CoreAnswer:
         mask, outside = _core(reduced, wanted, search.objective - lower)
         core = search.statement.keep(mask)
         assert core is not None  # the cheapest option of every group has reduced cost 0
-        found = engine.solve(core, replace(search.settings, time_limit_seconds=left), _hint(search, mask))
+        found = solver.solve(core, replace(search.settings, time_limit_seconds=left), _hint(search, mask))
         search.core_options = core.num_options
         options = np.flatnonzero(mask)
         search.take(None if found.chosen is None else options[found.chosen])
@@ -170,8 +170,8 @@ def _grow_core(search: _Search, engine: MilpSolver) -> CoreAnswer:
         if found.status is Status.INFEASIBLE:
             if search.chosen is not None and mask[search.chosen].all():
                 raise ScantlingError(
-                    f"{engine.name} calls a program infeasible for which a plan is known. This is a fault of the "
-                    "engine: use the other one (--solver), and please report the program (--save-program)."
+                    f"{solver.name} calls a program infeasible for which a plan is known. This is a fault of the "
+                    "solver: use the other one (--solver), and please report the program (--save-program)."
                 )
             if mask.all():
                 return search.answer(Status.INFEASIBLE)

@@ -5,7 +5,7 @@ integers, and the least cost for every sum up to the bound can be tabulated (Dud
 
     best_0(b) = 0,    best_g(b) = min_{i ∈ g} cost(i) + best_{g-1}(b − amount(i))    for 0 ≤ b ≤ at_most.
 
-Knows nothing about engines.
+Knows nothing about solvers.
 """
 
 import numpy as np

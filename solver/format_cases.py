@@ -4,7 +4,7 @@ For each rule in turn, every set of N of the formats among its units is a case. 
 bounds all cases at once: its bound, plus for every unit of the rule the least reduced cost within the set. Cases are
 opened best bound first, until no case left can be better than the best plan found.
 
-Knows nothing about engines.
+Knows nothing about solvers.
 """
 
 import heapq
@@ -43,7 +43,7 @@ class _Case:
 
 def solve_by_cases(
     statement: StandardForm,
-    engine: MilpSolver,
+    solver: MilpSolver,
     settings: SolverSettings,
     start: tuple[int, ...] | None = None,
 ) -> CoreAnswer:
@@ -51,7 +51,7 @@ def solve_by_cases(
 
     Args:
         statement: the program, without slacks.
-        engine: searches the cores.
+        solver: searches the cores.
         settings: limits of the search, over all cases.
         start: a choice that is likely to be good.
 
@@ -59,7 +59,7 @@ def solve_by_cases(
         The answer.
     """
     if not statement.distinct:
-        return solve_standard_form(statement, engine, settings, start=start)
+        return solve_standard_form(statement, solver, settings, start=start)
     deadline = time.perf_counter() + settings.time_limit_seconds
     best = CoreAnswer(Status.INFEASIBLE)
     waiting = [_Case(-np.inf, 0, statement, np.ones(statement.num_options, dtype=bool), statement.distinct)]
@@ -78,7 +78,7 @@ def solve_by_cases(
                 heapq.heappush(waiting, child)
             continue
         within = replace(settings, time_limit_seconds=left)
-        found = solve_standard_form(opened, engine, within, cutoff=best.objective, start=start)
+        found = solve_standard_form(opened, solver, within, cutoff=best.objective, start=start)
         if found.status is Status.INFEASIBLE:
             continue
         least_closed = min(least_closed, max(found.bound, case.bound))

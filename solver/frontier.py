@@ -35,7 +35,7 @@ def solve_at(
     instance: Instance,
     rows: Sequence[str],
     bounds: Sequence[int],
-    engine: MilpSolver,
+    solver: MilpSolver,
     settings: SolverSettings,
     start: tuple[int, ...] | None = None,
 ) -> FrontierSolution:
@@ -45,7 +45,7 @@ def solve_at(
         instance: the program.
         rows: the rows that are bounded.
         bounds: the bound on each, in its steps.
-        engine: solves.
+        solver: solves.
         settings: limits of the search.
         start: a choice that is likely to be good, for instance of a neighbouring point.
 
@@ -53,7 +53,7 @@ def solve_at(
         The point.
     """
     limits = tuple(Limit(f"{FRONTIER}: {row}", row, at_most=bound) for row, bound in zip(rows, bounds, strict=True))
-    solution = solve(instance.with_rules((*instance.rules, *limits)), engine, settings, start=start)
+    solution = solve(instance.with_rules((*instance.rules, *limits)), solver, settings, start=start)
     choice = solution.choice
     used = () if choice is None else tuple(instance.amount(row, choice) for row in rows)
     return FrontierSolution(tuple(bounds), used, solution)
@@ -63,7 +63,7 @@ def frontier(
     instance: Instance,
     row: str,
     bounds: Sequence[int],
-    engine: MilpSolver,
+    solver: MilpSolver,
     settings: SolverSettings,
     *,
     nested: bool = False,
@@ -74,7 +74,7 @@ def frontier(
         instance: the program.
         row: what is bounded.
         bounds: in steps of the row.
-        engine: solves.
+        solver: solves.
         settings: limits of each search.
         nested: whether a tighter plan may not give any unit more bits than the looser plan before it has. The points
             are then proven best among such plans.
@@ -85,13 +85,13 @@ def frontier(
     start: tuple[int, ...] | None = None
     for bound in sorted(set(bounds), reverse=True):
         program = instance if start is None or not nested else _no_finer(instance, start)
-        point = solve_at(program, [row], [bound], engine, settings, start)
+        point = solve_at(program, [row], [bound], solver, settings, start)
         start = point.solution.choice or start
         yield point
 
 
 def every_breakpoint(
-    instance: Instance, row: str, lowest: int, highest: int, engine: MilpSolver, settings: SolverSettings
+    instance: Instance, row: str, lowest: int, highest: int, solver: MilpSolver, settings: SolverSettings
 ) -> Iterator[FrontierSolution]:
     """Solve for every bound at which the optimum changes: each next bound is one step below what the last plan uses.
 
@@ -103,7 +103,7 @@ def every_breakpoint(
         row: what is bounded.
         lowest: where to end, in steps of the row.
         highest: where to begin.
-        engine: solves.
+        solver: solves.
         settings: limits of each search.
 
     Yields:
@@ -113,7 +113,7 @@ def every_breakpoint(
     waiting: FrontierSolution | None = None
     while bound >= lowest:
         start = None if waiting is None else waiting.solution.choice
-        point = solve_at(instance, [row], [bound], engine, settings, start)
+        point = solve_at(instance, [row], [bound], solver, settings, start)
         if waiting is not None and point.used and not _costs_more(point.solution, waiting.solution):
             point = replace(point, bounds=waiting.bounds)
         elif waiting is not None:
@@ -135,7 +135,7 @@ def grid(
     instance: Instance,
     rows: tuple[str, str],
     bounds: tuple[Sequence[int], Sequence[int]],
-    engine: MilpSolver,
+    solver: MilpSolver,
     settings: SolverSettings,
 ) -> Iterator[FrontierSolution]:
     """Solve for every pair of bounds on two rows.
@@ -144,7 +144,7 @@ def grid(
         instance: the program.
         rows: what is bounded.
         bounds: on each, in steps.
-        engine: solves.
+        solver: solves.
         settings: limits of each search.
 
     Yields:
@@ -153,7 +153,7 @@ def grid(
     start: tuple[int, ...] | None = None
     descending = [sorted(set(values), reverse=True) for values in bounds]
     for pair in itertools.product(*descending):
-        point = solve_at(instance, rows, pair, engine, settings, start)
+        point = solve_at(instance, rows, pair, solver, settings, start)
         start = point.solution.choice or start
         yield point
 

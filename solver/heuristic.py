@@ -1,6 +1,6 @@
 """A good plan to start from, by greedy exchanges.
 
-Knows nothing about engines.
+Knows nothing about solvers.
 """
 
 from collections.abc import Iterable

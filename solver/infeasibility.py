@@ -61,12 +61,12 @@ class Conflict:
     together: tuple[tuple[int, float], ...]
 
 
-def explain_infeasibility(instance: Instance, engine: MilpSolver, settings: SolverSettings) -> Conflict:
+def explain_infeasibility(instance: Instance, solver: MilpSolver, settings: SolverSettings) -> Conflict:
     """Find the smallest conflict of an instance without plans, and the least changes that mend it.
 
     Args:
         instance: the program.
-        engine: decides whether rules can hold together.
+        solver: decides whether rules can hold together.
         settings: limits of each search.
 
     Returns:
@@ -75,17 +75,17 @@ def explain_infeasibility(instance: Instance, engine: MilpSolver, settings: Solv
     Raises:
         ScantlingError: there is a plan.
     """
-    rules, smallest = _smallest_conflict(instance, engine, settings)
+    rules, smallest = _smallest_conflict(instance, solver, settings)
     limits = [index for index in rules if isinstance(instance.rules[index], Limit | LossLimit)]
-    relaxations = tuple(_least_relaxation(instance, index, engine, settings) for index in limits)
+    relaxations = tuple(_least_relaxation(instance, index, solver, settings) for index in limits)
     together: tuple[tuple[int, float], ...] = ()
     if all(relaxation.needed is None for relaxation in relaxations):
-        together = _least_total_relaxation(instance, engine, settings)
+        together = _least_total_relaxation(instance, solver, settings)
     return Conflict(rules, smallest, relaxations, together)
 
 
 def _feasible_choice(
-    instance: Instance, rules: Sequence[int], engine: MilpSolver, settings: SolverSettings
+    instance: Instance, rules: Sequence[int], solver: MilpSolver, settings: SolverSettings
 ) -> tuple[Status, tuple[int, ...] | None]:
     nothing = Row(_NOTHING, "", tuple((0,) * len(unit.formats) for unit in instance.units))
     program = replace(
@@ -94,24 +94,24 @@ def _feasible_choice(
         rules=tuple(instance.rules[index] for index in rules),
         minimise=(_NOTHING,),
     )
-    found = solve(program, engine, settings)
+    found = solve(program, solver, settings)
     return found.status, found.choice
 
 
 def _smallest_conflict(
-    instance: Instance, engine: MilpSolver, settings: SolverSettings
+    instance: Instance, solver: MilpSolver, settings: SolverSettings
 ) -> tuple[tuple[int, ...], bool]:
     correction_sets: list[list[int]] = []
     certain = True
     while True:
         candidate = _smallest_hitting_set(len(instance.rules), correction_sets)
-        status, choice = _feasible_choice(instance, candidate, engine, settings)
+        status, choice = _feasible_choice(instance, candidate, solver, settings)
         if choice is None:
             return candidate, certain and status is Status.INFEASIBLE
         kept = _kept(instance, choice)
         for index in range(len(instance.rules)):
             if index not in kept:
-                status, choice = _feasible_choice(instance, sorted(kept | {index}), engine, settings)
+                status, choice = _feasible_choice(instance, sorted(kept | {index}), solver, settings)
                 certain &= status is not Status.UNKNOWN
                 kept = kept if choice is None else _kept(instance, choice)
         if len(kept) == len(instance.rules):
@@ -138,14 +138,14 @@ def _smallest_hitting_set(num_rules: int, sets: Sequence[Sequence[int]]) -> tupl
     return tuple(int(index) for index in np.flatnonzero(found.x > 0.5))
 
 
-def _least_relaxation(instance: Instance, index: int, engine: MilpSolver, settings: SolverSettings) -> LimitRelaxation:
+def _least_relaxation(instance: Instance, index: int, solver: MilpSolver, settings: SolverSettings) -> LimitRelaxation:
     """Minimise (or maximise) what the limit bounds, under everything else."""
     rule = instance.rules[index]
     others = tuple(other for place, other in enumerate(instance.rules) if place != index)
     program = replace(instance, rules=others, minimise=(LOSS,))
     if isinstance(rule, Limit):
         program = replace(program, rows=(*instance.rows, _bounded_part(instance, rule)), minimise=(_PART,))
-    found = solve(program, engine, settings)
+    found = solve(program, solver, settings)
     needed = None if found.choice is None else found.proofs[0].value
     if needed is not None and isinstance(rule, Limit) and rule.at_least is not None:
         needed = -needed
@@ -165,7 +165,7 @@ def _bounded_part(instance: Instance, limit: Limit) -> Row:
 
 
 def _least_total_relaxation(
-    instance: Instance, engine: MilpSolver, settings: SolverSettings
+    instance: Instance, solver: MilpSolver, settings: SolverSettings
 ) -> tuple[tuple[int, float], ...]:
     """Minimise Σ_k excess_k / range_k over the limits on rows, all other rules staying; not with limits on the loss."""
     statement = compile_instance(instance)
@@ -174,7 +174,7 @@ def _least_total_relaxation(
         return ()
     ranges = np.maximum(statement.ranges(), 1).astype(np.float64)
     prices = np.rint(ranges.max() / ranges * _PRICE_OF_WIDEST).astype(np.int64)
-    answer = engine.solve(replace(statement, slack_prices=prices), settings)
+    answer = solver.solve(replace(statement, slack_prices=prices), settings)
     if answer.chosen is None:
         return ()
     excess = statement.amounts[:, answer.chosen].sum(axis=1) - statement.at_most

@@ -9,20 +9,22 @@ Let u range over units and f over the formats F(u) that u may have, with binary 
 A row is a table of integers a(u, f): bytes, bit-weights, picoseconds. What rows add up to is therefore exact, and so
 is feasibility. Costs are real numbers.
 
-Knows nothing about engines, nor about what a unit is.
+Knows nothing about solvers, nor about what a unit is.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from ..common.errors import ScantlingError
 from ..common.files import whole_file
+from ..common.records import with_renamed_keys
 from .instance_checks import LOSS, validate_instance
 from .rules import Limit, LossLimit, Rule
 
@@ -246,6 +248,7 @@ __all__ = [
     "read_instance",
     "write_instance",
 ]
+_RENAMED_KEYS: Final = {"load_cases": "domains", "over_cases": "over_domains"}  # of version 0.1
 INSTANCE = TypeAdapter(Instance)
 
 
@@ -273,10 +276,13 @@ def read_instance(path: Path) -> Instance:
         ScantlingError: there is no such file, or it is not a program.
     """
     try:
-        return INSTANCE.validate_json(path.read_bytes())
+        raw = with_renamed_keys(json.loads(path.read_bytes()), _RENAMED_KEYS)
+        return INSTANCE.validate_json(json.dumps(raw))
     except OSError as error:
         raise ScantlingError(f"cannot read the program {path}: {error.strerror}.") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ScantlingError(f"{path} is not a program: {where}: {first['msg']}.") from error
+    except ValueError as error:
+        raise ScantlingError(f"{path} is not a program: it is not JSON: {error}.") from error

@@ -1,6 +1,6 @@
 """Instances that make no sense are refused, with what is wrong.
 
-Knows nothing about engines.
+Knows nothing about solvers.
 """
 
 import math

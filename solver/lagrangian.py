@@ -10,7 +10,7 @@ there are the shadow prices. It is found by cutting planes (Kelley 1960): each e
 on D, and a small linear program over all bounds so far says where to evaluate next. Orders and rules of distinct
 formats are left out, which can only lower D.
 
-Knows nothing about engines.
+Knows nothing about solvers.
 """
 
 import math

@@ -1,6 +1,6 @@
 """A smaller statement with the same optimum: each step says why nothing is lost.
 
-Knows nothing about engines.
+Knows nothing about solvers.
 """
 
 import itertools
@@ -103,7 +103,7 @@ def dominated(statement: StandardForm) -> Mask:
 def join_ordered_groups(statement: StandardForm) -> StandardForm | None:
     """Replace groups that orders connect by one group whose options are their lawful combinations.
 
-    Clusters of more than 256 lawful combinations stay apart, and their orders stay for the engine.
+    Clusters of more than 256 lawful combinations stay apart, and their orders stay for the solver.
 
     Args:
         statement: the program.

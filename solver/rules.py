@@ -3,7 +3,7 @@
 Every limit and rule carries the name that its user gave it and its origin (a flag, or a file and line), so that
 whatever is said about it can be found again. x(u, f) is 1 where unit u has format f.
 
-Knows nothing about engines, nor about how rules are written in files.
+Knows nothing about solvers, nor about how rules are written in files.
 """
 
 from dataclasses import dataclass

@@ -52,7 +52,7 @@ class Sensitivities:
 
 
 def sensitivities(
-    instance: Instance, solution: Solution, engine: MilpSolver, settings: SolverSettings
+    instance: Instance, solution: Solution, solver: MilpSolver, settings: SolverSettings
 ) -> Sensitivities:
     """Price every limit at an optimum.
 
@@ -62,7 +62,7 @@ def sensitivities(
     Args:
         instance: the program.
         solution: its solution, with a choice.
-        engine: solves again.
+        solver: solves again.
         settings: limits of each search.
 
     Returns:
@@ -72,7 +72,7 @@ def sensitivities(
     prices = _shadow_prices(instance, solution.choice)
     found = []
     for rule, price in sorted(prices.items()):
-        has_effect = True if price > 0 else _changes_optimum(instance, rule, solution, engine, settings)
+        has_effect = True if price > 0 else _changes_optimum(instance, rule, solution, solver, settings)
         found.append(LimitPrice(rule, price, has_effect))
     num_units = sum(len(unit.formats) > 1 for unit in instance.units)
     return Sensitivities(tuple(found), _count_free_units(instance), num_units)
@@ -115,10 +115,10 @@ def _steps_per_unit(rule: Rule, at_most: Integers) -> Floats:
 
 
 def _changes_optimum(
-    instance: Instance, rule: int, solution: Solution, engine: MilpSolver, settings: SolverSettings
+    instance: Instance, rule: int, solution: Solution, solver: MilpSolver, settings: SolverSettings
 ) -> bool | None:
     others = tuple(other for index, other in enumerate(instance.rules) if index != rule)
-    without = solve(instance.with_rules(others), engine, settings, start=solution.choice)
+    without = solve(instance.with_rules(others), solver, settings, start=solution.choice)
     if without.status is not Status.OPTIMAL or solution.status is not Status.OPTIMAL:
         return None
     for proof, free in zip(solution.proofs, without.proofs, strict=True):

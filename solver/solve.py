@@ -27,9 +27,9 @@ class Proof:
 
     Attributes:
         name: ``loss_increase`` or a row's name.
-        value: of the choice, added up without the engine: nats per token, or integer steps.
+        value: of the choice, added up without the solver: nats per token, or integer steps.
         bound: no choice within the limits (and no worse in the objectives before) has less.
-        resolution: how far the engine's numbers may be from the costs over a whole plan.
+        resolution: how far the solver's numbers may be from the costs over a whole plan.
     """
 
     name: str
@@ -52,29 +52,29 @@ class Solution:
         choice: the index of the format that each unit takes; None where there is no plan.
         proofs: one an objective, in order.
         seconds: wall time from the instance to the answer.
-        engine: name and version.
-        core_options: binaries that the engine searched in the end; 0 where presolve proved the answer alone.
+        solver: name and version.
+        core_options: binaries that the solver searched in the end; 0 where presolve proved the answer alone.
     """
 
     status: Status
     choice: tuple[int, ...] | None
     proofs: tuple[Proof, ...]
     seconds: float
-    engine: str
+    solver: str
     core_options: int
 
 
 def solve(
-    instance: Instance, engine: MilpSolver, settings: SolverSettings, start: tuple[int, ...] | None = None
+    instance: Instance, solver: MilpSolver, settings: SolverSettings, start: tuple[int, ...] | None = None
 ) -> Solution:
-    """Find the best choice of an instance, prove it, and check it without the engine.
+    """Find the best choice of an instance, prove it, and check it without the solver.
 
     With several objectives, each next one is minimised among the choices that are as good in the earlier ones:
-    exactly for rows, within 1e-9 of the loss increase and the engine's resolution.
+    exactly for rows, within 1e-9 of the loss increase and the solver's resolution.
 
     Args:
         instance: the program.
-        engine: searches what presolve leaves.
+        solver: searches what presolve leaves.
         settings: limits of the search, over everything.
         start: a choice that is likely to be good, for instance the plan of a similar budget.
 
@@ -82,7 +82,7 @@ def solve(
         The solution; infeasibility is a status, not an exception.
 
     Raises:
-        ScantlingError: the engine returned a choice that breaks a rule.
+        ScantlingError: the solver returned a choice that breaks a rule.
     """
     began = time.perf_counter()
     rules: tuple[Rule, ...] = instance.rules
@@ -92,7 +92,7 @@ def solve(
     for name in instance.minimise:
         left = settings.time_limit_seconds - (time.perf_counter() - began)
         stage = replace(instance, minimise=(name,), rules=rules)
-        answer = _solve_stage(stage, engine, replace(settings, time_limit_seconds=max(left, 0.0)), choice)
+        answer = _solve_stage(stage, solver, replace(settings, time_limit_seconds=max(left, 0.0)), choice)
         statuses.append(answer.status)
         if answer.choice is None:
             break
@@ -104,10 +104,10 @@ def solve(
     if found is not None:
         wrong = violations(instance, found)
         if wrong:
-            raise ScantlingError(f"{engine.name} returned a plan that breaks its own limits: {'; '.join(wrong)}")
+            raise ScantlingError(f"{solver.name} returned a plan that breaks its own limits: {'; '.join(wrong)}")
     status = statuses[0] if found is None else max(statuses, key=_weakness)
     seconds = time.perf_counter() - began
-    return Solution(status, found, tuple(proofs), seconds, engine.name, core_options)
+    return Solution(status, found, tuple(proofs), seconds, solver.name, core_options)
 
 
 def _weakness(status: Status) -> int:
@@ -124,7 +124,7 @@ def _keep(instance: Instance, name: str, value: float, resolution: float) -> Rul
 
 
 def _solve_stage(
-    instance: Instance, engine: MilpSolver, settings: SolverSettings, start: tuple[int, ...] | None
+    instance: Instance, solver: MilpSolver, settings: SolverSettings, start: tuple[int, ...] | None
 ) -> CoreAnswer:
     """Solve for one objective, adding directions until the robust loss is met exactly.
 
@@ -134,7 +134,7 @@ def _solve_stage(
 
     Args:
         instance: the program; its first objective counts.
-        engine: searches the cores.
+        solver: searches the cores.
         settings: limits of the search.
         start: a choice that is likely to be good.
 
@@ -150,7 +150,7 @@ def _solve_stage(
         statement = compile_instance(instance, directions)
         if statement is None:
             return CoreAnswer(Status.INFEASIBLE)
-        answer = solve_by_cases(statement, engine, replace(settings, time_limit_seconds=max(left, 0.0)), start)
+        answer = solve_by_cases(statement, solver, replace(settings, time_limit_seconds=max(left, 0.0)), start)
         if not instance.loss.standard_errors or answer.choice is None:
             return answer if best is None or answer.status is Status.INFEASIBLE else replace(best, bound=bound)
         start, bound = answer.choice, max(bound, answer.bound)

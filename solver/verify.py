@@ -1,4 +1,4 @@
-"""A judge of choices that uses no engine and no arrays: it adds up every row and reads every rule again.
+"""A judge of choices that uses no solver and no arrays: it adds up every row and reads every rule again.
 
 Knows nothing about how the choice was found.
 """

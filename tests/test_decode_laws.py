@@ -36,7 +36,7 @@ CARD = Hardware.model_validate({
 def test_the_laws_are_the_rows_of_the_program(batch):
     profile = make_profile()
     workload = {"context": 40, "batch": batch}
-    full = Program(profile).device(CARD).workload(**workload)
+    full = Program(profile).hardware(CARD).workload(**workload)
     rated = full.workload(rate="50 tok/s")
     steps = 1e-6
     for choice in list(choices(full.instance()))[::53]:
@@ -99,7 +99,7 @@ def test_what_a_query_lacks_is_said():
     for lacks in ("compute", "compute_power"):
         without = CARD.model_copy(update={lacks: None})
         query_cost(read, without, 1, 5, 10)
-        with pytest.raises(ScantlingError, match=f"a query needs the device's {lacks}, which card lacks"):
+        with pytest.raises(ScantlingError, match=f"a query needs the hardware's {lacks}, which card lacks"):
             query_cost(read, without, 2, 5, 10)
     for lengths in ((0, 1), (1, 0)):
         with pytest.raises(ScantlingError, match="State 1 or more of each"):

@@ -113,14 +113,14 @@ def test_an_overhead_below_zero_is_held_at_zero_and_said(tmp_path):
     assert overhead.value == 0
     assert overhead.held
     assert fit.numbers[0].half_width is not None
-    device = hardware_of(
+    hardware = hardware_of(
         Hardware.model_validate({"name": "x", "bandwidth": "100 GB/s"}),
         [fit],
         MeasuredPoints("p.csv", "ab" * 32, tuple(rushed)),
     )
-    assert device.overhead is not None
-    assert device.overhead.origin == "estimate"
-    assert "held at zero" in device.overhead.source
+    assert hardware.overhead is not None
+    assert hardware.overhead.origin == "estimate"
+    assert "held at zero" in hardware.overhead.source
 
 
 CSV = """# my card
@@ -131,10 +131,10 @@ int4-g64, 1.2 GB, 45.4545 tok/s, 39.6 W, 10 tok/s
 """
 
 
-def test_a_csv_file_becomes_a_device_file_that_predicts_its_points(tmp_path):
+def test_a_csv_file_becomes_a_hardware_file_that_predicts_its_points(tmp_path):
     (tmp_path / "points.csv").write_text(CSV)
     told = run(
-        "device", "fit", tmp_path / "points.csv", "--bandwidth", "100 GB/s", "-o", tmp_path / "card.yaml", "--name",
+        "hardware", "fit", tmp_path / "points.csv", "--bandwidth", "100 GB/s", "-o", tmp_path / "card.yaml", "--name",
         "card", "--picture", tmp_path / "fit.png", "--json",
     )  # fmt: skip
     speed, power = json.loads(told.output)
@@ -160,7 +160,7 @@ def test_a_csv_file_becomes_a_device_file_that_predicts_its_points(tmp_path):
     assert points.sha256[:16] in card.overhead.source
 
 
-def test_other_numbers_of_the_base_device_stay(tmp_path):
+def test_other_numbers_of_the_base_machine_stay(tmp_path):
     points = MeasuredPoints("p.csv", "ab" * 32, tuple(POINTS))
     base = load_hardware("rtx-4090")
     found = hardware_of(base, [fit_speed(POINTS, BANDWIDTH)], points)
@@ -202,13 +202,13 @@ def test_a_file_of_measurements_that_is_wrong_is_refused_with_its_line(tmp_path,
 def test_what_a_fit_needs_is_said(tmp_path):
     (tmp_path / "p.csv").write_text(CSV)
     for words, match in (
-        ((), "Give --device or --bandwidth, one of the two"),
-        (("--bandwidth", "1 GB/s", "--device", "rtx-4090"), "one of the two"),
+        ((), "Give --hardware or --bandwidth, one of the two"),
+        (("--bandwidth", "1 GB/s", "--hardware", "rtx-4090"), "one of the two"),
         (("--bandwidth", "100 W"), "not a unit of bytes per second"),
         (("--bandwidth", "100 GB/s", "--picture", tmp_path / "f.txt"), "give a name that ends in"),
     ):
         with pytest.raises(ScantlingError, match=match):
-            run("device", "fit", tmp_path / "p.csv", "-o", tmp_path / "o.yaml", *words)
+            run("hardware", "fit", tmp_path / "p.csv", "-o", tmp_path / "o.yaml", *words)
         assert not (tmp_path / "o.yaml").exists()
     with pytest.raises(ScantlingError, match="cannot read the measurements"):
         read_points(tmp_path / "missing.csv")

@@ -30,16 +30,16 @@ def choose(instance):
     return formats_or_none(instance, CpSatSolver(), SolverSettings())
 
 
-@pytest.mark.parametrize("device", [card(int2=0.3, int4=0.9), card(int2=0.9, int4=0.5, int8=0.7), card()])
+@pytest.mark.parametrize("hardware", [card(int2=0.3, int4=0.9), card(int2=0.9, int4=0.5, int8=0.7), card()])
 @pytest.mark.parametrize("max_loss", [0.02, 0.4])
-def test_no_plan_draws_less(device, max_loss):
-    program = Program(make_profile()).device(device).limit("loss_increase", at_most=max_loss).minimize("power")
+def test_no_plan_draws_less(hardware, max_loss):
+    program = Program(make_profile()).hardware(hardware).limit("loss_increase", at_most=max_loss).minimize("power")
     instance = stated(program, choose)
     found = solve(instance, CpSatSolver(), SolverSettings())
     assert found.status.name == "OPTIMAL"
 
     def watts(choice):
-        return operate(program.rows.read_bytes(formats_of(instance, choice)), device).watts
+        return operate(program.rows.read_bytes(formats_of(instance, choice)), hardware).watts
 
     allowed = [c for c in choices(instance) if all(holds(instance, rule, c) for rule in instance.rules)]
     least, most = (pick(map(watts, allowed)) for pick in (min, max))
@@ -49,12 +49,14 @@ def test_no_plan_draws_less(device, max_loss):
 
 
 def test_a_rate_makes_power_a_plain_sum_and_no_plan_stays_no_plan():
-    program = Program(make_profile()).device(card()).minimize("power")
+    program = Program(make_profile()).hardware(card()).minimize("power")
     rated = program.workload(rate="10 tok/s")
     assert stated(rated, choose).minimise == ("watts",)
     impossible = program.limit("memory", at_most="1 kB")
     assert choose(stated(impossible, choose)) is None
-    with pytest.raises(ScantlingError, match="needs the device's base_power"):
-        stated(Program(make_profile()).device(card().model_copy(update={"base_power": None})).minimize("power"), choose)
-    with pytest.raises(ScantlingError, match="needs a device"):
+    with pytest.raises(ScantlingError, match="needs the hardware's base_power"):
+        stated(
+            Program(make_profile()).hardware(card().model_copy(update={"base_power": None})).minimize("power"), choose
+        )
+    with pytest.raises(ScantlingError, match="needs hardware"):
         stated(Program(make_profile()).minimize("power"), choose)

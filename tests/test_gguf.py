@@ -175,8 +175,8 @@ def test_kernels_are_run_in_every_size_and_can_be_fitted(tmp_path):
     assert found[2].read_bytes >= 3 << 20
     csv, fitted = tmp_path / "k.csv", tmp_path / "k.yaml"
     words = ("--kernels", "Q4_0,Q8_0", "--seconds", "0", "--array", "4MiB", "--threads", "1")
-    assert "products alone" in run("device", "measure", "-o", csv, *words).output
-    run("device", "fit", csv, "--bandwidth", "10 GB/s", "-o", fitted)
+    assert "products alone" in run("hardware", "measure", "-o", csv, *words).output
+    run("hardware", "fit", csv, "--bandwidth", "10 GB/s", "-o", fitted)
     assert {entry.formats for entry in load_hardware(str(fitted)).efficiency} == {"Q4_0", "Q8_0"}
 
 

@@ -16,7 +16,7 @@ from scantling.evaluation.tasks.accuracies import Accuracy
 from scantling.evaluation.tasks.efficiency import Power, intelligence, measured_powers
 from tiny import make_model, make_tokenizer, save_model
 
-DEVICE = """name: card
+HARDWARE = """name: card
 memory: 1 GiB
 bandwidth: 100 MB/s
 efficiency: 0.5
@@ -37,7 +37,7 @@ def accuracy(share=0.6):
 
 def power(watts=150.0, rate=30.0, joules=5.0):
     return Power(
-        device="card", watts=watts, tokens_per_second=rate, joules=joules, work="one token", at="full speed",
+        hardware="card", watts=watts, tokens_per_second=rate, joules=joules, work="one token", at="full speed",
         basis="measured", origin="a meter",
     )  # fmt: skip
 
@@ -83,7 +83,7 @@ def test_what_is_no_measurement_is_refused(words, message):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("intelligence")
+    folder = tmp_path_factory.mktemp("efficiency")
     model, text = save_model(folder / "model", "llama-tied"), save_sampled(folder / "text.txt")
     made = run(
         "profile", model, "--text", text, "-o", folder / "p", "--length", 32, "--sequences", 8,
@@ -93,17 +93,17 @@ def folder(tmp_path_factory) -> Path:
     assert run("solve", folder / "p", "--average-bits", 4, "-o", folder / "plan", "--no-cross-fit").exit_code == 0
     made = run(
         "safety", folder / "plan", "--uniform", "int2-g32", "-o", folder / "safety", "--length", 32, "--sequences", 24,
-        "--rungs", 6, "--require", 0.001,
+        "--points", 6, "--require", 0.001,
     )  # fmt: skip
     assert made.exit_code == 0, made.output
-    (folder / "card.yaml").write_text(DEVICE)
+    (folder / "card.yaml").write_text(HARDWARE)
     (folder / "dim.yaml").write_text("name: dim\nbandwidth: 100 MB/s\nefficiency: 0.5\noverhead: 1 ms\n")
     return folder
 
 
-def test_plans_and_devices_are_compared_with_all_that_a_figure_is_made_of(folder):
+def test_plans_and_machines_are_compared_with_all_that_a_figure_is_made_of(folder):
     words = [
-        "intelligence", folder / "plan", "--uniform", "int2-g32", "--accuracy", folder / "safety", "--device",
+        "efficiency", folder / "plan", "--uniform", "int2-g32", "--accuracy", folder / "safety", "--hardware",
         folder / "card.yaml", "--measured", "original=80W@20tok/s",
     ]  # fmt: skip
     rows = json.loads(run(*words, "--json").stdout)
@@ -128,19 +128,19 @@ def test_plans_and_devices_are_compared_with_all_that_a_figure_is_made_of(folder
     ("words", "message"),
     [
         ([], "no power was given"),
-        (["--device", "none"], "neither a known device"),
+        (["--hardware", "none"], "neither a known machine"),
         (["--measured", "other=1W@1tok/s"], "names 'other'"),
         (["--measured", "original=-1W@1tok/s"], "above 0|-1W"),
     ],
 )
 def test_bad_input(folder, words, message):
-    result = run("intelligence", folder / "plan", "--accuracy", folder / "safety", *words)
+    result = run("efficiency", folder / "plan", "--accuracy", folder / "safety", *words)
     with pytest.raises(ScantlingError, match=message):
         raise result.exception or AssertionError(result.output)
 
 
-def test_a_device_without_a_power_law_is_refused(folder):
-    result = run("intelligence", folder / "plan", "--accuracy", folder / "safety", "--device", folder / "dim.yaml")
+def test_a_machine_without_a_power_law_is_refused(folder):
+    result = run("efficiency", folder / "plan", "--accuracy", folder / "safety", "--hardware", folder / "dim.yaml")
     with pytest.raises(ScantlingError, match="base_power"):
         raise result.exception or AssertionError(result.output)
 
@@ -148,15 +148,13 @@ def test_a_device_without_a_power_law_is_refused(folder):
 def test_accuracies_of_other_plans_are_refused(folder, tmp_path):
     assert run("solve", folder / "p", "--average-bits", 3, "-o", tmp_path / "other", "--no-cross-fit").exit_code == 0
     result = run(
-        "intelligence", tmp_path / "other", "--profile", folder / "p", "--accuracy", folder / "safety", "--measured",
+        "efficiency", tmp_path / "other", "--profile", folder / "p", "--accuracy", folder / "safety", "--measured",
         f"{tmp_path / 'other'}=1W@1tok/s",
     )  # fmt: skip
     with pytest.raises(ScantlingError, match="has no accuracy of"):
         raise result.exception or AssertionError(result.output)
     (tmp_path / "nothing").write_text('{"a": 1}')
-    result = run(
-        "intelligence", folder / "plan", "--accuracy", tmp_path / "nothing", "--measured", "original=1W@1tok/s"
-    )
+    result = run("efficiency", folder / "plan", "--accuracy", tmp_path / "nothing", "--measured", "original=1W@1tok/s")
     with pytest.raises(ScantlingError, match="has no accuracies"):
         raise result.exception or AssertionError(result.output)
 
@@ -230,7 +228,7 @@ def test_tasks_are_run_offline_on_a_plan_in_memory_and_on_a_checkpoint(folder, t
     (checkpoint,) = json.loads((tmp_path / "of-checkpoint").read_text())["plans"]
     assert checkpoint["accuracies"][0]["value"] == by_name[str(folder / "plan")]["value"]
     with_power = run(
-        "intelligence", folder / "plan", "--accuracy", tmp_path / "accuracy", "--device", folder / "card.yaml"
+        "efficiency", folder / "plan", "--accuracy", tmp_path / "accuracy", "--hardware", folder / "card.yaml"
     )
     assert with_power.exit_code == 0, with_power.output
     assert "chance 25.00%" in with_power.output

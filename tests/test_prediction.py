@@ -35,10 +35,10 @@ def there(found):
     return found
 
 
-def predicted(device=CARD, **work):
+def predicted(hardware=CARD, **work):
     profile = make_profile()
     entries = {"mine": uniform_formats(profile, "4"), **entries_of(profile, {}, ["2"])}
-    return profile, predict(profile, entries, Use(device, Workload(**work)))
+    return profile, predict(profile, entries, Use(hardware, Workload(**work)))
 
 
 def test_every_number_follows_from_the_bytes():
@@ -95,7 +95,7 @@ def test_what_is_out_of_reach_does_not_fit_or_lacks_is_said_beside_the_rest():
     bare = CARD.model_copy(update={"base_power": None})
     _, found = predicted(bare)
     assert all(row.full_speed is None and row.tokens_per_second for row in found.entries)
-    assert "needs the device's base_power, which card lacks" in " ".join(found.entries[0].notes)
+    assert "needs the hardware's base_power, which card lacks" in " ".join(found.entries[0].notes)
     assert found.same_rate_tokens_per_second is None
     capped = CARD.model_copy(update={"power_limit": Figure(value="21 W")})
     _, found = predicted(capped)
@@ -110,7 +110,7 @@ def test_a_query_is_predicted_at_the_mean_length_of_its_answer():
     assert there(found.entries[0].query).seconds == pytest.approx(21 * (read / 0.8e9 + 1e-5))
     _, found = predicted(prompt=50, answer=5)
     assert found.entries[0].query is None
-    assert any("a query needs the device's compute" in note for note in found.entries[0].notes)
+    assert any("a query needs the hardware's compute" in note for note in found.entries[0].notes)
     computing = CARD.model_copy(update={"compute": Figure(value="1 GFLOP/s"), "compute_power": Figure(value="5 W")})
     _, found = predicted(computing, prompt=50, answer=1)
     multiplied = sum(layer.num_weights for layer in profile.record.layers[:6]) + 96 * 64 + 64
@@ -122,21 +122,21 @@ def test_the_command_says_it_in_words_and_as_json(tmp_path):
     plan, other = tmp_path / "plan.json", tmp_path / "other.json"
     for bits, path in (("4", plan), ("6", other)):
         assert run("solve", tmp_path / "p.safetensors", "--average-bits", bits, "-o", path).exit_code == 0
-    told = json.loads(run("predict", plan, "--device", "rtx-4090", "--context", "64", "--json").output)
+    told = json.loads(run("predict", plan, "--hardware", "rtx-4090", "--context", "64", "--json").output)
     assert [row["name"] for row in told["entries"]] == [
         "plan", "uniform int2-g32", "uniform int4-g32", "uniform int8-row", "original",
     ]  # fmt: skip
     assert told["entries"][0]["stored_bytes"] == read_plan(plan).stored_bytes
     assert told["estimates"]
-    words = " ".join(run("predict", plan, "--plan", other, "--uniform", "4", "--device", "rtx-4090").output.split())
+    words = " ".join(run("predict", plan, "--plan", other, "--uniform", "4", "--hardware", "rtx-4090").output.split())
     for expected in ("predicted", "exact", "estimate", "rule of thumb", "These rest on estimates", "datasheet"):
         assert expected in words
-    with pytest.raises(ScantlingError, match="neither a known device nor a file"):
-        run("predict", plan, "--device", "abacus")
+    with pytest.raises(ScantlingError, match="neither known hardware nor a file"):
+        run("predict", plan, "--hardware", "abacus")
     with pytest.raises(ScantlingError, match="the profile has no uniform '7'"):
-        run("predict", plan, "--device", "rtx-4090", "--uniform", "7")
+        run("predict", plan, "--hardware", "rtx-4090", "--uniform", "7")
     with pytest.raises(ScantlingError, match="not a unit of tokens per second"):
-        run("predict", plan, "--device", "rtx-4090", "--rate", "26 W")
+        run("predict", plan, "--hardware", "rtx-4090", "--rate", "26 W")
 
 
 # The reference case
@@ -181,9 +181,9 @@ def test_the_reference_case_is_within_its_bounds():
     page = reference_page(case)
     for words in ("consistent at equal throughput only", "an assumption here and not measured", "Fitted to the case"):
         assert words in page
-    told = json.loads(run("device", "reference-case", "--json").output)
+    told = json.loads(run("hardware", "reference-case", "--json").output)
     assert told["stored_bytes"] == list(case.stored_bytes)
-    assert run("device", "reference-case").output.strip() == page
+    assert run("hardware", "reference-case").output.strip() == page
 
 
 def test_four_parameters_meet_four_numbers():

@@ -1,4 +1,4 @@
-"""The integer program: both engines against brute force, and the laws that every answer keeps."""
+"""The integer program: both solvers against brute force, and the laws that every answer keeps."""
 
 import math
 import random
@@ -53,11 +53,11 @@ def judge(instance, solution):
         assert proof.value - proof.bound <= room
 
 
-def check_seeds(engine, seeds):
+def check_seeds(solver, seeds):
     statuses = set()
     for seed in seeds:
         instance = random_program(seed)
-        solution = solve(instance, engine, SETTINGS)
+        solution = solve(instance, solver, SETTINGS)
         judge(instance, solution)
         statuses.add(solution.status)
     assert statuses == {Status.OPTIMAL, Status.INFEASIBLE}
@@ -76,8 +76,8 @@ def test_two_thousand_programs_against_brute_force(name):
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_an_engine_alone_states_every_rule(name):
-    """Without presolve, cases or cores: the engine's own statement of the program against brute force."""
-    engine, kinds = solver_named(name), set()
+    """Without presolve, cases or cores: the solver's own statement of the program against brute force."""
+    solver, kinds = solver_named(name), set()
     for seed in range(20_000, 20_200):
         instance = random_program(seed)
         if instance.loss.standard_errors:
@@ -88,7 +88,7 @@ def test_an_engine_alone_states_every_rule(name):
         if statement is None:
             assert not lawful
             continue
-        answer = engine.solve(statement, SETTINGS)
+        answer = solver.solve(statement, SETTINGS)
         assert (answer.status is Status.OPTIMAL) == bool(lawful)
         assert answer.status in {Status.OPTIMAL, Status.INFEASIBLE}
         if lawful:
@@ -189,7 +189,7 @@ def layers_of_a_real_size(num_blocks=30, seed=1):
 
 def test_both_engines_prove_the_same_optimum_of_a_real_size():
     instance = layers_of_a_real_size()
-    solutions = [solve(instance, engine, SETTINGS) for engine in SOLVERS.values()]
+    solutions = [solve(instance, solver, SETTINGS) for solver in SOLVERS.values()]
     for solution in solutions:
         assert solution.status is Status.OPTIMAL
         assert solution.proofs[0].gap <= 2 * solution.proofs[0].resolution
@@ -226,8 +226,8 @@ def test_costs_twelve_orders_apart():
         (DomainCosts("text", ((1e3, 1e3 - 1e-9), (1e-9, 2e-9))),),
         (Limit("memory", "bytes", at_most=3),),
     )
-    for engine in SOLVERS.values():
-        solution = solve(instance, engine, SETTINGS)
+    for solver in SOLVERS.values():
+        solution = solve(instance, solver, SETTINGS)
         best = min(instance.loss_increase_nats(c) for c in lawful_choices(instance))
         assert solution.choice is not None
         assert solution.proofs[0].bound <= best
@@ -250,9 +250,9 @@ def test_integer_costs_stay_within_the_stated_resolution():
             assert costs.bound(total) <= true + 1e-15 * abs(true)
 
 
-@pytest.mark.parametrize("engine", SOLVERS.values(), ids=SOLVERS)
-def test_no_time_is_an_answer_not_an_exception(engine):
-    solution = solve(layers_of_a_real_size(), engine, SolverSettings(time_limit_seconds=0))
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+def test_no_time_is_an_answer_not_an_exception(solver):
+    solution = solve(layers_of_a_real_size(), solver, SolverSettings(time_limit_seconds=0))
     assert solution.status in {Status.UNKNOWN, Status.FEASIBLE}
     if solution.choice is not None:
         assert solution.proofs[0].gap > 0
@@ -380,7 +380,7 @@ def test_more_sets_of_formats_than_can_be_searched_are_refused():
 
 
 def test_orders_over_a_chain_too_long_to_list():
-    """More lawful combinations than are joined into one group: the order stays with the engine."""
+    """More lawful combinations than are joined into one group: the order stays with the solver."""
     instance = limited(
         sweep(10),
         Order("falling", tuple((u, u + 1) for u in range(9))),

@@ -108,7 +108,7 @@ READINGS = {
     'rules: [{name: fours, linear: [{layers: "*", bits: 4, add: 1}]}, {sum: fours, layers: "*.0.*", at_most: 1}]': (
         lambda a: of(a, ".0.").count("int4-g32") <= 1
     ),
-    "rules: [{devices: [{name: a, blocks: 0, at_most: 24 kB}, {blocks: 1..1, at_most: 22 kB}]}]": lambda a: (
+    "rules: [{machines: [{name: a, blocks: 0, at_most: 24 kB}, {blocks: 1..1, at_most: 22 kB}]}]": lambda a: (
         stored(a, lambda n: ".0." in n or "embed" in n) + 1000 <= 24000
         and stored(a, lambda n: ".1." in n or "head" in n) + 1000 <= 22000
     ),
@@ -159,9 +159,9 @@ rules:
   - {distinct_formats: 2, layers: "*.1.*"}
   - {sum: bytes, layers: "*.mlp.*", at_most: 12 kB}
   - {name: mine, linear: [{layers: "*.q_proj", bits: 4, add: 1.5}], at_most: 4}
-  - {devices: [{blocks: 0..1, at_most: 1 MB}]}
+  - {machines: [{blocks: 0..1, at_most: 1 MB}]}
 minimize: [loss_increase, memory]
-robust: {standard_errors: 2, load_cases: worst}
+robust: {standard_errors: 2, domains: worst}
 """)
     read = Program(PROFILE).read(path)
     called = (
@@ -242,7 +242,7 @@ def test_a_robust_objective_needs_more_than_one_sample():
         (lambda p: p.limit("bytes", layers="*", at_most="3 J"), "'J' in '3 J' is not a unit of bytes"),
         (lambda p: p.limit("weight", at_most=3), "there is no row 'weight'. Known: "),
         (lambda p: p.limit("speed", at_least="0 tok/s"), "a speed of 0 is no limit"),
-        (lambda p: p.limit("speed", at_least="5 tok/s"), "a limit on speed needs a device"),
+        (lambda p: p.limit("speed", at_least="5 tok/s"), "a limit on speed needs hardware"),
         (lambda p: p.limit("loss_increase", at_least=0.1), "from above only"),
         (lambda p: p.limit("loss_increase", at_most=math.nan), "nan is not a number of nats"),
         (lambda p: p.limit("loss_increase", at_most=math.inf), "inf is not a number of nats"),
@@ -266,7 +266,7 @@ def test_a_robust_objective_needs_more_than_one_sample():
             "block 1 lies on device 0 and on device 1",
         ),
         (lambda p: p.minimize("speed"), "cannot minimise 'speed'"),
-        (lambda p: p.minimize("energy"), "needs a device"),
+        (lambda p: p.minimize("energy"), "needs hardware"),
         (lambda p: p.minimize(), "nothing"),
         (lambda p: p.minimize("memory").minimize("loss_increase"), "said already to minimise memory"),
         (lambda p: p.robust(-1), "standard_errors"),
@@ -274,8 +274,8 @@ def test_a_robust_objective_needs_more_than_one_sample():
         (lambda p: p.workload(kv_bits=8), "kv_bits has no effect without a context"),
         (lambda p: p.engine("llm"), "'llm' is not a known engine. Known: gptqmodel"),
         (lambda p: p.engine("mlx").engine("gptqmodel"), "two engines are stated"),
-        (lambda p: p.device("a100"), "neither a known device nor a file"),
-        (lambda p: p.device("a100-80gb").device("rtx-5090"), "two devices are stated"),
+        (lambda p: p.hardware("a100"), "neither known hardware nor a file"),
+        (lambda p: p.hardware("a100-80gb").hardware("rtx-5090"), "two machines are stated"),
     ],
 )
 def test_a_constraint_that_cannot_be_meant_is_refused(wish, match):
@@ -351,7 +351,7 @@ def test_flags_files_and_python_come_together(tmp_path):
     )
     instance = program_from_options(PROFILE, options).instance()
     origins = [rule.origin for rule in instance.rules]
-    assert origins == [f"{constraints}:1:9", "--memory", "--stored", "--average-bits", "--max-loss", "Python"]
+    assert origins == [f"{constraints}:1:9", "--memory", "--checkpoint-size", "--average-bits", "--max-loss", "Python"]
     assert instance.minimise == ("stored_bytes",)
     assert instance.loss.standard_errors == 1
     for spelled, match in (

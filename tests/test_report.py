@@ -357,7 +357,7 @@ def test_the_plan_lies_on_the_frontier_and_uniforms_above(folder):
 
 
 def test_where_the_program_knows_watts_they_are_shown(tmp_path):
-    words = ["--average-bits", "3.7", "--device", "a100-80gb", "--rate", "26 tok/s"]
+    words = ["--average-bits", "3.7", "--hardware", "a100-80gb", "--rate", "26 tok/s"]
     plan = solved(tmp_path, make_profile(num_blocks=2), *words, "--no-cross-fit")
     run("report", plan, "-o", tmp_path / "page.html", "--points", "5")
     assert "frontier-watts" in pictures(tmp_path / "page.html")

@@ -38,7 +38,7 @@ from scantling.sensitivity.profiling import ProfileSettings, build_profile
 from tiny import make_model
 from tiny_profiles import CONFIG, FORMATS, choices, layer, limit_named, make_profile, profile_of, without_config
 
-DEVICE = """
+HARDWARE = """
 name: card
 bandwidth: 1 GB/s
 memory: 1 GB
@@ -53,7 +53,7 @@ traffic_power: 30 W
 
 @pytest.fixture
 def card(tmp_path):
-    (tmp_path / "card.yaml").write_text(DEVICE)
+    (tmp_path / "card.yaml").write_text(HARDWARE)
     return load_hardware(str(tmp_path / "card.yaml"))
 
 
@@ -74,7 +74,7 @@ def laws(profile, instance, choice, workload):
 @pytest.mark.parametrize("context", [None, 40])
 def test_rows_follow_the_laws_and_round_up(card, context):
     profile, workload = make_profile(), Workload(context=context)
-    instance = Program(profile).device(card).workload(context=context).instance()
+    instance = Program(profile).hardware(card).workload(context=context).instance()
     for choice in list(choices(instance))[::37]:
         read, seconds, joules = laws(profile, instance, choice, workload)
         for name, expected, step in (
@@ -89,9 +89,9 @@ def test_rows_follow_the_laws_and_round_up(card, context):
 def test_power_at_full_speed_and_at_a_rate_are_the_laws(card):
     profile = make_profile()
     limited = {
-        limit: Program(profile).device(card).limit("power", at_most=f"{limit} W").instance() for limit in (36, 38, 40)
+        limit: Program(profile).hardware(card).limit("power", at_most=f"{limit} W").instance() for limit in (36, 38, 40)
     }
-    rated = Program(profile).device(card).workload(rate="100 tok/s").instance()
+    rated = Program(profile).hardware(card).workload(rate="100 tok/s").instance()
     agreed = set()
     for choice in list(choices(rated))[::7]:
         read, seconds, _ = laws(profile, rated, choice, Workload())
@@ -106,15 +106,15 @@ def test_power_at_full_speed_and_at_a_rate_are_the_laws(card):
     assert len({holds for _, holds in agreed}) == 2
 
 
-def test_a_demanded_rate_must_be_reached_and_a_device_brings_its_memory(card):
-    instance = Program(make_profile()).device(card).workload(rate="100 tok/s").instance()
+def test_a_demanded_rate_must_be_reached_and_a_machine_brings_its_memory(card):
+    instance = Program(make_profile()).hardware(card).workload(rate="100 tok/s").instance()
     assert limit_named(instance, "memory of card").at_most == 10**9
     assert limit_named(instance, "rate of the workload").row == SECONDS_PER_TOKEN
     assert limit_named(instance, "rate of the workload").at_most == 10**10
 
 
 def test_speed_limits_are_rounded_to_the_safe_side(card):
-    instance = Program(make_profile()).device(card).limit("speed", at_least="3 tok/s", at_most="7 tok/s").instance()
+    instance = Program(make_profile()).hardware(card).limit("speed", at_least="3 tok/s", at_most="7 tok/s").instance()
     at_most = limit_named(instance, "speed (at least)").at_most  # of the seconds
     at_least = limit_named(instance, "speed (at most)").at_least
     assert at_most is not None
@@ -124,15 +124,15 @@ def test_speed_limits_are_rounded_to_the_safe_side(card):
     assert Fraction(at_least - 1) * step < Fraction(1, 7) <= Fraction(at_least) * step
 
 
-def test_the_reference_case_is_met_by_the_device_fitted_to_it():
+def test_the_reference_case_is_met_by_the_machine_fitted_to_it():
     """64.0 and 17.8 GB read at 26 and about 70 tokens per second; 295 and 165 W at 26 tokens per second."""
-    device = load_hardware("a100-80gb-reference")
+    hardware = load_hardware("a100-80gb-reference")
     for read_bytes, speed, watts in ((63_970_617_344, 26, 295), (17_771_669_504, 70, 165)):
         # A whole model as one matrix of 16-bit weights.
         num_weights = read_bytes // 2
         big = layer("lm_head", "head", None, (num_weights // 1024, 1024), ["float16"])
         profile = profile_of([big], num_samples=1)
-        instance = Program(profile).device(device).workload(rate="26 tok/s").instance()
+        instance = Program(profile).hardware(hardware).workload(rate="26 tok/s").instance()
         seconds = instance.amount("seconds_per_token", (0,)) * 1e-12
         assert 1 / seconds == pytest.approx(speed, rel=0.01)
         assert instance.amount("watts", (0,)) * 1e-6 == pytest.approx(watts, abs=1)
@@ -169,10 +169,10 @@ def test_what_is_missing_is_said(card, tmp_path):
     program = Program(make_profile())
     blunt = card.model_copy(update={"efficiency": card.efficiency[:1]})
     with pytest.raises(ScantlingError, match=r"efficiency for the format int4-g32, which card lacks"):
-        program.device(blunt).limit("speed", at_least="5 tok/s").instance()
+        program.hardware(blunt).limit("speed", at_least="5 tok/s").instance()
     program = Program(make_profile(formats=("int4-g32", "float16")))
-    with pytest.raises(ScantlingError, match=r"needs the device's overhead, which apple-m4-max lacks"):
-        program.device("apple-m4-max").limit("speed", at_least="5 tok/s").instance()
+    with pytest.raises(ScantlingError, match=r"needs the hardware's overhead, which apple-m4-max lacks"):
+        program.hardware("apple-m4-max").limit("speed", at_least="5 tok/s").instance()
     for limit, bound, lacks in (
         ("speed", {"at_least": "5 tok/s"}, "overhead"),
         ("energy", {"at_most": "5 J"}, "base_power"),
@@ -180,14 +180,14 @@ def test_what_is_missing_is_said(card, tmp_path):
         ("seconds_per_token", {"at_most": "5 ms"}, "bandwidth"),
     ):
         without = card.model_copy(update={lacks: None})
-        with pytest.raises(ScantlingError, match=rf"needs the device's {lacks}, which card lacks"):
-            program.device(without).limit(limit, **bound).instance()
+        with pytest.raises(ScantlingError, match=rf"needs the hardware's {lacks}, which card lacks"):
+            program.hardware(without).limit(limit, **bound).instance()
     with pytest.raises(ScantlingError, match="workload: a speed of 0 is no limit"):
-        program.device(card).workload(rate="0 tok/s").instance()
+        program.hardware(card).workload(rate="0 tok/s").instance()
     with pytest.raises(ScantlingError, match="limited from above only"):
-        program.device(card).limit("power", at_least="5 W").instance()
+        program.hardware(card).limit("power", at_least="5 W").instance()
     with pytest.raises(ScantlingError, match="needs a rate"):
-        program.device(card).minimize("power").instance()
+        program.hardware(card).minimize("power").instance()
     assert set(Rows(make_profile(), Workload(rate="1 tok/s"), card).available()) == set(ROW_NAMES)
 
 
@@ -204,20 +204,20 @@ def test_what_is_missing_is_said(card, tmp_path):
         ("- 1", "the file"),
     ],
 )
-def test_a_device_file_that_is_wrong_is_refused_with_its_line(tmp_path, text, match):
+def test_a_hardware_file_that_is_wrong_is_refused_with_its_line(tmp_path, text, match):
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(ScantlingError, match=match):
         load_hardware(str(tmp_path / "x.yaml"))
 
 
-def test_every_number_of_a_known_device_has_a_source():
+def test_every_number_of_known_hardware_has_a_source():
     for name in hardware_names():
-        device = load_hardware(name)
-        assert device.name == name
+        hardware = load_hardware(name)
+        assert hardware.name == name
         figures = [
-            figure for figure in json.loads(device.model_dump_json(exclude_none=True)).values() if "value" in figure
+            figure for figure in json.loads(hardware.model_dump_json(exclude_none=True)).values() if "value" in figure
         ]
-        figures += [entry.share.model_dump() for entry in device.efficiency]
+        figures += [entry.share.model_dump() for entry in hardware.efficiency]
         assert all(figure["source"] and figure["origin"] != "stated" for figure in figures)
 
 
@@ -321,7 +321,7 @@ def test_twenty_thousand_layers_are_stated_in_seconds(card):
         for e in range(400)
     ]
     profile = profile_of(layers, num_samples=1)
-    program = Program(profile).device(card).limit("power", at_most="45 W").min_bits("*.experts.{0..9}.*", 4)
+    program = Program(profile).hardware(card).limit("power", at_most="45 W").min_bits("*.experts.{0..9}.*", 4)
     program = program.tie("*.experts.*", per="block").distinct(2)
     assert len(program.instance().units) == 20_000
 
@@ -329,7 +329,7 @@ def test_twenty_thousand_layers_are_stated_in_seconds(card):
 def test_a_batch_shares_what_is_read_and_holds_its_own_caches(card):
     """Steps of n sequences: matrices once, caches and embedding rows n times, joules over n tokens."""
     profile = make_profile()
-    one, four = (Program(profile).device(card).workload(context=40, batch=batch).instance() for batch in (1, 4))
+    one, four = (Program(profile).hardware(card).workload(context=40, batch=batch).instance() for batch in (1, 4))
     cache = 2 * 40 * 2 * 2 * 16 * 2  # two blocks, keys and values, two heads of 16 numbers of two bytes
     picks = list(choices(one))[::19]
     for choice in picks:
@@ -396,12 +396,12 @@ def test_a_workload_that_makes_no_sense_is_refused(values, match):
 
 def test_a_context_that_leaves_no_memory_for_weights_is_told(card):
     """The card has 1 GB; 131,072 tokens of 128 bytes in two blocks are 33.6 MB, a thousandfold context too much."""
-    roomy = Program(make_profile()).device(card).workload(context=131_072)
+    roomy = Program(make_profile()).hardware(card).workload(context=131_072)
     assert limit_named(roomy.instance(), "memory of card").at_most == 10**9
     with pytest.raises(
-        ScantlingError, match=r"device card: the workload leaves no memory for weights: .* KV cache takes .* GiB"
+        ScantlingError, match=r"machine card: the workload leaves no memory for weights: .* KV cache takes .* GiB"
     ):
-        Program(make_profile()).device(card).workload(context=131_072_000).instance()
+        Program(make_profile()).hardware(card).workload(context=131_072_000).instance()
     with pytest.raises(ScantlingError, match=r"--memory: the workload leaves no memory for weights"):
         Program(make_profile()).workload(context=131_072).limit("memory", at_most="30 MB", origin="--memory").instance()
 

@@ -160,7 +160,7 @@ def failure(*words) -> BaseException:
     return result.exception
 
 
-FEW = ["--length", 32, "--sequences", 24, "--rungs", 8]
+FEW = ["--length", 32, "--sequences", 24, "--points", 8]
 
 
 @pytest.fixture(scope="module")
@@ -349,7 +349,7 @@ def test_a_predicted_plan_carries_a_larger_prediction_margin(folder, found):
         (["--require", -1], "is none"),
         (["--require", "nan"], "is none"),
         (["--require", "inf"], "is none"),
-        (["--rungs", 2], "4 or more"),
+        (["--points", 2], "4 or more"),
         (["--uniform", "int5-g32"], "no uniform"),
         (["--inputs", "none"], "none"),
     ],
@@ -422,7 +422,7 @@ def test_a_plan_that_measures_worse_is_tightened_until_it_holds(folder, found, m
 
 def test_a_prediction_is_never_called_confirmed(folder, found):
     words = ["solve", folder / "p", "--safety-factor", 1.5, "--minimize", "memory", "-o", folder / "predicted-plan"]
-    result = run(*words, "--safety", folder / "safety", "--unconfirmed")
+    result = run(*words, "--safety", folder / "safety", "--predicted-only")
     assert result.exit_code == 0, result.output
     assert "PREDICTED, not confirmed" in result.output
     plan = read_plan(folder / "predicted-plan")
@@ -430,7 +430,7 @@ def test_a_prediction_is_never_called_confirmed(folder, found):
     assert not plan.safety.confirmed
     assert plan.safety.factor_lower >= 1.5
     with pytest.raises(ScantlingError, match="takes what the model bears from a safety file"):
-        raise failure(*words, "--unconfirmed")
+        raise failure(*words, "--predicted-only")
 
 
 def test_a_factor_that_the_limits_do_not_leave_is_explained(folder, found):

@@ -59,7 +59,7 @@ def sweep(profile: Profile, num_points: int, progress: Progress) -> dict[str, di
             "solve. Profile with the estimator fisher."
         )
     if num_points < 4:
-        raise ScantlingError(f"a ladder of {num_points} rungs has no curve. Ask for 4 or more with --rungs.")
+        raise ScantlingError(f"a ladder of {num_points} rungs has no curve. Ask for 4 or more with --points.")
     narrowest, widest = _span(profile)
     if not narrowest < widest:
         raise ScantlingError(

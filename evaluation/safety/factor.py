@@ -180,7 +180,7 @@ def margin_of_predicted(
         raise ScantlingError(
             f"only {len(logs)} rungs of the ladder are predicted within {_NEIGHBOURS:g} times of {predicted_nats:.4g} "
             "nats: too few to say how far that prediction may be off. Measure the plan, or ask for a finer ladder with "
-            "--rungs."
+            "--points."
         )
     mean, deviation = float(np.mean(logs)), float(np.std(logs, ddof=1))
     student = float(stats.t.ppf((1 + confidence) / 2, len(logs) - 1))

@@ -3,13 +3,14 @@
 Knows nothing about how any of it was measured.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
-from ...common.records import Finite, Record, read_record, write_record
+from ...common.records import Finite, Record, VersionedRecord, read_record, write_record
 from ..bootstrap import BootstrapSettings, Interval
 
-SAFETY_VERSION: Final = 1
+SAFETY_VERSION: Final = 2
 
 
 class DocumentQuality(Record):
@@ -204,7 +205,7 @@ class PlanSafety(Record):
     passes: bool
 
 
-class SafetyFile(Record):
+class SafetyFile(VersionedRecord):
     """The whole of ``safety.json``.
 
     Attributes:
@@ -224,7 +225,19 @@ class SafetyFile(Record):
         plans: the plans asked for, the first of which decides the exit status.
     """
 
-    safety_version: Literal[1] = SAFETY_VERSION
+    version_key: ClassVar[str] = "safety_version"
+    version: ClassVar[int] = SAFETY_VERSION
+    renamed_keys: ClassVar[Mapping[str, str]] = {
+        "certainty": "bootstrap",
+        "case": "domain",
+        "cases": "domains",
+        "gamma": "prediction_margin",
+        "governing_case": "governing_domain",
+        "ladder": "sweep",
+        "onset_rung": "onset_point",
+    }
+
+    safety_version: Literal[2] = SAFETY_VERSION
     scantling_version: str
     model_source: str
     model_sha256: str

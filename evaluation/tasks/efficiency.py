@@ -3,7 +3,7 @@
     per watt  = accuracy / average power          at a stated throughput
     per joule = accuracy / energy                 of a stated piece of work: a query, or one token
 
-A ratio hides what it is made of: a model that knows nothing, on a device that draws nothing, has a fine one. So every
+A ratio hides what it is made of: a model that knows nothing, on a machine that draws nothing, has a fine one. So every
 figure is kept together with its accuracy and the chance level, watts, throughput, and where each comes from.
 
 Knows nothing about command lines, nor how accuracy or power were found.
@@ -23,10 +23,10 @@ from .accuracies import Accuracy
 
 
 class Power(Record):
-    """A device at work.
+    """A machine at work.
 
     Attributes:
-        device: its name, or what its user calls it.
+        hardware: its name, or what its user calls it.
         watts: average power.
         tokens_per_second: of every sequence.
         joules: energy of the work.
@@ -36,7 +36,7 @@ class Power(Record):
         origin: where they come from, in words.
     """
 
-    device: str
+    hardware: str
     watts: Finite
     tokens_per_second: Finite
     joules: Finite
@@ -64,7 +64,7 @@ class Efficiency(Record):
     per_joule: Interval
 
 
-def intelligence(entry: str, accuracy: Accuracy, power: Power) -> Efficiency:
+def efficiency(entry: str, accuracy: Accuracy, power: Power) -> Efficiency:
     """Put accuracy and power together.
 
     Args:
@@ -81,7 +81,7 @@ def intelligence(entry: str, accuracy: Accuracy, power: Power) -> Efficiency:
     for number, unit in ((power.watts, "W"), (power.tokens_per_second, "tok/s"), (power.joules, "J")):
         if not (math.isfinite(number) and number > 0):
             raise ScantlingError(
-                f"{entry} on {power.device} at {number:g} {unit}: nothing works on that. State what was measured, "
+                f"{entry} on {power.hardware} at {number:g} {unit}: nothing works on that. State what was measured, "
                 "above 0."
             )
     return Efficiency(
@@ -101,17 +101,17 @@ def modelled_powers(prediction: Prediction, entry: PredictedEntry) -> list[Power
     """Give the powers that the laws of decode predict for a contender.
 
     Args:
-        prediction: of all contenders on a device.
+        prediction: of all contenders on a machine.
         entry: one of them.
 
     Returns:
         At full speed, and at the throughput that is the same for all, where each can be predicted.
 
     Raises:
-        ScantlingError: neither can; the device's missing numbers are named.
+        ScantlingError: neither can; the hardware's missing numbers are named.
     """
     estimates = f", of which estimates: {', '.join(prediction.estimates)}" if prediction.estimates else ""
-    origin = f"modelled from the numbers of {prediction.device}{estimates}"
+    origin = f"modelled from the numbers of {prediction.hardware}{estimates}"
     powers = []
     for at, point in (("full speed", entry.full_speed), ("the same rate for all", entry.same_rate)):
         if point is None:
@@ -119,7 +119,7 @@ def modelled_powers(prediction: Prediction, entry: PredictedEntry) -> list[Power
         whole_query = entry.query if at == "full speed" else None
         powers.append(
             Power(
-                device=prediction.device,
+                hardware=prediction.hardware,
                 watts=point.watts,
                 tokens_per_second=point.tokens_per_second,
                 joules=point.joules_per_token if whole_query is None else whole_query.joules,
@@ -130,7 +130,7 @@ def modelled_powers(prediction: Prediction, entry: PredictedEntry) -> list[Power
             )
         )
     if not powers:
-        raise ScantlingError(f"no power of {entry.name} on {prediction.device}: {'; '.join(entry.notes)}")
+        raise ScantlingError(f"no power of {entry.name} on {prediction.hardware}: {'; '.join(entry.notes)}")
     return powers
 
 
@@ -169,7 +169,7 @@ def measured_powers(stated: Sequence[str]) -> dict[str, list[Power]]:
 
 def _measured(watts: Fraction, rate: Fraction) -> Power:
     return Power(
-        device="as measured",
+        hardware="as measured",
         watts=float(watts),
         tokens_per_second=float(rate),
         joules=float(watts / rate),

@@ -285,11 +285,11 @@ RuleRecord = Annotated[
 
 
 def _name_or_hardware(value: object) -> str:
-    return "NameOfDevice" if isinstance(value, str) else "Hardware"
+    return "NameOfHardware" if isinstance(value, str) else "Hardware"
 
 
 HardwareChoice = Annotated[
-    Annotated[str, Tag("NameOfDevice")] | Annotated[Hardware, Tag("Hardware")], Discriminator(_name_or_hardware)
+    Annotated[str, Tag("NameOfHardware")] | Annotated[Hardware, Tag("Hardware")], Discriminator(_name_or_hardware)
 ]
 
 
@@ -308,7 +308,7 @@ class Constraints(Record):
 
     Attributes:
         engine: name of an engine profile.
-        device: name of a device, a path of a device file, or the device itself.
+        hardware: name of a machine, a path of a hardware file, or the machine itself.
         workload: how the model is used.
         limits: on the whole plan.
         rules: on some layers.
@@ -318,7 +318,7 @@ class Constraints(Record):
     """
 
     engine: str | None = None
-    device: HardwareChoice | None = None
+    hardware: HardwareChoice | None = None
     workload: Workload | None = None
     limits: Limits = Limits()
     rules: Annotated[tuple[RuleRecord, ...], Field(max_length=10_000)] = ()

@@ -100,7 +100,8 @@ def _format_changes(found: Comparison) -> str:
     caption = (
         f"Layers that moved against {found.changes_from}: the {len(rows)} of {len(found.format_changes)} with the most "
         "to lose if put back. Saved: predicted loss of the layer alone. Paid: what its bytes and bits are worth in "
-        "other layers, at the shadow prices of the plan's limits. Net: the difference, the reduced cost of the old format."
+        "other layers, at the shadow prices of the plan's limits. Net: the difference, the reduced cost of the old "
+        "format."
     )
     return Table("format_changes", headings, rows, caption).html()
 

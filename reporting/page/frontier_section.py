@@ -102,8 +102,8 @@ def frontier_section(material: Material) -> Section:
     html = "".join(figure(chart, one.caption()) for chart, one in zip(charts, drawn, strict=True))
     if all(one.row != POWER for one in drawn):
         html += missing(
-            "The plan's program knows no watts. State device and rate when it is solved:",
-            'scantling solve PROFILE --device NAME --rate "26 tok/s"',
+            "The plan's program knows no watts. State machine and rate when it is solved:",
+            'scantling solve PROFILE --hardware NAME --rate "26 tok/s"',
         )
     return Section("frontier", title, paragraph(_certificate(material.plan)) + html, tuple(charts))
 
@@ -114,7 +114,7 @@ def _certificate(plan: Plan) -> str:
             return (
                 f"The certificate: the plan's objective is {objective.value:.6f} nats per token, and no plan within "
                 f"its limits and rules has less than {objective.bound:.6f} (gap {objective.gap:.1e}; "
-                f"{plan.certificate.engine})."
+                f"{plan.certificate.solver})."
             )
     return "The plan minimises something else than the loss, or was edited: there is no bound on its loss."
 

@@ -78,7 +78,7 @@ def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     style = f"{_LAYOUT}{chart_style(LIGHT)}\n@media (prefers-color-scheme:dark){{{dark}}}"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="viewport" content="width=machine-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{style}</style></head>\n"
         f"<body><header><h1>{escape(title)}</h1><p>{escape(subtitle)}</p><nav>{links}</nav></header>\n"
         f"<main>{body}</main><footer><p>Predicted numbers say so; all others were counted or measured. Nothing on this "

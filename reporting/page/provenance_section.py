@@ -45,7 +45,7 @@ def provenance_section(material: Material) -> Section:
 def _proof(plan: Plan) -> tuple[tuple[str, str], ...]:
     proven = plan.certificate
     size = f"{proven.num_units} decisions, {proven.num_options} options, {proven.num_core_options} left after presolve"
-    return (("solver", f"{proven.engine}, seed {proven.seed}, {proven.solve_seconds:.2f} s, {size}"),)
+    return (("solver", f"{proven.solver}, seed {proven.seed}, {proven.solve_seconds:.2f} s, {size}"),)
 
 
 def _measured(material: Material) -> tuple[tuple[str, str], ...]:

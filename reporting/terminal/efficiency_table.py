@@ -49,8 +49,8 @@ def print_efficiency(rows: Sequence[Efficiency], console: Console) -> None:
     for task in dict.fromkeys(row.accuracy.task for row in rows):
         of_task = [row for row in rows if row.accuracy.task == task]
         console.print(f"{task} ({of_task[0].accuracy.metric}), chance {_chance(of_task[0].accuracy)}", style="bold")
-        for place in dict.fromkeys((row.power.device, row.power.at, row.power.work) for row in of_task):
-            chosen = [row for row in of_task if (row.power.device, row.power.at, row.power.work) == place]
+        for place in dict.fromkeys((row.power.hardware, row.power.at, row.power.work) for row in of_task):
+            chosen = [row for row in of_task if (row.power.hardware, row.power.at, row.power.work) == place]
             table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
             table.add_column("", overflow="fold")
             for heading in ("accuracy", "watts", "tok/s", "joules", "per watt", "per joule"):

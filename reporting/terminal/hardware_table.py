@@ -47,7 +47,7 @@ class RunRecord(Record):
 
 
 class MeasuredHardware(Record):
-    """What ``device measure`` found.
+    """What ``hardware measure`` found.
 
     Attributes:
         engine: that decoded.
@@ -178,23 +178,29 @@ def print_measured(found: MeasuredHardware, console: Console) -> None:
             console.print(words)
 
 
-def print_hardware(devices: Sequence[Hardware], console: Console) -> None:
-    """List devices, with a mark where a number is an estimate.
+def print_hardware(machines: Sequence[Hardware], console: Console) -> None:
+    """List machines, with a mark where a number is an estimate.
 
     Args:
-        devices: to be listed.
+        machines: to be listed.
         console: where.
     """
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     for heading in ("memory", "bandwidth", "power\nlimit", "with no\ntraffic", "more when\nfull"):
         table.add_column(heading, justify="right")
-    for device in devices:
-        figures = [device.memory, device.bandwidth, device.power_limit, device.base_power, device.traffic_power]
+    for hardware in machines:
+        figures = [
+            hardware.memory,
+            hardware.bandwidth,
+            hardware.power_limit,
+            hardware.base_power,
+            hardware.traffic_power,
+        ]
         cells = ("–" if one is None else f"{one.value}{' ~' * (one.origin == 'estimate')}" for one in figures)
-        table.add_row(device.name, *cells)
+        table.add_row(hardware.name, *cells)
     console.print(table)
-    console.print("~ estimate; – not known, state yours in a device file")
+    console.print("~ estimate; – not known, state yours in a hardware file")
 
 
 def print_fits(fits: Sequence[LawFit], console: Console) -> None:

@@ -66,7 +66,7 @@ def print_frontier(found: Frontier, console: Console) -> None:
         table.add_row(*bounds, used, f"{point.average_bits:.3f}", loss, f"{gap:.0e}", point.status.lower())
     console.print(table)
     console.print(
-        f"{len(found.points)} points, each minimising {found.objective}; {found.engine}; "
+        f"{len(found.points)} points, each minimising {found.objective}; {found.solver}; "
         f"{sum(point.seconds for point in found.points):.1f} s in all.",
         style="dim",
     )

@@ -167,7 +167,7 @@ def print_certificate(plan: Plan, console: Console) -> None:
     table.add_row("status", _STATUS_WORDS[proven.status])
     for objective in proven.objectives:
         table.add_row(f"minimised {objective.name}", _describe_proof(objective))
-    table.add_row("solver", f"{proven.engine}, {proven.solve_seconds:.2f} s; {_describe_search(proven)}")
+    table.add_row("solver", f"{proven.solver}, {proven.solve_seconds:.2f} s; {_describe_search(proven)}")
     for use in plan.limits:
         words = describe_limit(use, proven.objectives[0]) if proven.objectives else describe_amount(use)
         table.add_row(f"{use.name} ({use.origin})" if use.origin else use.name, words)

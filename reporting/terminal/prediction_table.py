@@ -1,4 +1,4 @@
-"""Predictions of device needs as tables for a person.
+"""Predictions of machine needs as tables for a person.
 
 Knows nothing about how they came about.
 """
@@ -24,7 +24,7 @@ def print_prediction(found: Prediction, console: Console) -> None:
         for note in row.notes:
             console.print(f"{row.name}: {note}")
     console.print(_describe(found), style="dim")
-    table = Table("number of the device", "value", "origin", "source", box=None, pad_edge=False)
+    table = Table("number of the machine", "value", "origin", "source", box=None, pad_edge=False)
     for parameter in found.parameters:
         table.add_row(parameter.name, str(parameter.value), parameter.origin, parameter.source)
     console.print(table)
@@ -65,7 +65,7 @@ def _query(row: PredictedEntry) -> str:
 def _describe(found: Prediction) -> str:
     work = found.workload
     words = [
-        f"On {found.device}, decode of {work.batch or 1} sequence(s). Bytes of weights are exact, all else predicted."
+        f"On {found.hardware}, decode of {work.batch or 1} sequence(s). Bytes of weights are exact, all else predicted."
     ]
     if found.kv_cache_bytes:
         words.append(

@@ -1,6 +1,6 @@
-"""The seam between the program and the engines that solve it.
+"""The seam between the program and the solvers that solve it.
 
-Knows nothing about any engine.
+Knows nothing about any solver.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from .standard_form import Integers, StandardForm
 
 
 class Status(Enum):
-    """What an engine can answer; the value is advice for a person."""
+    """What a solver can answer; the value is advice for a person."""
 
     OPTIMAL = "optimal: no other plan within the limits has a smaller objective"
     FEASIBLE = "feasible: the search was ended before the proof; a better plan may exist, by at most the gap"
@@ -25,7 +25,7 @@ class SolverSettings:
 
     Attributes:
         time_limit_seconds: when to stop and return the best plan so far.
-        seed: of the engine's own random choices.
+        seed: of the solver's own random choices.
         num_threads: how many it may use. One thread repeats exactly.
         relative_gap: stop when the gap is proven to be at most this share of the objective; 0 for a proven optimum.
     """
@@ -38,13 +38,13 @@ class SolverSettings:
 
 @dataclass(frozen=True)
 class SolverAnswer:
-    """What an engine found out about a statement.
+    """What a solver found out about a statement.
 
     Attributes:
         status: what is known.
         chosen: one option a group, int64 [groups]; None where there is no plan.
         bound: no plan has a smaller objective; None where there is no plan.
-        resolution: how far the numbers that the engine worked on may be from the costs, over a whole plan.
+        resolution: how far the numbers that the solver worked on may be from the costs, over a whole plan.
     """
 
     status: Status

@@ -1,7 +1,7 @@
 """The program on HiGHS through cvxpy, in a process of its own.
 
 OR-Tools and highspy each bring a library of the same name and cannot be loaded into one process (an ImportError on
-whichever comes second), so this engine sends its statements to ``python -m scantling.solver.milp.highs_worker``, one a
+whichever comes second), so this solver sends its statements to ``python -m scantling.solver.milp.highs_worker``, one a
 line, and keeps that process for the next.
 
 Knows nothing about layers or files.
@@ -124,7 +124,7 @@ class HighsSolver:
         if chosen is not None and statement.slack_prices is None and not statement.meets_limits(chosen):
             raise ScantlingError(
                 f"{self.name} returned a plan that breaks a limit by its floating-point tolerance. "
-                "Use the engine with exact integers: --solver cpsat."
+                "Use the solver with exact integers: --solver cpsat."
             )
         return SolverAnswer(Status[reply.status], chosen, reply.bound, reply.resolution)
 
@@ -159,5 +159,5 @@ class HighsSolver:
         reason = self._messages.read().decode(errors="replace").strip().splitlines()
         raise ScantlingError(
             f"the HiGHS worker ended with status {worker.returncode}: {reason[-1] if reason else 'no message'}. "
-            "Try the other engine: --solver cpsat."
+            "Try the other solver: --solver cpsat."
         )

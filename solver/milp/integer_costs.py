@@ -1,6 +1,6 @@
 """Real costs as integers, with what that may change.
 
-Knows nothing about engines.
+Knows nothing about solvers.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The engines by name.
+"""The solvers by name.
 
 Knows nothing about programs.
 """
@@ -12,17 +12,17 @@ SOLVERS: dict[str, MilpSolver] = {"cpsat": CpSatSolver(), "highs": HighsSolver()
 
 
 def solver_named(name: str) -> MilpSolver:
-    """Give an engine.
+    """Give a solver.
 
     Args:
         name: ``cpsat`` or ``highs``.
 
     Returns:
-        The engine.
+        The solver.
 
     Raises:
-        ScantlingError: no such engine.
+        ScantlingError: no such solver.
     """
     if name not in SOLVERS:
-        raise ScantlingError(f"{name!r} is not an engine. Known: {', '.join(SOLVERS)}.")
+        raise ScantlingError(f"{name!r} is not a solver. Known: {', '.join(SOLVERS)}.")
     return SOLVERS[name]

@@ -1,4 +1,4 @@
-"""The program in arrays, as presolve and engines work on it.
+"""The program in arrays, as presolve and solvers work on it.
 
 Ties have become groups of units, forbidden formats are gone, every limit is a row of integers with an upper bound,
 and the objective is the largest of one or several cost vectors (one for the mean, several for worst cases and robust
@@ -7,7 +7,7 @@ objectives):
     minimise max_v (Σ_i cost(v, i) x(i) + constant(v))    subject to   Σ_i amount(k, i) x(i) ≤ at_most(k),
     one option i of every group; orders; at most N distinct formats among some groups.
 
-Knows nothing about layers, files or engines.
+Knows nothing about layers, files or solvers.
 """
 
 from dataclasses import dataclass, field, replace
