@@ -42,7 +42,7 @@ engines: $(VENV)/ready  ## environments with GPTQModel and auto-gptq (2 GB), and
 	$(PYTHON) -m venv $(VENV)/auto-gptq
 	$(VENV)/auto-gptq/bin/python -m pip install --quiet $(TORCH)
 	$(VENV)/auto-gptq/bin/python -m pip install --quiet transformers==4.57.6 'peft<0.18' 'datasets<4' auto-gptq==0.7.1
-	$(BIN)/python -m pytest tests/test_packing.py tests/test_checkpoints.py tests/test_mixtures.py -k "gptqmodel or engine_of_its_own" \
+	$(BIN)/python -m pytest tests/backends -k "gptqmodel or engine_of_its_own" \
 	  --engine-python gptqmodel=$(VENV)/gptqmodel/bin/python --engine-python auto-gptq=$(VENV)/auto-gptq/bin/python
 
 gguf: $(VENV)/gguf  ## llama.cpp's library and converter, compiled in about five minutes on two cores, and kept in build/

@@ -78,7 +78,7 @@ def table(rows: list[dict[str, dict[str, object]]]) -> list[str]:
                     for key in ("per_watt", "per_joule")
                 )
                 lines += [
-                    f"| {Path(str(row['contender'])).name} | {power['watts']:.4g} | {power['tokens_per_second']:.4g} "
+                    f"| {Path(str(row['entry'])).name} | {power['watts']:.4g} | {power['tokens_per_second']:.4g} "
                     f"| {power['joules']:.4g} | {per_watt} | {per_joule} |"
                 ]
     return lines
@@ -126,7 +126,7 @@ def main() -> None:
     ]
     lines += ["hardware files, in which most numbers but memory and bandwidth are estimates.", ""]
     lines += ["| | accuracy (95 % interval) | answers |", "|---|---|---|"]
-    for name, one in {row["contender"]: row["accuracy"] for row in rows}.items():
+    for name, one in {row["entry"]: row["accuracy"] for row in rows}.items():
         value = one["value"]
         lines += [
             f"| {Path(name).name} | {value['estimate']:.1%} ({value['lower']:.1%}–{value['upper']:.1%}) "

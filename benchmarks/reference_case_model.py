@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from known_shapes import QWEN2_5_32B, Qwen2Shapes
 
+from known_shapes import QWEN2_5_32B, Qwen2Shapes
 from scantling.common.units import BYTES_PER_SECOND
 from scantling.evaluation.prediction import ORIGINAL, Prediction, Use, predict
 from scantling.hardware.decode_laws import ReadBytes

@@ -12,7 +12,6 @@ from reference_case_model import (
     PUBLISHED_HARDWARE,
     ReferenceCase,
 )
-
 from scantling.common.units import BYTES_PER_UNIT
 from scantling.evaluation.prediction import PredictedEntry
 

@@ -62,6 +62,7 @@ def profile(
 ) -> None:
     """Measure what every format of every layer costs."""
     from ..common.files import require_writable
+    from ..models.experts import stacked_experts
     from ..quantization.methods import rounding_named
     from ..reporting.terminal.diagnostics import print_rarely_covered, print_regime, print_stacked_experts
     from ..reporting.terminal.plan_view import print_profile
@@ -103,7 +104,9 @@ def profile(
     print_profile(built, Console(markup=False))
     print_regime(built, Console(markup=False))
     print_rarely_covered(built, Console(markup=False))
-    print_stacked_experts(loaded.model, Console(markup=False))
+    stacked = stacked_experts(loaded.model)
+    num_bytes = 2 * sum(loaded.model.get_parameter(name).numel() for name in stacked)
+    print_stacked_experts(stacked, num_bytes, type(loaded.model).__name__, Console(markup=False))
     if check:
         fresh = loaded if settings.rounding.input_scaling is None else load(model, trust_remote_code=trust_remote_code)
         _check(fresh, built, output)

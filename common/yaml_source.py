@@ -19,6 +19,7 @@ from .errors import ScantlingError
 
 MAX_BYTES: Final = 2**20
 MAX_DEPTH: Final = 20
+_TOO_DEEP: Final = f"values are nested more than {MAX_DEPTH} deep. Write them flatter."
 MAX_VALUES: Final = 50_000
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)")
@@ -125,7 +126,10 @@ def parse_yaml(text: str, path: Path) -> SourceValue:
         mark = error.problem_mark or error.context_mark
         at = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         tab = " Indent with spaces, not tabs." if "'\\t'" in str(error) or "\t" in _line(text, mark) else ""
-        raise ScantlingError(f"{path}{at}: this is no YAML: {error.problem or error.context}.{tab}") from error
+        problem = error.problem or error.context
+        if problem is not None and "nesting depth" in problem:  # PyYAML 6.0.4 has a bound of its own, beyond ours
+            raise ScantlingError(f"{path}{at}: {_TOO_DEEP}") from error
+        raise ScantlingError(f"{path}{at}: this is no YAML: {problem}.{tab}") from error
     except yaml.YAMLError as error:
         raise ScantlingError(f"{path}: this is no YAML: {' '.join(str(error).split())}.") from error
     if not builder.num_documents:
@@ -201,7 +205,7 @@ class _Builder:
         if tag not in {None, "!"}:
             raise self.refuse(event, f"tags such as {tag} are not read. Leave it out; quote text that begins with !.")
         if len(self.open) >= MAX_DEPTH:
-            raise self.refuse(event, f"values are nested more than {MAX_DEPTH} deep. Write them flatter.")
+            raise self.refuse(event, _TOO_DEEP)
         if self.num_values > MAX_VALUES:
             raise self.refuse(event, f"the file has more than {MAX_VALUES:,} values. Use patterns.")
 

@@ -137,7 +137,7 @@ def compare(
     plan_row, *others = measured.rows
     resampling = BlockBootstrap(measured.domain.document_of_sequence, BootstrapSettings())
     closest = min(
-        (row for row in others if row.role == "rival"),
+        (row for row in others if row.role == "baseline"),
         key=lambda row: abs(row.stored_bytes - plan_row.stored_bytes),
         default=None,
     )
@@ -198,7 +198,7 @@ def _entry(profile: Profile, one: Baseline, measured: Mapping[str, Quality]) -> 
     counted, quality = widths(profile, one.formats), measured[one.name]
     return ComparisonEntry(
         name=one.name,
-        role="plan" if one.is_plan else "rival",
+        role="plan" if one.is_plan else "baseline",
         says=one.describe,
         formats=tuple(one.formats[layer.name] for layer in profile.record.layers),
         stored_bytes=profile.stored_bytes(one.formats),

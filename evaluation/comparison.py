@@ -5,7 +5,9 @@ Knows nothing about how it was measured.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import BeforeValidator
 
 from ..common.records import Finite, Record, VersionedRecord, read_record, write_record
 from ..planning.plan import Plan
@@ -15,6 +17,11 @@ from .bootstrap import BootstrapSettings, Interval
 
 COMPARISON_VERSION: Final = 2
 ORIGINAL: Final = "original"
+
+
+def _current_role(role: str) -> str:
+    """Read a role of version 0.1."""
+    return "baseline" if role == "rival" else role
 
 
 class ComparisonEntry(Record):
@@ -40,7 +47,7 @@ class ComparisonEntry(Record):
     """
 
     name: str
-    role: Literal["plan", "rival", "original"]
+    role: Annotated[Literal["plan", "baseline", "original"], BeforeValidator(_current_role)]
     says: str
     formats: tuple[str, ...]
     stored_bytes: int

@@ -10,7 +10,7 @@ from ..common.progress import Progress
 from ..models.loading import LoadedModel
 from ..planning.plan import Plan
 from ..quantization.methods import rounding_method
-from ..sensitivity.estimators.registry import WITHOUT_UNIT
+from ..sensitivity.estimators.names import WITHOUT_UNIT
 from ..sensitivity.joint import joint_samples
 from ..sensitivity.profile import Profile, decided_layers
 from .baselines import Baseline, baselines

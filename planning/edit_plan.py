@@ -68,7 +68,7 @@ def edit_plan(plan: Plan, profile: Profile, profile_path: Path, settings: Sequen
         status="EDITED",
         objectives=(),
         solve_seconds=0.0,
-        engine=f"none: {len(settings)} changes by hand",
+        solver=f"none: {len(settings)} changes by hand",
         seed=plan.certificate.seed,
         num_units=plan.certificate.num_units,
         num_options=plan.certificate.num_options,

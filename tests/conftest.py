@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny import prose, save_model
+from helpers.tiny_models import prose, save_model
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers already fill the cores, and threads that wait for each other crawl

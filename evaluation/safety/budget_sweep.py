@@ -12,7 +12,7 @@ from ...planning.plan import average_bits
 from ...planning.program import Program
 from ...planning.solve import choose_formats
 from ...quantization.formats import parse_format
-from ...sensitivity.estimators.registry import WITHOUT_UNIT
+from ...sensitivity.estimators.names import WITHOUT_UNIT
 from ...sensitivity.profile import Profile, decided_layers
 from ...solver.milp.base import SolverSettings
 from ...solver.milp.cpsat import CpSatSolver

@@ -37,7 +37,7 @@ def comparison_section(material: Material) -> Section:
         "standard error. Predictions are for rounding against original inputs; measured was rounding against "
         f"{inputs}. Both axes are logarithmic."
     )
-    baselines = [row for row in found.entries if row.role == "rival"]
+    baselines = [row for row in found.entries if row.role == "baseline"]
     says = "".join(paragraph(f"{row.name}: {row.says}.", "note") for row in baselines)
     left_out = "".join(paragraph(f"Left out, {reason}", "note") for reason in found.left_out)
     html = paragraph(comparison_verdict(found), "verdict") + _contenders(found).html() + says + left_out
@@ -121,7 +121,7 @@ def agreement_chart(found: Comparison) -> Chart:
     plot.axes("predicted KL, nats per token", "measured KL, nats per token", "{:g}".format, "{:g}".format)
     plot.path([(plot.x.low, plot.x.low), (plot.x.high, plot.x.high)], "guide")
     for row in rows:
-        css = "plan" if row.role == "plan" else "rival"
+        css = "plan" if row.role == "plan" else "baseline"
         at = (row.predicted_kl_nats, row.measured_kl_nats)
         across, along = _bars(row)
         plot.line((plot.x(across[0]), plot.y(at[1])), (plot.x(across[1]), plot.y(at[1])), "axis")

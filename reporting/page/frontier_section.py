@@ -206,7 +206,8 @@ class _FrontierChart:
         plan, profile = self.material.plan, self.material.profile
         sets = {f"uniform {name}": uniform_formats(profile, name) for name in _integers(profile)}
         marks = [
-            self._mark(formats, name, "rival", profile.predict(formats), "predicted") for name, formats in sets.items()
+            self._mark(formats, name, "baseline", profile.predict(formats), "predicted")
+            for name, formats in sets.items()
         ]
         marks.append(self._mark(plan.formats(), "plan", "plan", profile.predict(plan.formats()), "predicted"))
         return [mark for mark in marks if mark.y > 0]

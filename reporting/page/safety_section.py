@@ -130,7 +130,7 @@ def deflection_chart(safety: SafetyFile, curve: DomainCurve) -> Chart:
     for plan, quality in sweep_points:
         _draw(plot, plan, quality, "dot")
     for plan, quality in plans:
-        css = "rival" if plan.name.startswith("uniform") else "plan"
+        css = "baseline" if plan.name.startswith("uniform") else "plan"
         _draw(plot, plan, quality, css)
         plot.words((plan.predicted_kl_nats, quality.kl_nats.estimate), plan.name, css)
     name = f"load-deflection-{safety.curves.index(curve) + 1}"

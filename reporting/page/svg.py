@@ -17,7 +17,7 @@ LIGHT = {
     "faint": "#6b6b6b",
     "grid": "#e3e3e3",
     "plan": "#b3400a",
-    "rival": "#0a5fa5",
+    "baseline": "#0a5fa5",
     "line": "#444444",
 }
 DARK = {
@@ -25,7 +25,7 @@ DARK = {
     "faint": "#a5a5a5",
     "grid": "#3a3a3a",
     "plan": "#ff9a4d",
-    "rival": "#6cb8f5",
+    "baseline": "#6cb8f5",
     "line": "#c4c4c4",
 }
 
@@ -39,15 +39,15 @@ def chart_style(colours: dict[str, str]) -> str:
     Returns:
         CSS rules.
     """
-    ink, faint, plan, baseline, line = (colours[role] for role in ("ink", "faint", "plan", "rival", "line"))
+    ink, faint, plan, baseline, line = (colours[role] for role in ("ink", "faint", "plan", "baseline", "line"))
     return (
         f".chart text{{fill:{ink};font-family:{FONT};font-size:12px}}"
         f".chart .faint{{fill:{faint}}}.chart .axis{{stroke:{faint};fill:none}}.chart .grid{{stroke:{colours['grid']}}}"
         f".chart .curve{{stroke:{line};fill:none;stroke-width:1.5}}.chart .dot{{fill:{line}}}"
         f".chart .band{{fill:{line};opacity:.13}}.chart .guide{{stroke:{faint};stroke-dasharray:4 3;fill:none}}"
-        f".chart .plan{{fill:{plan};stroke:{plan}}}.chart .rival{{fill:{baseline};stroke:{baseline}}}"
+        f".chart .plan{{fill:{plan};stroke:{plan}}}.chart .baseline{{fill:{baseline};stroke:{baseline}}}"
         f".chart .open{{fill:none;stroke-width:1.5}}.chart text.plan{{stroke:none;font-weight:600}}"
-        ".chart text.rival{stroke:none}"
+        ".chart text.baseline{stroke:none}"
         ".chart .cell text{font-size:11px;text-anchor:middle}"
     )
 

@@ -29,7 +29,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     if not wide and comparison.differences:
         console.print(_differences(comparison))
     for row in comparison.entries:
-        if row.says and row.role == "rival":
+        if row.says and row.role == "baseline":
             console.print(f"{row.name}: {row.says}.", style="dim")
     for reason in comparison.left_out:
         console.print(f"Left out, {reason}")

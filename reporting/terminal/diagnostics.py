@@ -4,21 +4,19 @@ Knows nothing about how anything was measured.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from ...common.errors import ScantlingError
 from ...common.units import render_bytes
 from ...evaluation.prediction_validity import PredictionValidity
-from ...models.experts import stacked_experts
 from ...planning.engine_cost import EngineCost, Saved
 from ...planning.plan import Plan
 from ...sensitivity.calibration.expert_coverage import FEWEST_TOKENS, expert_of
 from ...sensitivity.cross_fit import CrossFit, cross_fit
-from ...sensitivity.estimators.registry import WITHOUT_UNIT
+from ...sensitivity.estimators.names import WITHOUT_UNIT
 from ...sensitivity.profile import LayerRecord, Profile, RegimeRecord
 
 NUM_FOLDS = 4
@@ -289,19 +287,19 @@ def _expert(layer: LayerRecord) -> str:
     return layer.name.removesuffix(layer.kind) + (expert_of(layer.kind) or "")
 
 
-def print_stacked_experts(model: nn.Module, console: Console) -> None:
+def print_stacked_experts(names: Sequence[str], num_bytes: int, architecture: str, console: Console) -> None:
     """Name tensors of experts that are no layers; nothing where there are none.
 
     Args:
-        model: the model.
+        names: of the tensors.
+        num_bytes: that they take in 16 bits.
+        architecture: the model's class.
         console: where.
     """
-    names = stacked_experts(model)
     if names:
-        size = 2 * sum(model.get_parameter(name).numel() for name in names)
         console.print(
             f"Warning: {len(names)} tensors of three dimensions are no layers and stay in 16 bits, "
-            f"{render_bytes(size)} (first: {names[0]}): {type(model).__name__} does not call its experts in the way "
+            f"{render_bytes(num_bytes)} (first: {names[0]}): {architecture} does not call its experts in the way "
             "that scantling takes them apart.",
             style="bold red",
             soft_wrap=True,

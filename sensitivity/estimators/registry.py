@@ -164,6 +164,3 @@ ESTIMATORS: dict[str, EstimatorFactory] = {
     "direct": direct,
     "linear": linear,
 }
-
-
-WITHOUT_UNIT = frozenset({"output-error"})
