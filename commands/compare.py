@@ -47,10 +47,10 @@ def compare(
 ) -> None:
     """Put a plan beside uniform quantization and the original, predicted and measured on text."""
     from ..common.files import require_writable
-    from ..evaluation.baselines import SIZED, baselines
     from ..evaluation.compare import EvaluationSettings
     from ..evaluation.compare import compare as compare_plan
     from ..evaluation.comparison import write_comparison
+    from ..planning.baselines import SIZED, baselines
     from ..reporting.terminal.comparison_tables import print_comparison
 
     plan, read = plan_and_profile(plan_path, profile_path)

@@ -14,13 +14,13 @@ from .. import __version__
 from ..common.errors import ScantlingError
 from ..common.progress import Progress
 from ..models.loading import LoadedModel
+from ..planning.baselines import SIZED, Baseline, baselines
 from ..planning.plan import Plan, average_bits
 from ..quantization.formats import parse_format
 from ..sensitivity.calibration.text import Text
 from ..sensitivity.domains import DEFAULT_NAME
 from ..sensitivity.profile import Profile, decided_layers
 from ..sensitivity.sequential_rounding import ORIGINAL_INPUTS, round_as_shipped
-from .baselines import SIZED, Baseline, baselines
 from .bootstrap import BlockBootstrap, BootstrapSettings, needed_documents
 from .comparison import ORIGINAL, Comparison, ComparisonEntry, PairedDifference, format_changes
 from .quality import Quality, measure_candidates, standard_error

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from ..common.errors import ScantlingError
 from ..common.progress import Progress
 from ..models.loading import LoadedModel
+from ..planning.baselines import Baseline, baselines
 from ..planning.plan import Plan
 from ..quantization.methods import rounding_method
 from ..sensitivity.estimators.names import WITHOUT_UNIT
 from ..sensitivity.joint import joint_samples
 from ..sensitivity.profile import Profile, decided_layers
-from .baselines import Baseline, baselines
 from .compare import EvaluationSettings, measured_beside
 from .prediction_validity import PredictionValidity, judge, sweep_point
 

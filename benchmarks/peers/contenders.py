@@ -13,7 +13,7 @@ from pathlib import Path
 from allocation import AVERAGE_BITS, PEERS, Allocation, allocation_path
 from cost_of_ours import quick_profile_path
 
-from scantling.evaluation.baselines import SAME_BYTES, baselines
+from scantling.planning.baselines import SAME_BYTES, baselines
 from scantling.planning.program import Program
 from scantling.planning.solve import choose_formats
 from scantling.quantization.formats import IntegerFormat, parse_format

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from ...common.progress import Progress
 from ...common.units import BYTES_PER_UNIT
-from ...evaluation.baselines import uniform_names
 from ...hardware.resources import POWER, STORED_BYTES
+from ...planning.baselines import uniform_names
 from ...planning.pareto import Frontier, FrontierPoint, FrontierRequest, sweep_frontier
 from ...planning.plan import Plan
 from ...quantization.formats import IntegerFormat, parse_format

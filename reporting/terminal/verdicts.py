@@ -7,8 +7,8 @@ import math
 
 from ...common.errors import ScantlingError
 from ...common.units import BYTES_PER_UNIT
-from ...evaluation.baselines import SAME_BYTES, Baseline, baselines
 from ...evaluation.comparison import Comparison, PairedDifference
+from ...planning.baselines import SAME_BYTES, Baseline, baselines
 from ...planning.plan import LimitUse, Plan
 from ...sensitivity.profile import Profile
 

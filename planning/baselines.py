@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from ..common.errors import ScantlingError
-from ..planning.constraints.inference_engines import EngineProfile, Shape, engine_names, load_engine_profile, objections
 from ..quantization.formats import IntegerFormat, parse_format
 from ..sensitivity.profile import LayerRecord, Profile, decided_layers, uniform_formats
+from .constraints.inference_engines import EngineProfile, Shape, engine_names, load_engine_profile, objections
 
 SAME_BYTES = "same-bytes"
 SAME_BITS = "same-bits"
