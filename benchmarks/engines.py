@@ -80,7 +80,7 @@ def symmetric(profile: Profile) -> Profile:
     record = profile.record
     names = [name if name == "float16" else f"{name}-sym" for name in record.formats]
     sixteen = names.index("float16")
-    samples, layers = profile.samples.copy(), []
+    samples, layers = profile.measured_samples.copy(), []
     for index, layer in enumerate(record.layers):
         formats = layer.formats if sixteen in layer.formats else (*layer.formats, sixteen)
         samples[index, sixteen] = 0.0
@@ -109,7 +109,7 @@ def restricted(profile: Profile, names: Sequence[str]) -> Profile:
         pairs = [(f, b) for f, b in pairs if record.formats[f] in names or len(pairs) == 1]
         formats = tuple(kept.index(record.formats[f]) for f, _ in pairs)
         layers.append(layer.model_copy(update={"formats": formats, "stored_bytes": tuple(b for _, b in pairs)}))
-    samples = np.ascontiguousarray(profile.samples[:, [record.formats.index(name) for name in kept]])
+    samples = np.ascontiguousarray(profile.measured_samples[:, [record.formats.index(name) for name in kept]])
     changed = record.model_copy(update={"formats": tuple(kept), "layers": tuple(layers)})
     return Profile(changed, samples, profile.rounding_token_ids, profile.pricing_token_ids)
 

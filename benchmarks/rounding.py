@@ -62,7 +62,7 @@ def measure(profile: Profile, path: Path, row: Row, columns: Sequence[str]) -> d
     plan = solve(profile, ProfileOrigin(path, file_sha256(path)), instance, CpSatSolver(), SolverSettings())
     formats = {name: plan.formats() if name == "plan" else uniform_formats(profile, name) for name in columns}
     record = profile.record.model_copy(update={"rounding": rounding_method({"method": method}).describe()})
-    chosen = Profile(record, profile.samples, profile.rounding_token_ids, profile.pricing_token_ids)
+    chosen = Profile(record, profile.measured_samples, profile.rounding_token_ids, profile.pricing_token_ids)
     loaded = load_model(str(demo_model_path()))
     _, token_ids = evaluation_sequences(loaded, profile, EvaluationSettings())
     start = time.perf_counter()

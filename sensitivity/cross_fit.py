@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..common.errors import ScantlingError
-from .profile import Profile
+from .profile import Profile, mean_and_standard_error
 
 Solve = Callable[[Profile], Mapping[str, str]]
 
@@ -70,23 +70,7 @@ def on_sequences(profile: Profile, chosen: NDArray[np.bool_]) -> Profile:
     Returns:
         A profile that is good for solving and predicting.
     """
-    return replace(profile, samples=profile.samples[:, :, chosen])
-
-
-def totals(profile: Profile, formats: Mapping[str, str]) -> NDArray[np.float64]:
-    """Price a whole assignment on every sequence.
-
-    Args:
-        profile: the profile.
-        formats: the format of every layer.
-
-    Returns:
-        float64 [samples], Σ over layers of c(l, f).
-    """
-    chosen = [
-        profile.prices[index, profile.format_index[formats[layer]]] for layer, index in profile.layer_index.items()
-    ]
-    return np.asarray(np.sum(chosen, axis=0), dtype=np.float64)
+    return replace(profile, measured_samples=profile.measured_samples[:, :, chosen])
 
 
 def cross_fit(profile: Profile, solve: Solve, num_folds: int = 4) -> CrossFit:
@@ -103,7 +87,7 @@ def cross_fit(profile: Profile, solve: Solve, num_folds: int = 4) -> CrossFit:
     Raises:
         ScantlingError: there are fewer sequences than two for every fold.
     """
-    num_sequences = profile.samples.shape[2]
+    num_sequences = profile.num_samples
     if num_folds < 2 or num_sequences < 2 * num_folds:
         raise ScantlingError(
             f"cross-fitting in {num_folds} folds needs at least 2 folds and 2 sequences in each; the profile has "
@@ -114,8 +98,9 @@ def cross_fit(profile: Profile, solve: Solve, num_folds: int = 4) -> CrossFit:
     seen = []
     for number in range(num_folds):
         formats = solve(on_sequences(profile, fold != number))
-        of_plan = totals(profile, formats)
+        of_plan = profile.sample_losses_nats(formats)
         unseen[fold == number] = of_plan[fold == number]
         seen.append(float(of_plan[fold != number].mean()))
-    error = float(unseen.std(ddof=1)) / math.sqrt(num_sequences)
-    return CrossFit(math.fsum(seen) / num_folds, float(unseen.mean()), error, num_folds)
+    mean, error = mean_and_standard_error(unseen)
+    assert error is not None, "there are at least four sequences"
+    return CrossFit(math.fsum(seen) / num_folds, mean, error, num_folds)

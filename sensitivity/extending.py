@@ -27,7 +27,7 @@ from .calibration.resume_cache import resume_cache_folder
 from .domains import Domain, domain_records, further_sequences
 from .estimators.base import Samples
 from .measure import MeasuredCosts, MeasurementRequest, measure
-from .profile import DomainRecord, LayerRecord, Profile, ProfileRecord
+from .profile import DomainRecord, LayerRecord, Profile, ProfileRecord, decided_layers, uniform_formats
 from .profiling import ProfileSettings, layer_record, with_coverage
 from .round_model import validate_groups
 
@@ -109,11 +109,11 @@ class Extension:
         ]
         counted = with_coverage(records, measured.coverage, (profile.rounding_token_ids.size, pricing_ids.numel()))
         record = profile.record.model_copy(update={"formats": tuple(all_names), "layers": counted})
-        shape = (len(layers), len(all_names), profile.samples.shape[2])
+        shape = (len(layers), len(all_names), profile.num_samples)
         grown = np.full(shape, np.nan)
-        grown[:, : len(profile.record.formats)] = profile.samples
+        grown[:, : len(profile.record.formats)] = profile.measured_samples
         _fill(record, grown, measured.samples)
-        return replace(profile, record=record, samples=grown)
+        return replace(profile, record=record, measured_samples=grown)
 
     def by_sequences(self, profile: Profile, domains: Sequence[Domain], num_sequences: int) -> Profile:
         """Price all formats on further sequences, until every domain has so many; new domains may come in.
@@ -147,8 +147,8 @@ class Extension:
         ]
         token_ids = torch.cat(parts)
         offered = {layer.name: self._formats(profile, layer.name) for layer in profile.record.layers}
-        measured = self._measure(profile, token_ids, offered, profile.samples.shape[2])
-        old_positions = profile.record.domain_of_sequence or (0,) * profile.samples.shape[2]
+        measured = self._measure(profile, token_ids, offered, profile.num_samples)
+        old_positions = profile.domain_of_sample.tolist()
         positions = [k for k, number in enumerate(missing) for _ in range(number)]
         several = len(domains) > 1
         domains_now = {
@@ -158,7 +158,7 @@ class Extension:
         record = profile.record.model_copy(
             update=domains_now | {"layers": _with_further_coverage(profile, measured, token_ids)}
         )
-        new = np.full((*profile.samples.shape[:2], len(token_ids)), np.nan)
+        new = np.full((*profile.measured_samples.shape[:2], len(token_ids)), np.nan)
         for index, layer in enumerate(record.layers):
             if len(layer.formats) == 1:
                 new[index, layer.formats[0]] = 0.0
@@ -166,7 +166,7 @@ class Extension:
         return replace(
             profile,
             record=record,
-            samples=np.concatenate([profile.samples, new], axis=2),
+            measured_samples=np.concatenate([profile.measured_samples, new], axis=2),
             pricing_token_ids=np.concatenate([profile.pricing_token_ids, token_ids.numpy()]),
         )
 
@@ -190,7 +190,7 @@ class Extension:
         if not 0 < target < 1:
             raise ScantlingError(f"a relative error of {target:g} cannot be aimed at: give one such as 5%.")
         for _ in range(_MOST_ROUNDS):
-            error, per_case = relative_error(profile), profile.samples.shape[2] // len(domains)
+            error, per_case = relative_error(profile), profile.num_samples // len(domains)
             wanted = math.ceil(per_case * (error / target) ** 2 * _MARGIN)
             report(
                 f"{per_case} pricing sequences: uniform plans are predicted to ±{error:.1%}"
@@ -218,7 +218,7 @@ class Extension:
                 name=domains[0].name, text_source=profile.record.text_source, text_sha256=profile.record.text_sha256
             ),
         )
-        positions = profile.record.domain_of_sequence or (0,) * profile.samples.shape[2]
+        positions = profile.domain_of_sample.tolist()
         for k, record in enumerate(known):
             if k >= len(domains) or (record.name, record.text_sha256) != (domains[k].name, domains[k].text.sha256):
                 raise ScantlingError(
@@ -291,15 +291,14 @@ def relative_error(profile: Profile) -> float:
     Raises:
         ScantlingError: there is one pricing sequence only.
     """
-    num_samples = profile.samples.shape[2]
-    if num_samples < 2:
+    if profile.num_samples < 2:
         raise ScantlingError("one pricing sequence has no standard error. Ask for --pricing-sequences 8 or more.")
-    decided = [index for index, layer in enumerate(profile.record.layers) if len(layer.formats) > 1]
     errors = [0.0]
     for target, name in enumerate(profile.record.formats):
-        totals: NDArray[np.float64] = profile.prices[decided, target].sum(axis=0)
-        if parse_format(name).bits < 16 and np.isfinite(totals).all() and totals.mean() > 0:
-            errors.append(float(totals.std(ddof=1) / math.sqrt(num_samples) / totals.mean()))
+        if parse_format(name).bits < 16 and all(target in layer.formats for layer in decided_layers(profile)):
+            predicted, error = profile.predict(uniform_formats(profile, name))
+            if error is not None and predicted > 0:
+                errors.append(error / predicted)
     return max(errors)
 
 

@@ -171,5 +171,5 @@ def _collected(
     samples = JointSamples(*values)
     for layer, index in profile.layer_index.items():
         if profile.record.layers[index].block is None:
-            samples.apart = samples.apart + float(profile.prices[index, profile.format_index[formats[layer]]].mean())
+            samples.apart = samples.apart + profile.loss_increase_nats(index, profile.format_index[formats[layer]])
     return samples

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError, ScantlingError
 from ..common.files import whole_file
 from ..common.records import Finite, Record, VersionedRecord
 from ..quantization.formats import parse_format
@@ -31,7 +31,11 @@ from .calibration.expert_coverage import ExpertCoverage
 from .expert_imputation import with_imputed_prices
 
 PROFILE_VERSION: Final = 3
-_TENSORS = ("samples", "rounding_token_ids", "pricing_token_ids")
+_FIELD_OF_TENSOR: Final = {
+    "samples": "measured_samples",
+    "rounding_token_ids": "rounding_token_ids",
+    "pricing_token_ids": "pricing_token_ids",
+}
 
 
 class LayerRecord(Record):
@@ -163,15 +167,17 @@ class Profile:
 
     Attributes:
         record: see ProfileRecord.
-        samples: float64 [layers, formats, samples], in nats per token. A layer with a single format is not priced: its
-            samples are zero, and its rounding to 16 bits is part of measured losses but not of predicted ones. Load
-            cases have equally many samples, so that a mean over all samples weighs them equally.
+        measured_samples: the tensor of the file, float64 [layers, formats, samples] in nats per token, NaN where a
+            format is not offered. Only for reading, writing and extending profiles: predictions use ``prices``, where
+            rarely covered experts are imputed. A layer with a single format is not priced: its samples are zero, and
+            its rounding to 16 bits is part of measured losses but not of predicted ones. All domains have the same
+            number of samples, so that the mean over all samples weighs them equally.
         rounding_token_ids: what formats are fitted to, int64 [sequences, tokens].
         pricing_token_ids: what their loss increase was measured on, likewise.
     """
 
     record: ProfileRecord
-    samples: NDArray[np.float64]
+    measured_samples: NDArray[np.float64]
     rounding_token_ids: NDArray[np.int64]
     pricing_token_ids: NDArray[np.int64]
 
@@ -187,16 +193,30 @@ class Profile:
 
     @cached_property
     def prices(self) -> NDArray[np.float64]:
-        """The samples that count: measured, but for experts that calibration hardly reached, which borrow theirs."""
-        return with_imputed_prices(self.record.layers, self.samples)
+        """What everything predicts from: the measured samples, imputed for rarely covered experts; same shape."""
+        return with_imputed_prices(self.record.layers, self.measured_samples)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of every price: one for each pricing sequence."""
+        return int(self.measured_samples.shape[2])
 
     @cached_property
-    def samples_by_domain(self) -> dict[str, NDArray[np.float64]]:
-        """The samples by domain, float64 [layers, formats, samples of the case]; a nameless one is ``text``."""
+    def domain_names(self) -> tuple[str, ...]:
+        """The domains in order; ``text`` in a profile of a single unnamed text."""
+        return tuple(domain.name for domain in self.record.domains) or ("text",)
+
+    @cached_property
+    def domain_of_sample(self) -> NDArray[np.int64]:
+        """For each sample the position of its domain, int64 [samples]."""
+        return np.array(self.record.domain_of_sequence or (0,) * self.num_samples, dtype=np.int64)
+
+    @cached_property
+    def prices_by_domain(self) -> dict[str, NDArray[np.float64]]:
+        """The prices by domain, float64 [layers, formats, samples of the domain]."""
         if not self.record.domains:
-            return {"text": self.prices}
-        position = np.array(self.record.domain_of_sequence)
-        return {domain.name: self.prices[:, :, position == k] for k, domain in enumerate(self.record.domains)}
+            return {self.domain_names[0]: self.prices}
+        return {name: self.prices[:, :, self.domain_of_sample == k] for k, name in enumerate(self.domain_names)}
 
     def loss_increase_nats(self, layer: int, target: int) -> float:
         """Give c(l, f).
@@ -210,31 +230,67 @@ class Profile:
         """
         return float(self.prices[layer, target].mean())
 
-    def predict(self, formats: dict[str, str]) -> tuple[float, float | None]:
+    def sample_losses_nats(self, formats: Mapping[str, str]) -> NDArray[np.float64]:
+        """Predict the loss increase of a whole assignment on every sample.
+
+        All predictions rest on these: layers are summed within a sample before samples are compared, so that what the
+        layers of a sample share is in the standard error.
+
+        Args:
+            formats: the format of every layer.
+
+        Returns:
+            float64 [samples], Σ over layers of the sample of c(l, f), in nats per token.
+
+        Raises:
+            InputError: a layer or a format that is not in the profile.
+        """
+        return np.asarray(np.sum(self._chosen_prices(formats), axis=0), dtype=np.float64)
+
+    def predict(self, formats: Mapping[str, str]) -> tuple[float, float | None]:
         """Predict the loss increase of a whole assignment.
 
         Args:
             formats: the format of every layer.
 
         Returns:
-            Σ c(l, f) in nats per token, and its standard error over the samples (None with a single one). Layers are
-            summed within a sample before samples are compared, so that what they share is in the error.
+            Σ c(l, f) in nats per token, and its standard error over the samples; None with a single one.
 
         Raises:
-            ScantlingError: a layer or a format that is not in the profile.
+            InputError: a layer or a format that is not in the profile.
         """
+        chosen = self._chosen_prices(formats)
+        total = math.fsum(float(samples.mean()) for samples in chosen)
+        return total, mean_and_standard_error(np.sum(chosen, axis=0))[1]
+
+    def difference(self, first: Mapping[str, str], second: Mapping[str, str]) -> tuple[float, float | None]:
+        """Predict by how much one assignment loses more than another, sample by sample.
+
+        Args:
+            first: the format of every layer.
+            second: likewise.
+
+        Returns:
+            predict(first) − predict(second) in nats per token, and the standard error of that difference over the
+            samples, which share the text; None with a single one.
+
+        Raises:
+            InputError: a layer or a format that is not in the profile.
+        """
+        return mean_and_standard_error(self.sample_losses_nats(first) - self.sample_losses_nats(second))
+
+    def _chosen_prices(self, formats: Mapping[str, str]) -> list[NDArray[np.float64]]:
+        """Give each layer's prices in its format, float64 [samples], in the order of the layers."""
         chosen = []
         for layer, index in self.layer_index.items():
             target = self.format_index.get(formats.get(layer, ""))
             if target is None or target not in self.record.layers[index].formats:
-                raise ScantlingError(
+                raise InputError(
                     f"the profile has no price for {layer} in {formats.get(layer)!r}. "
                     f"It has: {', '.join(self.record.formats[f] for f in self.record.layers[index].formats)}."
                 )
             chosen.append(self.prices[index, target])
-        totals = np.sum(chosen, axis=0)
-        error = float(totals.std(ddof=1)) / math.sqrt(len(totals)) if len(totals) > 1 else None
-        return math.fsum(float(samples.mean()) for samples in chosen), error
+        return chosen
 
     def stored_bytes(self, formats: dict[str, str]) -> int:
         """Count the bytes of a whole assignment.
@@ -272,6 +328,12 @@ class Profile:
             )
 
 
+def mean_and_standard_error(losses: NDArray[np.float64]) -> tuple[float, float | None]:
+    """Give the mean of float64 [samples] and its standard error, None with a single sample."""
+    error = float(losses.std(ddof=1)) / math.sqrt(len(losses)) if len(losses) > 1 else None
+    return float(losses.mean()), error
+
+
 def write_profile(profile: Profile, path: Path) -> None:
     """Write a profile, whole or not at all; the same profile gives the same bytes.
 
@@ -282,7 +344,7 @@ def write_profile(profile: Profile, path: Path) -> None:
     Raises:
         ScantlingError: the disk refused the write.
     """
-    tensors = {name: getattr(profile, name) for name in _TENSORS}
+    tensors = {name: getattr(profile, field) for name, field in _FIELD_OF_TENSOR.items()}
     try:
         with whole_file(path) as partial:
             record = profile.record.model_dump_json()
@@ -333,7 +395,7 @@ def read_profile(path: Path) -> Profile:
                 )
             stored = json.loads(raw)
             record = ProfileRecord.model_validate(json.loads(stored["record"]), strict=False)
-            profile = Profile(record, *(opened.get_tensor(name) for name in _TENSORS))
+            profile = Profile(record, *(opened.get_tensor(name) for name in _FIELD_OF_TENSOR))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         detail = error.errors()[0] if isinstance(error, ValidationError) else error
         raise ScantlingError(f"{path} is damaged or not a profile of version {PROFILE_VERSION}: {detail}") from error
@@ -348,15 +410,15 @@ def read_profile(path: Path) -> Profile:
 def _digest(record: str, profile: Profile) -> str:
     """Hash everything that a profile says."""
     digest = hashlib.sha256(record.encode())
-    for name in _TENSORS:
-        tensor: NDArray[np.generic] = getattr(profile, name)
+    for name, field in _FIELD_OF_TENSOR.items():
+        tensor: NDArray[np.generic] = getattr(profile, field)
         digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
         digest.update(np.ascontiguousarray(tensor).tobytes())
     return digest.hexdigest()
 
 
 def _validate_consistency(profile: Profile, path: Path) -> None:
-    record, samples = profile.record, profile.samples
+    record, samples = profile.record, profile.measured_samples
     offered = np.zeros(samples.shape[:2], dtype=bool)
     counts = [record.domain_of_sequence.count(k) for k in range(len(record.domains))]
     if record.domains and (len(set(counts)) != 1 or sum(counts) != samples.shape[-1] or not counts[0]):

@@ -38,7 +38,7 @@ def print_cross_fit(
     """
     for warning in unit_warnings(profile):
         console.print(f"Warning: {warning}", style="bold red", soft_wrap=True)
-    num_sequences = profile.samples.shape[2]
+    num_sequences = profile.num_samples
     if num_sequences < 2 * NUM_FOLDS:
         console.print(
             f"{num_sequences} pricing sequences are too few to price a plan on sequences that its solve did not see: "
