@@ -35,9 +35,9 @@ from scantling.models.demo_model import demo_model_path
 from scantling.models.loading import load_model
 from scantling.planning.plan import Plan
 from scantling.planning.program import Program
-from scantling.planning.solve import ProfileOrigin, solve
+from scantling.planning.solve import solve
 from scantling.quantization.formats import parse_format
-from scantling.sensitivity.profile import Profile, read_profile, write_profile
+from scantling.sensitivity.profile import Profile, ProfileOrigin, read_profile, write_profile
 from scantling.solver.milp.base import SolverSettings
 from scantling.solver.milp.cpsat import CpSatSolver
 

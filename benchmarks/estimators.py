@@ -160,7 +160,7 @@ def price_all(profile: Profile, task: RoundingTask, draws: LabelDraws, clock: Cl
                             values = price(matrix, layer_gradients, delta).numpy()
                         samples[name][row, column, first : first + len(values)] = values
             first += len(next(iter(of_gradients.values())).rows_per_sequence)
-    return {name: replace(profile, measured_samples=values) for name, values in samples.items()}
+    return {name: profile.with_samples(values) for name, values in samples.items()}
 
 
 def plain_pass(model: PreTrainedModel, weights: Sequence[Tensor], token_ids: Tensor) -> None:
@@ -269,7 +269,7 @@ def main() -> None:
         (arguments.folder / "seconds.json").write_text(json.dumps(clock.seconds), encoding="utf-8")
         np.savez(kept, **{name: of.measured_samples for name, of in priced.items()})
     with np.load(kept) as stored:
-        profiles = {name: replace(profile, measured_samples=stored[name]) for name in PRICES}
+        profiles = {name: profile.with_samples(stored[name]) for name in PRICES}
     profiles |= {
         name: read_profile(Path(file)) for name, _, file in (word.partition("=") for word in arguments.profile)
     }

@@ -24,9 +24,9 @@ from scantling.evaluation.quality import Quality, measure_candidates
 from scantling.models.demo_model import demo_model_path
 from scantling.models.loading import load_model
 from scantling.planning.program import Program
-from scantling.planning.solve import ProfileOrigin, solve
+from scantling.planning.solve import solve
 from scantling.quantization.methods import rounding_method
-from scantling.sensitivity.profile import Profile, read_profile, uniform_formats
+from scantling.sensitivity.profile import Profile, ProfileOrigin, read_profile, uniform_formats
 from scantling.sensitivity.sequential_rounding import round_as_shipped
 from scantling.solver.milp.base import SolverSettings
 from scantling.solver.milp.cpsat import CpSatSolver

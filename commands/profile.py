@@ -117,9 +117,9 @@ def _check(loaded: "LoadedModel", built: "Profile", output: Path) -> None:
     from ..evaluation.compare import EvaluationSettings
     from ..evaluation.validity_sweep import measure_prediction_validity
     from ..planning.program import Program
-    from ..planning.solve import ProfileOrigin
     from ..planning.solve import solve as solve_program
     from ..reporting.terminal.diagnostics import print_prediction_validity
+    from ..sensitivity.profile import ProfileOrigin
     from ..solver.milp.base import SolverSettings
     from ..solver.milp.registry import solver_named
 

@@ -11,7 +11,7 @@ Knows nothing about how prices were measured or how the program is solved.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +70,7 @@ def on_sequences(profile: Profile, chosen: NDArray[np.bool_]) -> Profile:
     Returns:
         A profile that is good for solving and predicting.
     """
-    return replace(profile, measured_samples=profile.measured_samples[:, :, chosen])
+    return profile.with_samples(profile.measured_samples[:, :, chosen])
 
 
 def cross_fit(profile: Profile, solve: Solve, num_folds: int = 4) -> CrossFit:

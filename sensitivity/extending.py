@@ -113,7 +113,7 @@ class Extension:
         grown = np.full(shape, np.nan)
         grown[:, : len(profile.record.formats)] = profile.measured_samples
         _fill(record, grown, measured.samples)
-        return replace(profile, record=record, measured_samples=grown)
+        return replace(profile, record=record, measured_samples=grown, origin=None)
 
     def by_sequences(self, profile: Profile, domains: Sequence[Domain], num_sequences: int) -> Profile:
         """Price all formats on further sequences, until every domain has so many; new domains may come in.
@@ -168,6 +168,7 @@ class Extension:
             record=record,
             measured_samples=np.concatenate([profile.measured_samples, new], axis=2),
             pricing_token_ids=np.concatenate([profile.pricing_token_ids, token_ids.numpy()]),
+            origin=None,
         )
 
     def until(

@@ -12,7 +12,7 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Final, Literal
@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..common.errors import InputError, ScantlingError
-from ..common.files import whole_file
+from ..common.files import file_sha256, whole_file
 from ..common.records import Finite, Record, VersionedRecord
 from ..quantization.formats import parse_format
 from .calibration.expert_coverage import ExpertCoverage
@@ -162,6 +162,14 @@ class ProfileRecord(VersionedRecord):
 
 
 @dataclass(frozen=True)
+class ProfileOrigin:
+    """The file that holds a profile, and its hash."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Profile:
     """The record and its tensors.
 
@@ -174,12 +182,28 @@ class Profile:
             number of samples, so that the mean over all samples weighs them equally.
         rounding_token_ids: what formats are fitted to, int64 [sequences, tokens].
         pricing_token_ids: what their loss increase was measured on, likewise.
+        origin: the file that it was loaded from or saved to; None for one that no file holds.
     """
 
     record: ProfileRecord
     measured_samples: NDArray[np.float64]
     rounding_token_ids: NDArray[np.int64]
     pricing_token_ids: NDArray[np.int64]
+    origin: ProfileOrigin | None = field(default=None, compare=False)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Profile":
+        """Read a profile from its file."""
+        return read_profile(Path(path))
+
+    def save(self, path: Path | str) -> "Profile":
+        """Write the profile; what is returned knows its file."""
+        write_profile(self, Path(path))
+        return replace(self, origin=ProfileOrigin(Path(path), file_sha256(Path(path))))
+
+    def with_samples(self, measured_samples: NDArray[np.float64]) -> "Profile":
+        """Give the profile other samples; no file holds the result."""
+        return replace(self, measured_samples=measured_samples, origin=None)
 
     @cached_property
     def layer_index(self) -> dict[str, int]:
@@ -344,7 +368,7 @@ def write_profile(profile: Profile, path: Path) -> None:
     Raises:
         ScantlingError: the disk refused the write.
     """
-    tensors = {name: getattr(profile, field) for name, field in _FIELD_OF_TENSOR.items()}
+    tensors = {name: getattr(profile, attribute) for name, attribute in _FIELD_OF_TENSOR.items()}
     try:
         with whole_file(path) as partial:
             record = profile.record.model_dump_json()
@@ -404,14 +428,14 @@ def read_profile(path: Path) -> Profile:
             f"{path} is damaged or was edited by hand: it does not match its digest. Profile the model again."
         )
     _validate_consistency(profile, path)
-    return profile
+    return replace(profile, origin=ProfileOrigin(path, file_sha256(path)))
 
 
 def _digest(record: str, profile: Profile) -> str:
     """Hash everything that a profile says."""
     digest = hashlib.sha256(record.encode())
-    for name, field in _FIELD_OF_TENSOR.items():
-        tensor: NDArray[np.generic] = getattr(profile, field)
+    for name, attribute in _FIELD_OF_TENSOR.items():
+        tensor: NDArray[np.generic] = getattr(profile, attribute)
         digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
         digest.update(np.ascontiguousarray(tensor).tobytes())
     return digest.hexdigest()

@@ -10,6 +10,7 @@ import pytest
 from helpers.command_line import run
 from helpers.tiny_profiles import FORMATS, layer, profile_of
 from scantling.common.errors import InputError
+from scantling.common.files import file_sha256
 from scantling.evaluation.safety.measured_sweep import MeasuredSweep
 from scantling.planning.baselines import SAME_BYTES, baselines
 from scantling.planning.plan import read_plan
@@ -144,3 +145,19 @@ def test_an_assignment_that_the_profile_does_not_know_is_refused():
             profile.sample_losses_nats(wrong)
         with pytest.raises(InputError, match=f"no price for {name}"):
             profile.difference(formats, wrong)
+
+
+def test_a_profile_knows_the_file_that_holds_it(tmp_path):
+    made = mixture_profile(2)
+    assert made.origin is None
+    saved = made.save(tmp_path / "p")
+    assert made.origin is None
+    loaded = Profile.load(str(tmp_path / "p"))
+    assert loaded.origin == saved.origin
+    assert loaded.origin is not None
+    assert loaded.origin.sha256 == file_sha256(tmp_path / "p")
+    assert loaded.record == made.record
+    assert np.array_equal(loaded.measured_samples, made.measured_samples, equal_nan=True)
+    assert on_sequences(loaded, np.arange(made.num_samples) > 0).origin is None
+    loaded.save(tmp_path / "q")
+    assert (tmp_path / "p").read_bytes() == (tmp_path / "q").read_bytes()
