@@ -101,7 +101,7 @@ def restricted(profile: Profile, names: Sequence[str]) -> Profile:
         A profile that offers those.
     """
     record = profile.record
-    only = {record.formats[layer.formats[0]] for layer in record.layers if len(layer.formats) == 1}
+    only = {record.formats[layer.formats[0]] for layer in record.layers if not layer.is_decided}
     kept = [name for name in record.formats if name in {*names, *only}]
     layers = []
     for layer in record.layers:

@@ -248,7 +248,7 @@ class Rows:
         bits = [Fraction(parse_format(name).bits) for name in names]
         return tuple(
             tuple(math.ceil(bits[target] * layer.num_weights) for target in layer.formats)
-            if len(layer.formats) > 1
+            if layer.is_decided
             else (0,)
             for layer in self.profile.record.layers
         )

@@ -164,7 +164,7 @@ def _assignment(profile: Profile, index: int, format_name: str) -> Assignment:
         num_weights=layer.num_weights,
         stored_bytes=layer.stored_bytes[layer.formats.index(target)],
         loss_increase_nats=profile.loss_increase_nats(index, target),
-        decided=len(layer.formats) > 1,
+        decided=layer.is_decided,
     )
 
 

@@ -31,6 +31,11 @@ class Counted(Placed, Protocol):
         ...
 
     @property
+    def is_decided(self) -> bool:
+        """Whether it is offered more than one."""
+        ...
+
+    @property
     def coverage(self) -> ExpertCoverage | None:
         """How many tokens reached it; None for a layer that is no expert."""
         ...
@@ -72,7 +77,7 @@ def siblings_by_coverage(layers: Sequence[Counted]) -> list[tuple[list[int], lis
     """
     found: dict[tuple[int | None, str], tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     for index, layer in enumerate(layers):
-        if layer.coverage is not None and len(layer.formats) > 1:
+        if layer.coverage is not None and layer.is_decided:
             rare, measured = found[layer.block, kind_of_siblings(layer.kind)]
             (rare if layer.coverage.is_rare else measured).append(index)
     return list(found.values())

@@ -95,7 +95,7 @@ class Extension:
         if not new:
             return profile
         layers = self._layers(profile)
-        decided = {layer.name for layer in profile.record.layers if len(layer.formats) > 1}
+        decided = {layer.name for layer in profile.record.layers if layer.is_decided}
         validate_groups([layer for layer in layers if layer.name in decided], dict.fromkeys(decided, new))
         offered = {layer.name: new if layer.name in decided else self._formats(profile, layer.name) for layer in layers}
         pricing_ids = torch.from_numpy(profile.pricing_token_ids)
@@ -160,7 +160,7 @@ class Extension:
         )
         new = np.full((*profile.measured_samples.shape[:2], len(token_ids)), np.nan)
         for index, layer in enumerate(record.layers):
-            if len(layer.formats) == 1:
+            if not layer.is_decided:
                 new[index, layer.formats[0]] = 0.0
         _fill(record, new, measured.samples)
         return replace(
@@ -239,7 +239,7 @@ class Extension:
             rounding_ids=torch.from_numpy(profile.rounding_token_ids),
             pricing_ids=token_ids,
             offered=offered,
-            decided=tuple(layer.name for layer in record.layers if len(layer.formats) > 1),
+            decided=tuple(layer.name for layer in record.layers if layer.is_decided),
             estimator=record.estimator,
             rounding=rounding_method(record.rounding),
             draws=LabelDraws(record.seed, record.num_label_draws, first),

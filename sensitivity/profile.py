@@ -68,6 +68,11 @@ class LayerRecord(Record):
     num_pricing_tokens: int | None = None
 
     @property
+    def is_decided(self) -> bool:
+        """Whether the program decides its format: it is offered more than one."""
+        return len(self.formats) > 1
+
+    @property
     def coverage(self) -> ExpertCoverage | None:
         """How many tokens reached the layer; None for one that is no expert."""
         return (
@@ -467,7 +472,7 @@ def decided_layers(profile: Profile) -> list[LayerRecord]:
     Returns:
         The layers that the program decides.
     """
-    return [layer for layer in profile.record.layers if len(layer.formats) > 1]
+    return [layer for layer in profile.record.layers if layer.is_decided]
 
 
 def uniform_formats(profile: Profile, target: str) -> dict[str, str]:
@@ -492,12 +497,12 @@ def uniform_formats(profile: Profile, target: str) -> dict[str, str]:
         raise ScantlingError(f"the profile has no uniform {target!r}. It has the formats: {', '.join(available)}.")
     position = available.index(matching[0])
     for layer in profile.record.layers:
-        if len(layer.formats) > 1 and position not in layer.formats:
+        if layer.is_decided and position not in layer.formats:
             raise ScantlingError(
                 f"no plan is uniform in {matching[0]}: it does not fit {layer.name}, which is {layer.in_features} "
                 f"wide. Formats that do: {', '.join(available[index] for index in layer.formats)}."
             )
     return {
-        layer.name: matching[0] if len(layer.formats) > 1 else available[layer.formats[0]]
+        layer.name: matching[0] if layer.is_decided else available[layer.formats[0]]
         for layer in profile.record.layers
     }

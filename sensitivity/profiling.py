@@ -285,7 +285,7 @@ def as_array(record: ProfileRecord, samples: Samples) -> NDArray[np.float64]:
     num_samples = len(next(iter(next(iter(samples.values())).values())))
     array = np.full((len(record.layers), len(record.formats), num_samples), np.nan)
     for index, layer in enumerate(record.layers):
-        if len(layer.formats) == 1:
+        if not layer.is_decided:
             array[index, layer.formats[0]] = 0.0
         for target, values in samples.get(layer.name, {}).items():
             array[index, record.formats.index(target.name)] = values.numpy()

@@ -194,7 +194,7 @@ def silent_layer_warnings(profile: Profile) -> list[str]:
     decided = [
         (index, layer)
         for index, layer in enumerate(profile.record.layers)
-        if len(layer.formats) > 1 and not (layer.coverage is not None and layer.coverage.is_rare)
+        if layer.is_decided and not (layer.coverage is not None and layer.coverage.is_rare)
     ]
     silent = [layer.name for index, layer in decided if not profile.prices[index, list(layer.formats)].any()]
     if not silent:
@@ -275,7 +275,7 @@ def rare_experts(profile: Profile) -> dict[str, int]:
     found: dict[str, int] = {}
     for layer in profile.record.layers:
         coverage = layer.coverage
-        if coverage is not None and coverage.is_rare and len(layer.formats) > 1:
+        if coverage is not None and coverage.is_rare and layer.is_decided:
             counted = (
                 coverage.num_rounding_tokens if coverage.num_pricing_tokens is None else coverage.num_pricing_tokens
             )
