@@ -247,9 +247,7 @@ class Rows:
         names = self.profile.record.formats
         bits = [Fraction(parse_format(name).bits) for name in names]
         return tuple(
-            tuple(math.ceil(bits[target] * layer.num_weights) for target in layer.formats)
-            if layer.is_decided
-            else (0,)
+            tuple(math.ceil(bits[target] * layer.num_weights) for target in layer.formats) if layer.is_decided else (0,)
             for layer in self.profile.record.layers
         )
 

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..common.errors import InputError, ScantlingError
+from ..common.errors import FileFormatError, InputError, ScantlingError, StorageError
 from ..common.files import file_sha256, whole_file
 from ..common.records import Finite, Record, VersionedRecord
 from ..quantization.formats import parse_format
@@ -371,7 +371,7 @@ def write_profile(profile: Profile, path: Path) -> None:
         path: the file, replaced where it exists.
 
     Raises:
-        ScantlingError: the disk refused the write.
+        StorageError: the file cannot be written.
     """
     tensors = {name: getattr(profile, attribute) for name, attribute in _FIELD_OF_TENSOR.items()}
     try:
@@ -380,25 +380,28 @@ def write_profile(profile: Profile, path: Path) -> None:
             stored = json.dumps({"digest": _digest(record, profile), "record": record})  # one key, as order is random
             save_file(tensors, partial, metadata={"scantling_profile": stored})
     except SafetensorError as error:
-        raise ScantlingError(f"cannot write {path}: {error}. No half-written file was left.") from error
+        raise StorageError(f"cannot write {path}: {error}. No half-written file was left.") from error
 
 
-def write_or_rescue_profile(profile: Profile, path: Path) -> None:
+def write_or_rescue_profile(profile: Profile, path: Path) -> Profile:
     """Write a profile; where that fails, keep the finished work in the system's folder for temporary files.
 
     Args:
         profile: the profile.
         path: the file, replaced where it exists.
 
+    Returns:
+        The profile, which knows its file.
+
     Raises:
-        ScantlingError: the profile could not be written there; the message says where it was kept, if anywhere.
+        StorageError: the profile could not be written there; the message says where it was kept, if anywhere.
     """
     try:
-        write_profile(profile, path)
+        return profile.save(path)
     except ScantlingError as error:
         rescued = Path(tempfile.mkdtemp(prefix="scantling-")) / path.name
         write_profile(profile, rescued)
-        raise ScantlingError(f"{error} The finished profile was kept as {rescued}.") from error
+        raise StorageError(f"{error} The finished profile was kept as {rescued}.") from error
 
 
 def read_profile(path: Path) -> Profile:
@@ -411,15 +414,15 @@ def read_profile(path: Path) -> Profile:
         The profile.
 
     Raises:
-        ScantlingError: there is no such file, or it is damaged, or not a profile of this version.
+        FileFormatError: there is no such file, or it is damaged, or not a profile of this version.
     """
     if not path.is_file():
-        raise ScantlingError(f"there is no profile {path}. Write one with: scantling profile MODEL -o {path}")
+        raise FileFormatError(f"there is no profile {path}. Write one with: scantling profile MODEL -o {path}")
     try:
         with safe_open(path, framework="np") as opened:
             raw = (opened.metadata() or {}).get("scantling_profile")
             if raw is None:
-                raise ScantlingError(
+                raise FileFormatError(
                     f"{path} is a safetensors file but not a profile. Write one with: scantling profile"
                 )
             stored = json.loads(raw)
@@ -427,9 +430,9 @@ def read_profile(path: Path) -> Profile:
             profile = Profile(record, *(opened.get_tensor(name) for name in _FIELD_OF_TENSOR))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         detail = error.errors()[0] if isinstance(error, ValidationError) else error
-        raise ScantlingError(f"{path} is damaged or not a profile of version {PROFILE_VERSION}: {detail}") from error
+        raise FileFormatError(f"{path} is damaged or not a profile of version {PROFILE_VERSION}: {detail}") from error
     if stored.get("digest") != _digest(stored["record"], profile):
-        raise ScantlingError(
+        raise FileFormatError(
             f"{path} is damaged or was edited by hand: it does not match its digest. Profile the model again."
         )
     _validate_consistency(profile, path)
@@ -451,16 +454,16 @@ def _validate_consistency(profile: Profile, path: Path) -> None:
     offered = np.zeros(samples.shape[:2], dtype=bool)
     counts = [record.domain_of_sequence.count(k) for k in range(len(record.domains))]
     if record.domains and (len(set(counts)) != 1 or sum(counts) != samples.shape[-1] or not counts[0]):
-        raise ScantlingError(f"{path} is damaged: its domains do not share its samples equally.")
+        raise FileFormatError(f"{path} is damaged: its domains do not share its samples equally.")
     shape = (len(record.layers), len(record.formats))
     if samples.ndim != 3 or samples.shape[:2] != shape or samples.shape[2] < 1:
-        raise ScantlingError(f"{path} is damaged: samples of shape {samples.shape} for {shape} layers and formats.")
+        raise FileFormatError(f"{path} is damaged: samples of shape {samples.shape} for {shape} layers and formats.")
     for index, layer in enumerate(record.layers):
         if any(not 0 <= target < shape[1] for target in layer.formats) or len(layer.formats) != len(layer.stored_bytes):
-            raise ScantlingError(f"{path} is damaged: the formats of {layer.name} do not match the profile's list.")
+            raise FileFormatError(f"{path} is damaged: the formats of {layer.name} do not match the profile's list.")
         offered[index, list(layer.formats)] = True
     if not bool(np.isfinite(samples[offered]).all()):
-        raise ScantlingError(f"{path} is damaged: it has prices that are not numbers. Profile the model again.")
+        raise FileFormatError(f"{path} is damaged: it has prices that are not numbers. Profile the model again.")
 
 
 def decided_layers(profile: Profile) -> list[LayerRecord]:
@@ -503,6 +506,5 @@ def uniform_formats(profile: Profile, target: str) -> dict[str, str]:
                 f"wide. Formats that do: {', '.join(available[index] for index in layer.formats)}."
             )
     return {
-        layer.name: matching[0] if layer.is_decided else available[layer.formats[0]]
-        for layer in profile.record.layers
+        layer.name: matching[0] if layer.is_decided else available[layer.formats[0]] for layer in profile.record.layers
     }

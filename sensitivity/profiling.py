@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
-from ..common.errors import ScantlingError
+from ..common.errors import InputError, ScantlingError
 from ..common.progress import Progress
 from ..models.kv_cache import config_numbers
 from ..models.layers import Layer, ModelStructure, find_layers
@@ -77,14 +77,16 @@ def offered_formats(
         alone for the others, and for layers that no type fits.
 
     Raises:
-        ScantlingError: an unknown format, fewer than two, one that the rounding cannot make, an included layer that the
+        InputError: fewer than two formats, an unknown one, one that the rounding cannot make, an included layer that the
             model does not have, or an illegal group size.
     """
     sixteen = FLOAT_FORMATS[sixteen_bit_format]
     names = (*DEFAULT_INTEGERS, sixteen.name) if settings.formats is None else settings.formats
     parsed = list(dict.fromkeys(parse_format(name) for name in names))
+    if not parsed:
+        raise InputError("no format was given. Offer at least two.")
     if len(parsed) < 2:
-        raise ScantlingError(f"the one format {names[0]} leaves nothing to decide. Offer at least two.")
+        raise InputError(f"the one format {names[0]} leaves nothing to decide. Offer at least two.")
     outside = {layer.kind for layer in structure.layers if layer.block is None}
     unknown = set(settings.include) - outside
     if unknown:

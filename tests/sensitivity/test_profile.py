@@ -90,8 +90,9 @@ def test_predictions_and_programs_rest_on_the_same_samples(seed):
     instance = Program(profile).limit("average_bits", at_most=8).instance()
     choice = tuple(unit.formats.index(formats[unit.name]) for unit in instance.units)
     assert instance.loss_increase_nats(choice) == pytest.approx(predicted, rel=1e-12)
-    measured_only = sum(
-        profile.measured_samples[i, profile.format_index[formats[name]]] for name, i in profile.layer_index.items()
+    measured_only = np.sum(
+        [profile.measured_samples[i, profile.format_index[formats[name]]] for name, i in profile.layer_index.items()],
+        axis=0,
     )
     assert measured_only.mean() < predicted  # the samples of rarely covered experts say next to nothing
 
