@@ -40,7 +40,8 @@ from ..common.units import (
 )
 from ..models.kv_cache import kv_cache_bytes
 from ..quantization.formats import parse_format
-from ..sensitivity.profile import LayerRecord, Profile
+from ..sensitivity.profile import Profile
+from ..sensitivity.profile_record import LayerRecord
 from ..solver.instance import Row
 from .activations import activation_bytes
 from .specification import Hardware

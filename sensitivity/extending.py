@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..common.errors import ScantlingError
+from ..common.errors import CalibrationError, InputError
 from ..common.progress import Progress
 from ..models.layers import Layer, find_layers
 from ..models.loading import LoadedModel
@@ -27,7 +27,8 @@ from .calibration.resume_cache import resume_cache_folder
 from .domains import Domain, domain_records, further_sequences
 from .estimators.base import Samples
 from .measure import MeasuredCosts, MeasurementRequest, measure
-from .profile import DomainRecord, LayerRecord, Profile, ProfileRecord, decided_layers, uniform_formats
+from .profile import Profile, decided_layers, uniform_formats
+from .profile_record import DomainRecord, LayerRecord, ProfileRecord
 from .profiling import ProfileSettings, layer_record, with_coverage
 from .round_model import validate_groups
 
@@ -57,11 +58,11 @@ class Extension:
             settings: as the user gave them now.
 
         Raises:
-            ScantlingError: they differ.
+            InputError: they differ.
         """
         record = profile.record
         if settings.rounding.input_scaling is not None:
-            raise ScantlingError(
+            raise InputError(
                 f"a profile rounded by {record.rounding['method']} is not extended: its scales depend on all "
                 "of its formats and sequences. Make a new profile."
             )
@@ -75,21 +76,13 @@ class Extension:
         }
         for option, (was, now) in pairs.items():
             if was != now:
-                raise ScantlingError(
+                raise InputError(
                     f"the profile was made with --{option} {was}, and {now} was asked for now: its prices would not "
                     "belong together. Say the same, or make a new profile."
                 )
 
     def by_formats(self, profile: Profile, names: Sequence[str]) -> Profile:
-        """Price further formats on the sequences of a profile.
-
-        Args:
-            profile: the profile.
-            names: of formats; those that it has already are left alone.
-
-        Returns:
-            The larger profile.
-        """
+        """Price further formats on the sequences of a profile."""
         wanted = dict.fromkeys(parse_format(name) for name in names)
         new = [target for target in wanted if target.name not in profile.format_index]
         if not new:
@@ -127,11 +120,11 @@ class Extension:
             The larger profile.
 
         Raises:
-            ScantlingError: a domain is missing or another, or has more sequences already.
+            InputError: a domain is missing or another, or has more sequences already.
         """
         counts = self._counts(profile, domains)
         if max(counts) > num_sequences:
-            raise ScantlingError(
+            raise InputError(
                 f"the profile has {max(counts)} pricing sequences in a domain already; {num_sequences} were asked "
                 "for, and what was priced is not thrown away. Ask for at least as many."
             )
@@ -186,10 +179,10 @@ class Extension:
             The larger profile.
 
         Raises:
-            ScantlingError: the target is not between 0 and 1.
+            InputError: the target is not between 0 and 1.
         """
         if not 0 < target < 1:
-            raise ScantlingError(f"a relative error of {target:g} cannot be aimed at: give one such as 5%.")
+            raise InputError(f"a relative error of {target:g} cannot be aimed at: give one such as 5%.")
         for _ in range(_MOST_ROUNDS):
             error, per_case = relative_error(profile), profile.num_samples // len(domains)
             wanted = math.ceil(per_case * (error / target) ** 2 * _MARGIN)
@@ -222,7 +215,7 @@ class Extension:
         positions = profile.domain_of_sample.tolist()
         for k, record in enumerate(known):
             if k >= len(domains) or (record.name, record.text_sha256) != (domains[k].name, domains[k].text.sha256):
-                raise ScantlingError(
+                raise InputError(
                     f"the profile's domain {record.name!r} is text from {record.text_source} "
                     f"({record.text_sha256[:12]}…), which was not given, or not in its place. Name the profile's texts "
                     "first, in their order, then new ones."
@@ -269,14 +262,14 @@ def parse_share(text: str) -> float:
         The number.
 
     Raises:
-        ScantlingError: not a percentage.
+        InputError: not a percentage.
 
     >>> parse_share("2.5%")
     0.025
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
     if found is None:
-        raise ScantlingError(f"{text!r} is not a percentage. Write one such as 5%.")
+        raise InputError(f"{text!r} is not a percentage. Write one such as 5%.")
     return float(found.group(1)) / 100
 
 
@@ -290,10 +283,10 @@ def relative_error(profile: Profile) -> float:
         The largest relative standard error over the formats below 16 bits that every decided layer is offered.
 
     Raises:
-        ScantlingError: there is one pricing sequence only.
+        CalibrationError: there is one pricing sequence only.
     """
     if profile.num_samples < 2:
-        raise ScantlingError("one pricing sequence has no standard error. Ask for --pricing-sequences 8 or more.")
+        raise CalibrationError("one pricing sequence has no standard error. Ask for --pricing-sequences 8 or more.")
     errors = [0.0]
     for target, name in enumerate(profile.record.formats):
         if parse_format(name).bits < 16 and all(target in layer.formats for layer in decided_layers(profile)):

@@ -106,17 +106,7 @@ class _Sums:
 def joint_samples(
     loaded: LoadedModel, profile: Profile, assignments: Assignments, progress: Progress
 ) -> dict[str, JointSamples]:
-    """Price whole assignments, in one pass over the model for all of them.
-
-    Args:
-        loaded: the model that was profiled.
-        profile: has the sequences, the rounding and the draws of labels.
-        assignments: for each name, the format of every layer.
-        progress: shows how far the passes are.
-
-    Returns:
-        The samples, by name.
-    """
+    """Price whole assignments, in one pass over the model for all of them."""
     sums: dict[str, _Sums] = {name: _Sums() for name in assignments}
     lengths: dict[int, tuple[Sequence[int], int]] = {}
     for layer, batch, layer_gradients, changes in _changes(loaded, profile, assignments, progress):

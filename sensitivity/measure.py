@@ -29,7 +29,7 @@ from .calibration.expert_coverage import ExpertCoverage
 from .calibration.resume_cache import ResumeCache, open_resume_cache
 from .estimators.base import Estimator, Measurement, Samples
 from .estimators.registry import ESTIMATORS
-from .profile import RegimeRecord
+from .profile_record import RegimeRecord
 from .regime import diagnose_regime
 from .round_model import FormatsOfLayer, RoundingTask, round_ends, round_group
 
@@ -68,14 +68,7 @@ class RoundedLayers:
         return self.task.matrix(layer)
 
     def deltas(self, layer: Layer) -> Iterator[tuple[Format, Tensor]]:
-        """Go through a layer's formats.
-
-        Args:
-            layer: the layer.
-
-        Yields:
-            Each format with ΔW, rounded minus original.
-        """
+        """Go through a layer's formats."""
         for target, record in self.records[layer].items():
             yield target, record.dequantize() - self.task.matrix(layer)
 
@@ -139,16 +132,7 @@ class MeasuredCosts:
 
 
 def measure(request: MeasurementRequest, folder: Path, progress: Progress) -> MeasuredCosts:
-    """Round and price what the program decides.
-
-    Args:
-        request: what is measured.
-        folder: for finished pieces; a build that was interrupted goes on from them.
-        progress: shows how far the work is.
-
-    Returns:
-        What was measured.
-    """
+    """Round and price what the program decides."""
     structure = find_layers(request.loaded.model)
     task = RoundingTask(request.loaded, structure, request.rounding_ids, request.offered, request.rounding)
     task.require_own_importance()
@@ -186,15 +170,7 @@ def _ids_sha256(token_ids: Tensor) -> str:
 
 
 def rounded_block(task: RoundingTask, visit: BlockVisit) -> RoundedLayers:
-    """Round the layers of one block in every format.
-
-    Args:
-        task: the formats and the method.
-        visit: the block.
-
-    Returns:
-        The layers.
-    """
+    """Round the layers of one block in every format."""
     records: dict[Layer, Mapping[Format, Rounded]] = {}
     for group in visit.groups:
         rounded = round_group(task, group)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
-from ..common.errors import InputError, ScantlingError
+from ..common.errors import InputError
 from ..common.progress import Progress
 from ..models.kv_cache import config_numbers
 from ..models.layers import Layer, ModelStructure, find_layers
@@ -27,7 +27,8 @@ from .domains import Domain, calibration_sequences, domain_records
 from .estimators.base import Samples
 from .estimators.registry import ESTIMATORS
 from .measure import MeasuredCosts, MeasurementRequest, measure
-from .profile import LayerRecord, Profile, ProfileRecord
+from .profile import Profile
+from .profile_record import LayerRecord, ProfileRecord
 from .round_model import scale_inputs_for, validate_groups
 
 DEFAULT_INTEGERS = ("int2-g64", "int3-g64", "int4-g64", "int5-g64", "int6-g64", "int8-g64")
@@ -90,7 +91,7 @@ def offered_formats(
     outside = {layer.kind for layer in structure.layers if layer.block is None}
     unknown = set(settings.include) - outside
     if unknown:
-        raise ScantlingError(
+        raise InputError(
             f"this model has no layer {min(unknown)!r} to include. It has: {', '.join(sorted(outside))}"
             + (" (the head is tied to the embedding)." if "head" in unknown and "embedding" in outside else ".")
         )
@@ -103,7 +104,7 @@ def offered_formats(
     }
     useless = [target.name for target in parsed if all(target not in targets for targets in offered.values())]
     if useless:
-        raise ScantlingError(
+        raise InputError(
             f"{useless[0]} fits no layer of this model. Types that fit {structure.layers[0].name}: "
             f"{', '.join(legal_types(structure.layers[0].in_features)) or 'none'}. Leave {useless[0]} out."
         )
@@ -112,15 +113,7 @@ def offered_formats(
 
 
 def legal_formats(layer: Layer, formats: Sequence[Format]) -> list[Format]:
-    """Leave out the types of GGUF that a layer's width does not allow, so that they never become a choice.
-
-    Args:
-        layer: the layer.
-        formats: what was asked for.
-
-    Returns:
-        The rest; other formats stay, and are refused later where they are illegal.
-    """
+    """Leave out the types of GGUF that a layer's width does not allow, so that they never become a choice."""
     return [target for target in formats if not isinstance(target, GgufFormat) or target.fits(layer.in_features)]
 
 
@@ -155,14 +148,14 @@ def build_profile(
         The profile.
 
     Raises:
-        ScantlingError: an estimator of that name does not exist, or the model, text or formats do not allow it.
+        InputError: an estimator of that name does not exist, or the model, text or formats do not allow it.
     """
     if settings.estimator not in ESTIMATORS:
-        raise ScantlingError(f"{settings.estimator!r} is not an estimator. Known: {', '.join(ESTIMATORS)}.")
+        raise InputError(f"{settings.estimator!r} is not an estimator. Known: {', '.join(ESTIMATORS)}.")
     structure = find_layers(loaded.model)
     offered = offered_formats(structure, settings, loaded.sixteen_bit_format)
     if min(settings.num_rounding_sequences, settings.num_pricing_sequences, settings.num_label_draws) < 1:
-        raise ScantlingError("rounding and pricing need at least one sequence each, and pricing one draw of labels.")
+        raise InputError("rounding and pricing need at least one sequence each, and pricing one draw of labels.")
     validate_length(loaded.model.config, settings.sequence_length)
     sequences = calibration_sequences(
         loaded.tokenizer,
@@ -226,16 +219,7 @@ def _record(
 
 
 def layer_record(layer: Layer, offered: Sequence[Format], names: Sequence[str]) -> LayerRecord:
-    """Describe a layer.
-
-    Args:
-        layer: the layer.
-        offered: its formats.
-        names: of all formats of the profile.
-
-    Returns:
-        The record.
-    """
+    """Describe a layer."""
     return LayerRecord(
         name=layer.name,
         kind=layer.kind,
@@ -250,16 +234,7 @@ def layer_record(layer: Layer, offered: Sequence[Format], names: Sequence[str]) 
 def with_coverage(
     layers: Sequence[LayerRecord], coverage: Mapping[str, ExpertCoverage], num_tokens: tuple[int, int]
 ) -> tuple[LayerRecord, ...]:
-    """Say of the experts how many tokens reached them.
-
-    Args:
-        layers: their records.
-        coverage: by layer.
-        num_tokens: of all rounding and of all pricing sequences.
-
-    Returns:
-        The records with the counts; those of layers that are no experts as they are.
-    """
+    """Say of the experts how many tokens reached them."""
     counted = []
     for layer in layers:
         seen = coverage.get(layer.name)

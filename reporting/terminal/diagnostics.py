@@ -17,7 +17,8 @@ from ...planning.plan import Plan
 from ...sensitivity.calibration.expert_coverage import FEWEST_TOKENS, expert_of
 from ...sensitivity.cross_fit import CrossFit, cross_fit
 from ...sensitivity.estimators.names import WITHOUT_UNIT
-from ...sensitivity.profile import LayerRecord, Profile, RegimeRecord
+from ...sensitivity.profile import Profile
+from ...sensitivity.profile_record import LayerRecord, RegimeRecord
 
 NUM_FOLDS = 4
 _MARKED = 1.05

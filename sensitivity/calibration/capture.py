@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...common.errors import ScantlingError
+from ...common.errors import CalibrationError, UnsupportedModelError
 from ...common.progress import Progress
 from ...models.install import removing
 from ...models.layers import ModelStructure, blocks_of
@@ -39,15 +39,7 @@ class LabelDraws:
     first_sequence: int = 0
 
     def generator(self, sequence: int, draw: int) -> torch.Generator:
-        """Make the generator of one draw.
-
-        Args:
-            sequence: position among the sequences at hand.
-            draw: number of the draw.
-
-        Returns:
-            A generator that depends on the seed, on which sequence it is among all, and on the draw.
-        """
+        """Make the generator of one draw."""
         state = np.random.SeedSequence((self.seed, self.first_sequence + sequence, draw)).generate_state(1)
         return torch.Generator().manual_seed(int(state[0]))
 
@@ -249,7 +241,7 @@ def _require_finite_activations(
                     hooks.enter_context(removing(module.register_forward_hook(look(layer.name))))
             run_block(blocks[block], calls[block], calls[block].hidden)
     after = f" (first behind the layer {found[0]})" if found else ""
-    raise ScantlingError(f"the activations that {where} are NaN or infinite{after}: the model cannot run in float32.")
+    raise CalibrationError(f"the activations that {where} are NaN or infinite{after}: the model cannot run in float32.")
 
 
 def _require_independent_blocks(blocks: Sequence[nn.Module], calls: Sequence[Sequence[BlockCall]]) -> None:
@@ -259,7 +251,7 @@ def _require_independent_blocks(blocks: Sequence[nn.Module], calls: Sequence[Seq
             alone = run_block(blocks[index], calls[index][0], calls[index][0].hidden)
         together = calls[index + 1][0].hidden
         if alone.shape != together.shape or not torch.allclose(alone, together, rtol=1e-3, atol=1e-4):
-            raise ScantlingError(
+            raise UnsupportedModelError(
                 f"block {index} run alone does not give what enters block {index + 1}: the blocks of this architecture "
                 "exchange more than one hidden state, which scantling does not handle yet."
             )

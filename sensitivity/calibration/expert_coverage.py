@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from ...common.errors import ScantlingError
+from ...common.errors import CalibrationError
 
 FEWEST_TOKENS = 32
 _NUMBER_IN_PATH = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -54,14 +54,7 @@ class ExpertCoverage:
     num_pricing_tokens: int | None
 
     def plus(self, further: "ExpertCoverage") -> "ExpertCoverage":
-        """Add the tokens of further pricing sequences; the rounding sequences are the same.
-
-        Args:
-            further: of them.
-
-        Returns:
-            Of all pricing sequences.
-        """
+        """Add the tokens of further pricing sequences; the rounding sequences are the same."""
         counts = (self.num_pricing_tokens, further.num_pricing_tokens)
         return ExpertCoverage(self.num_rounding_tokens, None if None in counts else sum(count or 0 for count in counts))
 
@@ -121,14 +114,7 @@ def expert_of(kind: str) -> str | None:
 
 
 def has_siblings(layer: Placed) -> bool:
-    """Tell whether a layer's path has a number inside its block.
-
-    Args:
-        layer: the layer.
-
-    Returns:
-        Whether it has.
-    """
+    """Tell whether a layer's path has a number inside its block."""
     return expert_of(layer.kind) is not None
 
 
@@ -143,13 +129,13 @@ def unreached_experts(layers: Sequence[_Layer], reached: Collection[_Layer]) -> 
         The others.
 
     Raises:
-        ScantlingError: one of them is no expert.
+        CalibrationError: one of them is no expert.
     """
     used = {kind_of_siblings(layer.kind) for layer in reached}
     missing = [layer for layer in layers if layer not in reached]
     for layer in missing:
         if not (has_siblings(layer) and kind_of_siblings(layer.kind) in used):
-            raise ScantlingError(
+            raise CalibrationError(
                 f"the layer {layer.name} was not reached by any calibration token. Give more or more varied text."
             )
     return missing

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ...common.errors import ScantlingError
+from ...common.errors import FileFormatError, InputError, StorageError
 from ...common.files import whole_file
 
 _PURPOSE = "purpose.json"
@@ -34,14 +34,7 @@ class ResumeCache:
     folder: Path
 
     def has(self, name: str) -> bool:
-        """Tell whether a piece is finished.
-
-        Args:
-            name: of the piece.
-
-        Returns:
-            Whether it is.
-        """
+        """Tell whether a piece is finished."""
         return self._file(name).is_file()
 
     def load(self, name: str) -> dict[str, Tensor]:
@@ -54,57 +47,32 @@ class ResumeCache:
             Its tensors.
 
         Raises:
-            ScantlingError: it is damaged.
+            FileFormatError: it is damaged.
         """
         try:
             return load_file(self._file(name))
         except (SafetensorError, OSError, ValueError) as error:
-            raise ScantlingError(
+            raise FileFormatError(
                 f"{self._file(name)} is damaged ({error}). Remove the folder {self.folder} and begin again."
             ) from error
 
     def load_one(self, name: str, key: str) -> Tensor:
-        """Read one tensor of a finished piece.
-
-        Args:
-            name: of the piece.
-            key: of the tensor.
-
-        Returns:
-            The tensor.
-        """
+        """Read one tensor of a finished piece."""
         with safe_open(self._file(name), framework="pt") as opened:
             found: Tensor = opened.get_tensor(key)
         return found
 
     def save(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write a piece, whole or not at all.
-
-        Args:
-            name: of the piece.
-            tensors: its tensors.
-        """
+        """Write a piece, whole or not at all."""
         with whole_file(self._file(name)) as partial:
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial)
 
     def remove(self, name: str) -> None:
-        """Remove a piece that nothing needs any more, if it is there.
-
-        Args:
-            name: of the piece.
-        """
+        """Remove a piece that nothing needs any more, if it is there."""
         self._file(name).unlink(missing_ok=True)
 
     def remember(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Read a piece where it is finished; else make and keep it.
-
-        Args:
-            name: of the piece.
-            compute: makes it.
-
-        Returns:
-            Its tensors.
-        """
+        """Read a piece where it is finished; else make and keep it."""
         if not self.has(name):
             self.save(name, compute())
         return self.load(name)
@@ -129,11 +97,7 @@ def resume_cache_folder(profile_path: Path) -> Path:
 
 
 def discard_resume_cache(profile_path: Path) -> None:
-    """Remove the pieces of a profile that is finished.
-
-    Args:
-        profile_path: the profile's file.
-    """
+    """Remove the pieces of a profile that is finished."""
     shutil.rmtree(resume_cache_folder(profile_path), ignore_errors=True)
 
 
@@ -155,7 +119,7 @@ def open_resume_cache(folder: Path, purpose: Purpose) -> ResumeCache:
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ScantlingError(
+            raise FileFormatError(
                 f"{folder} stands where the pieces of the profile shall be kept, and does not say whose they "
                 "are. Remove it, or give the profile another name."
             ) from error
@@ -163,7 +127,7 @@ def open_resume_cache(folder: Path, purpose: Purpose) -> ResumeCache:
         if found != wanted:
             differs = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
             key = differs[0]
-            raise ScantlingError(
+            raise InputError(
                 f"{folder} holds the pieces of a profile that was begun with other settings: {key} was "
                 f"{found.get(key)!r} and is {wanted.get(key)!r} now. Go on with the old settings, or remove "
                 "the folder, or give the profile another name."
@@ -172,7 +136,7 @@ def open_resume_cache(folder: Path, purpose: Purpose) -> ResumeCache:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ScantlingError(f"cannot make the folder {folder}: {error.strerror}.") from error
+        raise StorageError(f"cannot make the folder {folder}: {error.strerror}.") from error
     with whole_file(file) as partial:
         partial.write_text(json.dumps(dict(purpose), indent=1), encoding="utf-8")
     return ResumeCache(folder)

@@ -93,28 +93,11 @@ class Estimator(Protocol):
         ...
 
     def price_block(self, visit: BlockVisit, changes: WeightChanges) -> Samples:
-        """Price the changes of the layers of a block.
-
-        Args:
-            visit: the block.
-            changes: of its layers.
-
-        Returns:
-            The samples; their mean is the estimate.
-        """
+        """Price the changes of the layers of a block."""
         ...
 
     def price_end(self, layer: Layer, changes: WeightChanges, captured: Capture | None) -> dict[Format, Tensor]:
-        """Price changes of the embedding or the head.
-
-        Args:
-            layer: the layer.
-            changes: of the ends.
-            captured: the pricing sequences after the walk, where they were differentiated.
-
-        Returns:
-            The samples of every format.
-        """
+        """Price changes of the embedding or the head."""
         ...
 
 
@@ -131,29 +114,12 @@ class WeightEstimator:
     first_token_squares: list[float] = field(default_factory=list)
 
     def price_block(self, visit: BlockVisit, changes: WeightChanges) -> Samples:
-        """Price the changes of the layers of a block.
-
-        Args:
-            visit: not used.
-            changes: of its layers.
-
-        Returns:
-            The samples.
-        """
+        """Price the changes of the layers of a block."""
         del visit
         return {layer.name: self.price_end(layer, changes, None) for layer in changes.layers}
 
     def price_end(self, layer: Layer, changes: WeightChanges, captured: Capture | None) -> dict[Format, Tensor]:
-        """Price changes of any layer.
-
-        Args:
-            layer: the layer.
-            changes: of it among others.
-            captured: not used.
-
-        Returns:
-            The samples of every format.
-        """
+        """Price changes of any layer."""
         del captured
         return {target: self.price(layer, delta) for target, delta in changes.deltas(layer)}
 

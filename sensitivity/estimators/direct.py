@@ -36,29 +36,12 @@ class DirectEstimator:
     first_token_squares: list[float] = field(default_factory=list)
 
     def price_block(self, visit: BlockVisit, changes: WeightChanges) -> Samples:
-        """Measure the changes of the layers of a block.
-
-        Args:
-            visit: not used.
-            changes: of its layers.
-
-        Returns:
-            The samples, one a sequence.
-        """
+        """Measure the changes of the layers of a block."""
         del visit
         return {layer.name: self.price_end(layer, changes, None) for layer in changes.layers}
 
     def price_end(self, layer: Layer, changes: WeightChanges, captured: Capture | None) -> dict[Format, Tensor]:
-        """Measure the changes of any layer.
-
-        Args:
-            layer: the layer.
-            changes: of it among others.
-            captured: not used.
-
-        Returns:
-            The samples of every format.
-        """
+        """Measure the changes of any layer."""
         del captured
         matrix = changes.matrix(layer)
         return {target: self.runs.divergences(layer, matrix + delta) for target, delta in changes.deltas(layer)}
@@ -66,13 +49,6 @@ class DirectEstimator:
 
 @contextmanager
 def direct(on: Measurement) -> Iterator[Estimator]:
-    """Run the original on the pricing sequences.
-
-    Args:
-        on: what is measured on.
-
-    Yields:
-        The pricer.
-    """
+    """Run the original on the pricing sequences."""
     with partial_runs(on.loaded.model, on.structure, on.token_ids, on.parts.folder, on.progress) as runs:
         yield DirectEstimator(runs)

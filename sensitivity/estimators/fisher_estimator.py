@@ -36,15 +36,7 @@ class FisherEstimator:
     needs_gradients = True
 
     def price_block(self, visit: BlockVisit, changes: WeightChanges) -> Samples:
-        """Price the changes of the layers of a block.
-
-        Args:
-            visit: the block.
-            changes: of its layers.
-
-        Returns:
-            The samples, one a sequence.
-        """
+        """Price the changes of the layers of a block."""
 
         def pricing(layer: Layer, layer_gradients: LayerGradients) -> Callable[[Format, Tensor], Tensor]:
             entering = ActivationRounding(
@@ -67,16 +59,7 @@ class FisherEstimator:
             self.first_token_squares[1] += float(changed.square().sum())
 
     def price_end(self, layer: Layer, changes: WeightChanges, captured: Capture | None) -> dict[Format, Tensor]:
-        """Price changes of the embedding, the head, or both where they are tied.
-
-        Args:
-            layer: the layer.
-            changes: of the ends.
-            captured: after the walk.
-
-        Returns:
-            The samples of every format.
-        """
+        """Price changes of the embedding, the head, or both where they are tied."""
         on = self.on
         model = on.loaded.model
         assert captured is not None

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ...common.errors import ScantlingError
+from ...common.errors import InputError
 from ...models.layers import Layer
 from ...quantization.formats import Format
 from ..calibration.backward_pass import BlockVisit, LayerGradients
@@ -102,15 +102,7 @@ class GradientEstimator:
     first_token_squares: list[float] = field(default_factory=list)
 
     def price_block(self, visit: BlockVisit, changes: WeightChanges) -> Samples:
-        """Price the changes of the layers of a block.
-
-        Args:
-            visit: the block.
-            changes: of its layers.
-
-        Returns:
-            The samples, one a sequence.
-        """
+        """Price the changes of the layers of a block."""
 
         def pricing(layer: Layer, layer_gradients: LayerGradients) -> Callable[[Format, Tensor], Tensor]:
             return lambda _, delta: self.price(changes.matrix(layer), layer_gradients, delta)
@@ -126,10 +118,10 @@ class GradientEstimator:
             captured: not used.
 
         Raises:
-            ScantlingError: always.
+            InputError: always.
         """
         del changes, captured
-        raise ScantlingError(
+        raise InputError(
             f"the estimator {self.name} does not price the {layer.kind}. Leave it in 16 bits (without --include "
             f"{layer.kind}), or use the estimator fisher."
         )

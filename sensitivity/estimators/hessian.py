@@ -34,14 +34,7 @@ class SequenceHessian:
         return [parameter.shape for parameter in self.parameters]
 
     def __matmul__(self, blocks: Sequence[Tensor]) -> list[Tensor]:
-        """Multiply H with a vector.
-
-        Args:
-            blocks: one tensor a parameter.
-
-        Returns:
-            H v, likewise.
-        """
+        """Multiply H with a vector."""
         for parameter in self.parameters:
             parameter.requires_grad_()
         try:

@@ -41,14 +41,7 @@ def slopes(runs: PartialRuns, layer: Layer, matrix: Tensor, generator: torch.Gen
 
 @contextmanager
 def linear(on: Measurement) -> Iterator[Estimator]:
-    """Measure α_l of every layer.
-
-    Args:
-        on: what is measured on.
-
-    Yields:
-        The pricer.
-    """
+    """Measure α_l of every layer."""
     matrices = {layer.name: matrix_of(on.loaded.model.get_submodule(layer.name)) for layer in on.layers}
     generator = torch.Generator().manual_seed(on.draws.seed)
     with partial_runs(on.loaded.model, on.structure, on.token_ids, on.parts.folder, on.progress) as runs:

@@ -87,14 +87,7 @@ def _mean_square(delta: Tensor) -> float:
 
 @contextmanager
 def hessian_trace(on: Measurement) -> Iterator[Estimator]:
-    """Estimate every layer's trace by Hutchinson's method; one product a sequence serves all layers.
-
-    Args:
-        on: what is measured on.
-
-    Yields:
-        The pricer.
-    """
+    """Estimate every layer's trace by Hutchinson's method; one product a sequence serves all layers."""
     pieces = list(_diagonal_pieces(on, lambda sample: sample.sum(dtype=torch.float64), "hessian-trace"))
     rows = [on.parts.load(piece) for piece in pieces]
     traces = {layer.name: torch.stack([row[layer.name] for row in rows]) for layer in on.layers}
@@ -103,14 +96,7 @@ def hessian_trace(on: Measurement) -> Iterator[Estimator]:
 
 @contextmanager
 def hessian_xtrace(on: Measurement) -> Iterator[Estimator]:
-    """Estimate every layer's trace by XTrace, 8 products for every layer and sequence.
-
-    Args:
-        on: what is measured on.
-
-    Yields:
-        The pricer.
-    """
+    """Estimate every layer's trace by XTrace, 8 products for every layer and sequence."""
     traces: dict[str, Tensor] = {}
     for layer in on.progress(list(on.layers), "Hessian-vector products"):
         traces |= on.parts.remember(f"hessian-xtrace-{layer.name}", partial(_xtraces, on, layer))
@@ -130,14 +116,7 @@ def _xtraces(on: Measurement, layer: Layer) -> dict[str, Tensor]:
 
 @contextmanager
 def hessian_diagonal(on: Measurement) -> Iterator[Estimator]:
-    """Estimate every layer's diagonal; the samples lie among the parts, as large as the model for every sequence.
-
-    Args:
-        on: what is measured on.
-
-    Yields:
-        The pricer.
-    """
+    """Estimate every layer's diagonal; the samples lie among the parts, as large as the model for every sequence."""
     num_bytes = 4 * len(on.token_ids) * sum(layer.num_weights for layer in on.layers)
     require_writable(on.parts.folder / "hessian-diagonal", num_bytes)
     pieces = list(_diagonal_pieces(on, torch.Tensor.contiguous, "hessian-diagonal"))

@@ -6,7 +6,8 @@ import pytest
 from helpers.command_line import run
 from scantling.common.errors import ScantlingError
 from scantling.sensitivity.cross_fit import cross_fit, fold_numbers
-from scantling.sensitivity.profile import LayerRecord, Profile, ProfileRecord
+from scantling.sensitivity.profile import Profile
+from scantling.sensitivity.profile_record import LayerRecord, ProfileRecord
 
 NUM_LAYERS, NUM_SEQUENCES = 60, 24
 

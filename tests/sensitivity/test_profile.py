@@ -17,7 +17,8 @@ from scantling.planning.plan import read_plan
 from scantling.planning.program import Program
 from scantling.sensitivity.calibration.expert_coverage import FEWEST_TOKENS
 from scantling.sensitivity.cross_fit import cross_fit, on_sequences
-from scantling.sensitivity.profile import DomainRecord, Profile, write_profile
+from scantling.sensitivity.profile import Profile, write_profile
+from scantling.sensitivity.profile_record import DomainRecord
 
 OFFERED = list(FORMATS[:3])
 
