@@ -145,7 +145,7 @@ def price_all(profile: Profile, task: RoundingTask, draws: LabelDraws, clock: Cl
                 one = replace(task, formats={layer.name: [parse_format(formats[0])] for layer in group.layers})
                 with clock.of(f"rounding in {formats[0]} alone"):
                     round_group(one, group)
-        first, gradients_by_layer = 0, visit.gradients_by_layer()
+        first, gradients_by_layer = 0, visit.gradient_batches()
         while True:
             with clock.of("blocks forward and backward"):
                 of_gradients = next(gradients_by_layer, None)

@@ -33,12 +33,12 @@ from .calibration.backward_pass import LayerGradients, blocks_backward
 from .calibration.capture import LabelDraws, capture
 from .estimators.activation_rounding import ActivationRounding
 from .estimators.fisher import token_form, window_form
-from .measure import RoundedLayers, rounded_block
+from .measure import RoundingChanges, rounded_block
 from .profile import Profile
 from .round_model import profiled_task
 
 Assignments = Mapping[str, Mapping[str, str]]
-Samples = NDArray[np.float64]  # one value a sequence
+PerSequence = NDArray[np.float64]
 
 
 @dataclass
@@ -52,10 +52,10 @@ class JointSamples:
         apart: prices of what is not taken together.
     """
 
-    together: Samples
-    by_token: Samples
-    by_window: Samples
-    apart: Samples
+    together: PerSequence
+    by_token: PerSequence
+    by_window: PerSequence
+    apart: PerSequence
 
     def price(self, chosen: NDArray[np.bool_] | None = None) -> float:
         """Compute the joint price.
@@ -135,12 +135,12 @@ def _changes(
     pricing = capture(loaded.model, structure, pricing_ids, draws, progress, "reading pricing text")
     for visit in blocks_backward(loaded.model, structure, rounding, pricing, progress):
         rounded = rounded_block(task, visit)
-        for batch, gradients_by_layer in enumerate(visit.gradients_by_layer()):
+        for batch, gradients_by_layer in enumerate(visit.gradient_batches()):
             for layer in rounded.layers:
                 yield layer, batch, gradients_by_layer[layer], _of_formats(rounded, layer, gradients_by_layer[layer])
 
 
-def _of_formats(rounded: RoundedLayers, layer: Layer, layer_gradients: LayerGradients) -> dict[Format, Tensor]:
+def _of_formats(rounded: RoundingChanges, layer: Layer, layer_gradients: LayerGradients) -> dict[Format, Tensor]:
     entering = ActivationRounding(layer_gradients.inputs, layer_gradients.gradients, lambda: rounded.matrix(layer))
     return {target: entering.changes(target, delta) for target, delta in rounded.deltas(layer)}
 

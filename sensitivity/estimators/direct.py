@@ -2,9 +2,9 @@
 
     c(l, f) = mean over tokens of KL(original ‖ original with layer l in format f)
 
-It holds beyond the range of any expansion, and knows nothing of how layers act together. It costs a forward pass from
-the layer's block on for every layer, format and sequence: L · F / 2 passes over the text where the Fisher form takes a
-few. For small models, few sequences, and as the judge of other estimators.
+It holds outside the range of any expansion, and ignores how layers interact. It costs a forward pass from the layer's
+block on for every layer, format and sequence: L · F / 2 passes over the text, where the Fisher form takes a few. It is
+for small models, few sequences, and as a reference for other estimators.
 
 Knows nothing about rounding.
 """
@@ -20,16 +20,12 @@ from ...quantization.formats import Format
 from ..calibration.backward_pass import BlockVisit
 from ..calibration.capture import Capture
 from ..calibration.partial_run import PartialRuns, partial_runs
-from .base import Estimator, Measurement, Samples, WeightChanges
+from .base import Estimator, PricingContext, Samples, WeightChanges
 
 
 @dataclass(frozen=True)
 class DirectEstimator:
-    """Measures every change by itself.
-
-    Attributes:
-        runs: of the original on the pricing sequences.
-    """
+    """Measures every change by itself, with the original's runs on the pricing sequences."""
 
     runs: PartialRuns
     needs_gradients = False
@@ -48,7 +44,7 @@ class DirectEstimator:
 
 
 @contextmanager
-def direct(on: Measurement) -> Iterator[Estimator]:
+def direct(on: PricingContext) -> Iterator[Estimator]:
     """Run the original on the pricing sequences."""
-    with partial_runs(on.loaded.model, on.structure, on.token_ids, on.parts.folder, on.progress) as runs:
+    with partial_runs(on.loaded.model, on.structure, on.token_ids, on.cache.folder, on.progress) as runs:
         yield DirectEstimator(runs)

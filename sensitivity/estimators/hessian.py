@@ -16,13 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 @dataclass(frozen=True)
 class SequenceHessian:
-    """H of the loss on one sequence, with respect to some of the parameters.
-
-    Attributes:
-        model: the network.
-        parameters: the parameters, one block each.
-        token_ids: int64 [tokens].
-    """
+    """H of the loss on one sequence, int64 [tokens], with respect to some parameters, one block each."""
 
     model: nn.Module
     parameters: Sequence[nn.Parameter]

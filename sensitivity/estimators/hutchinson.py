@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class BlockOperator(Protocol):
-    """A symmetric linear operator on vectors that come in blocks, one block a layer."""
+    """A symmetric linear operator on vectors in blocks, one block a layer."""
 
     @property
     def shapes(self) -> Sequence[torch.Size]:
@@ -23,11 +23,11 @@ class BlockOperator(Protocol):
         ...
 
     def __matmul__(self, blocks: Sequence[Tensor]) -> list[Tensor]:
-        """Multiply."""
+        """Multiply with a vector in blocks of these shapes."""
         ...
 
 
 def diagonal_samples(operator: BlockOperator, generator: torch.Generator) -> list[Tensor]:
-    """Draw one unbiased sample of the diagonal, z ∘ A z."""
+    """Draw one unbiased sample of the diagonal, z ∘ A z, in blocks; a block's sum is a sample of its trace."""
     signs = [torch.randint(0, 2, shape, generator=generator).float().mul_(2).sub_(1) for shape in operator.shapes]
     return [product.mul_(sign) for product, sign in zip(operator @ signs, signs, strict=True)]

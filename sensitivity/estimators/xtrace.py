@@ -27,7 +27,7 @@ _RANK_TOLERANCE = 1e-10
 
 
 def xtrace(operator: BlockOperator, num_products: int, generator: torch.Generator) -> float:
-    """Estimate the trace of a symmetric operator.
+    """Estimate the trace of a symmetric operator A.
 
     Args:
         operator: A.
