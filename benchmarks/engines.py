@@ -35,9 +35,9 @@ from scantling.models.demo_model import demo_model_path
 from scantling.models.loading import load_model
 from scantling.planning.plan import Plan
 from scantling.planning.program import Program
-from scantling.planning.solve import ProfileOrigin, solve
+from scantling.planning.solve import solve
 from scantling.quantization.formats import parse_format
-from scantling.sensitivity.profile import Profile, read_profile, write_profile
+from scantling.sensitivity.profile import Profile, ProfileOrigin, read_profile, write_profile
 from scantling.solver.milp.base import SolverSettings
 from scantling.solver.milp.cpsat import CpSatSolver
 
@@ -80,7 +80,7 @@ def symmetric(profile: Profile) -> Profile:
     record = profile.record
     names = [name if name == "float16" else f"{name}-sym" for name in record.formats]
     sixteen = names.index("float16")
-    samples, layers = profile.samples.copy(), []
+    samples, layers = profile.measured_samples.copy(), []
     for index, layer in enumerate(record.layers):
         formats = layer.formats if sixteen in layer.formats else (*layer.formats, sixteen)
         samples[index, sixteen] = 0.0
@@ -101,7 +101,7 @@ def restricted(profile: Profile, names: Sequence[str]) -> Profile:
         A profile that offers those.
     """
     record = profile.record
-    only = {record.formats[layer.formats[0]] for layer in record.layers if len(layer.formats) == 1}
+    only = {record.formats[layer.formats[0]] for layer in record.layers if not layer.is_decided}
     kept = [name for name in record.formats if name in {*names, *only}]
     layers = []
     for layer in record.layers:
@@ -109,7 +109,7 @@ def restricted(profile: Profile, names: Sequence[str]) -> Profile:
         pairs = [(f, b) for f, b in pairs if record.formats[f] in names or len(pairs) == 1]
         formats = tuple(kept.index(record.formats[f]) for f, _ in pairs)
         layers.append(layer.model_copy(update={"formats": formats, "stored_bytes": tuple(b for _, b in pairs)}))
-    samples = np.ascontiguousarray(profile.samples[:, [record.formats.index(name) for name in kept]])
+    samples = np.ascontiguousarray(profile.measured_samples[:, [record.formats.index(name) for name in kept]])
     changed = record.model_copy(update={"formats": tuple(kept), "layers": tuple(layers)})
     return Profile(changed, samples, profile.rounding_token_ids, profile.pricing_token_ids)
 

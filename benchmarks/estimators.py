@@ -133,7 +133,7 @@ def price_all(profile: Profile, task: RoundingTask, draws: LabelDraws, clock: Cl
         rounding = capture(model, structure, task.token_ids, None, silent, "")
     with clock.of("forward pass over the pricing text, labels"):
         pricing = capture(model, structure, pricing_ids, draws, silent, "")
-    samples = {name: np.zeros((*profile.samples.shape[:2], len(pricing_ids))) for name in PRICES}
+    samples = {name: np.zeros((*profile.measured_samples.shape[:2], len(pricing_ids))) for name in PRICES}
     for visit in blocks_backward(model, structure, rounding, pricing, silent):
         print(f"block {visit.index}", file=sys.stderr, flush=True)
         records: dict[str, dict[str, Rounded]] = {}
@@ -145,7 +145,7 @@ def price_all(profile: Profile, task: RoundingTask, draws: LabelDraws, clock: Cl
                 one = replace(task, formats={layer.name: [parse_format(formats[0])] for layer in group.layers})
                 with clock.of(f"rounding in {formats[0]} alone"):
                     round_group(one, group)
-        first, gradients_by_layer = 0, visit.gradients_by_layer()
+        first, gradients_by_layer = 0, visit.gradient_batches()
         while True:
             with clock.of("blocks forward and backward"):
                 of_gradients = next(gradients_by_layer, None)
@@ -160,7 +160,7 @@ def price_all(profile: Profile, task: RoundingTask, draws: LabelDraws, clock: Cl
                             values = price(matrix, layer_gradients, delta).numpy()
                         samples[name][row, column, first : first + len(values)] = values
             first += len(next(iter(of_gradients.values())).rows_per_sequence)
-    return {name: replace(profile, samples=values) for name, values in samples.items()}
+    return {name: profile.with_samples(values) for name, values in samples.items()}
 
 
 def plain_pass(model: PreTrainedModel, weights: Sequence[Tensor], token_ids: Tensor) -> None:
@@ -267,9 +267,9 @@ def main() -> None:
         with clock.of("plain forward and backward pass"):
             plain_pass(model, weights_of_blocks(model, task.structure), pricing_ids)
         (arguments.folder / "seconds.json").write_text(json.dumps(clock.seconds), encoding="utf-8")
-        np.savez(kept, **{name: of.samples for name, of in priced.items()})
+        np.savez(kept, **{name: of.measured_samples for name, of in priced.items()})
     with np.load(kept) as stored:
-        profiles = {name: replace(profile, samples=stored[name]) for name in PRICES}
+        profiles = {name: profile.with_samples(stored[name]) for name in PRICES}
     profiles |= {
         name: read_profile(Path(file)) for name, _, file in (word.partition("=") for word in arguments.profile)
     }

@@ -33,7 +33,7 @@ from scantling.quantization.round_to_nearest import round_to_nearest
 from scantling.sensitivity.calibration.backward_pass import blocks_backward
 from scantling.sensitivity.calibration.capture import LabelDraws, capture
 from scantling.sensitivity.calibration.resume_cache import ResumeCache
-from scantling.sensitivity.estimators.base import Measurement
+from scantling.sensitivity.estimators.base import PricingContext
 from scantling.sensitivity.estimators.fisher import window_form
 from scantling.sensitivity.estimators.fisher_estimator import FisherEstimator
 
@@ -77,7 +77,7 @@ def rounded_block(loaded: LoadedModel, layers: Sequence[Layer]) -> RoundedBlock:
     return RoundedBlock(matrices, records)
 
 
-def fisher_pass(loaded: LoadedModel, structure: ModelStructure, on: Measurement, clock: Clock) -> None:
+def fisher_pass(loaded: LoadedModel, structure: ModelStructure, on: PricingContext, clock: Clock) -> None:
     """Price every layer of the blocks.
 
     Args:
@@ -138,7 +138,7 @@ def main() -> None:
             with clock.of(name):
                 plain_pass(loaded.model, of, ids)
         fisher_pass(
-            loaded, structure, Measurement(loaded, structure, ids, inside, draws, silent, ResumeCache(Path())), clock
+            loaded, structure, PricingContext(loaded, structure, ids, inside, draws, silent, ResumeCache(Path())), clock
         )
         turns.append(clock.seconds)
         print(turn, {stage: round(seconds, 1) for stage, seconds in clock.seconds.items()}, flush=True)

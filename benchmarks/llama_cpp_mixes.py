@@ -38,8 +38,8 @@ from scantling.models.demo_model import demo_model_path
 from scantling.models.loading import load_model
 from scantling.planning.plan import write_plan
 from scantling.planning.program import Program
-from scantling.planning.solve import ProfileOrigin, solve
-from scantling.sensitivity.profile import read_profile, uniform_formats
+from scantling.planning.solve import solve
+from scantling.sensitivity.profile import ProfileOrigin, read_profile, uniform_formats
 from scantling.solver.milp.base import SolverSettings
 from scantling.solver.milp.cpsat import CpSatSolver
 

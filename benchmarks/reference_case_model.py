@@ -20,7 +20,8 @@ from scantling.hardware.resources import Rows
 from scantling.hardware.specification import Hardware, load_hardware
 from scantling.hardware.workload import Workload
 from scantling.quantization.formats import parse_format
-from scantling.sensitivity.profile import LayerRecord, Profile, ProfileRecord
+from scantling.sensitivity.profile import Profile
+from scantling.sensitivity.profile_record import LayerRecord, ProfileRecord
 
 FORMAT: Final = "int4-g128"
 HARDWARE: Final = "a100-80gb-reference"

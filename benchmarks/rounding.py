@@ -24,9 +24,9 @@ from scantling.evaluation.quality import Quality, measure_candidates
 from scantling.models.demo_model import demo_model_path
 from scantling.models.loading import load_model
 from scantling.planning.program import Program
-from scantling.planning.solve import ProfileOrigin, solve
+from scantling.planning.solve import solve
 from scantling.quantization.methods import rounding_method
-from scantling.sensitivity.profile import Profile, read_profile, uniform_formats
+from scantling.sensitivity.profile import Profile, ProfileOrigin, read_profile, uniform_formats
 from scantling.sensitivity.sequential_rounding import round_as_shipped
 from scantling.solver.milp.base import SolverSettings
 from scantling.solver.milp.cpsat import CpSatSolver
@@ -62,7 +62,7 @@ def measure(profile: Profile, path: Path, row: Row, columns: Sequence[str]) -> d
     plan = solve(profile, ProfileOrigin(path, file_sha256(path)), instance, CpSatSolver(), SolverSettings())
     formats = {name: plan.formats() if name == "plan" else uniform_formats(profile, name) for name in columns}
     record = profile.record.model_copy(update={"rounding": rounding_method({"method": method}).describe()})
-    chosen = Profile(record, profile.samples, profile.rounding_token_ids, profile.pricing_token_ids)
+    chosen = Profile(record, profile.measured_samples, profile.rounding_token_ids, profile.pricing_token_ids)
     loaded = load_model(str(demo_model_path()))
     _, token_ids = evaluation_sequences(loaded, profile, EvaluationSettings())
     start = time.perf_counter()

@@ -30,8 +30,8 @@ from scantling.evaluation.text import EvaluationDomain
 from scantling.models.demo_model import demo_model_path
 from scantling.models.loading import load_model
 from scantling.planning.program import Program
-from scantling.planning.solve import ProfileOrigin, choose_formats
-from scantling.sensitivity.profile import Profile, read_profile, uniform_formats
+from scantling.planning.solve import choose_formats
+from scantling.sensitivity.profile import Profile, ProfileOrigin, read_profile, uniform_formats
 from scantling.solver.milp.base import SolverSettings
 from scantling.solver.milp.cpsat import CpSatSolver
 

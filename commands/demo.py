@@ -45,7 +45,7 @@ def run_demo(folder: Path, console: Console, progress: "TerminalProgress") -> No
     from ..models.loading import load_model
     from ..planning.plan import write_plan
     from ..planning.program import Program
-    from ..planning.solve import ProfileOrigin, choose_formats, solve
+    from ..planning.solve import choose_formats, solve
     from ..reporting.terminal.comparison_tables import print_comparison
     from ..reporting.terminal.diagnostics import print_cross_fit, print_regime
     from ..reporting.terminal.plan_view import (
@@ -59,7 +59,7 @@ def run_demo(folder: Path, console: Console, progress: "TerminalProgress") -> No
     from ..sensitivity.calibration.text import load_text
     from ..sensitivity.calibration.text_sources import PYDOC
     from ..sensitivity.domains import DEFAULT_NAME, Domain
-    from ..sensitivity.profile import uniform_formats, write_or_rescue_profile
+    from ..sensitivity.profile import ProfileOrigin, uniform_formats, write_or_rescue_profile
     from ..sensitivity.profiling import ProfileSettings, build_profile
     from ..solver.milp.base import SolverSettings
     from ..solver.milp.cpsat import CpSatSolver

@@ -61,70 +61,61 @@ def profile(
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Measure what every format of every layer costs."""
-    from ..common.files import require_writable
+    from ..sensitivity.profile_model import profile_job
+
+    job = profile_job(
+        text=text or "pydoc",
+        formats=formats or None,
+        include=include or (),
+        sequences=sequences,
+        pricing_sequences=pricing_sequences,
+        length=length,
+        rounding=rounding,
+        imatrix=imatrix,
+        estimator=estimator,
+        label_draws=label_draws,
+        until=until,
+        seed=seed,
+        output=output,
+        extend=extend,
+    )
+    loaded = load(model, trust_remote_code=trust_remote_code)
+    built = job.run(loaded, progress(), Console(stderr=True, markup=False).print)
+    _print(built, loaded)
+    if check:
+        fresh = (
+            loaded if job.settings.rounding.input_scaling is None else load(model, trust_remote_code=trust_remote_code)
+        )
+        _check(fresh, built)
+
+
+def _print(built: "Profile", loaded: "LoadedModel") -> None:
     from ..models.experts import stacked_experts
-    from ..quantization.methods import rounding_named
     from ..reporting.terminal.diagnostics import print_rarely_covered, print_regime, print_stacked_experts
     from ..reporting.terminal.plan_view import print_profile
-    from ..sensitivity.calibration.resume_cache import discard_resume_cache
-    from ..sensitivity.calibration.text import load_text
-    from ..sensitivity.domains import Domain, named_sources
-    from ..sensitivity.extending import Extension, parse_share
-    from ..sensitivity.profile import read_profile, write_or_rescue_profile
-    from ..sensitivity.profiling import ProfileSettings, build_profile
 
-    names = tuple(name.strip() for name in formats.split(",")) if formats else None
-    settings = ProfileSettings(
-        formats=names,
-        include=tuple(include or ()),
-        num_rounding_sequences=sequences,
-        num_pricing_sequences=pricing_sequences,
-        sequence_length=length,
-        estimator=estimator,
-        rounding=rounding_named(rounding, names, imatrix),
-        seed=seed,
-        num_label_draws=label_draws,
-    )
-    target = None if until is None else parse_share(until)
-    require_writable(output, 1 << 20)
-    sources = named_sources(text or ["pydoc"])
-    loaded = load(model, trust_remote_code=trust_remote_code)
-    domains = [Domain(name, load_text(source, loaded)) for name, source in sources]
-    extension = Extension(loaded, output.absolute(), progress())
-    if extend:
-        extension.require_same_settings(read_profile(output), settings)
-        built = extension.by_sequences(read_profile(output), domains, pricing_sequences)
-        built = extension.by_formats(built, settings.formats or built.record.formats)
-    else:
-        built = build_profile(loaded, domains, settings, output.absolute(), progress())
-    if target is not None:
-        built = extension.until(built, domains, target, Console(stderr=True, markup=False).print)
-    write_or_rescue_profile(built, output)
-    discard_resume_cache(output.absolute())
-    print_profile(built, Console(markup=False))
-    print_regime(built, Console(markup=False))
-    print_rarely_covered(built, Console(markup=False))
+    console = Console(markup=False)
+    print_profile(built, console)
+    print_regime(built, console)
+    print_rarely_covered(built, console)
     stacked = stacked_experts(loaded.model)
     num_bytes = 2 * sum(loaded.model.get_parameter(name).numel() for name in stacked)
-    print_stacked_experts(stacked, num_bytes, type(loaded.model).__name__, Console(markup=False))
-    if check:
-        fresh = loaded if settings.rounding.input_scaling is None else load(model, trust_remote_code=trust_remote_code)
-        _check(fresh, built, output)
+    print_stacked_experts(stacked, num_bytes, type(loaded.model).__name__, console)
 
 
-def _check(loaded: "LoadedModel", built: "Profile", output: Path) -> None:
-    from ..common.files import file_sha256
+def _check(loaded: "LoadedModel", built: "Profile") -> None:
+    """Measure and print how far predictions hold."""
     from ..evaluation.compare import EvaluationSettings
     from ..evaluation.validity_sweep import measure_prediction_validity
     from ..planning.program import Program
-    from ..planning.solve import ProfileOrigin
     from ..planning.solve import solve as solve_program
     from ..reporting.terminal.diagnostics import print_prediction_validity
     from ..solver.milp.base import SolverSettings
     from ..solver.milp.registry import solver_named
 
-    origin = ProfileOrigin(output, file_sha256(output))
     settings = EvaluationSettings(sequence_length=built.record.sequence_length)
+    origin = built.origin
+    assert origin is not None, "the profile was written"
 
     def solve_at(bits: float) -> "Plan":
         instance = Program(built).limit("average_bits", at_most=bits).instance()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..evaluation.safety.solve_with_factor import PlanOf
     from ..planning.plan import Plan
     from ..planning.program import Program
-    from ..planning.solve import ProfileOrigin
+    from ..sensitivity.profile import ProfileOrigin
 
 app = typer.Typer()
 FAILS_STATUS = 3
@@ -68,11 +68,10 @@ def safety(
     from ..evaluation.safety.record import write_safety
     from ..evaluation.safety.run import SafetySettings, cache_beside, safety_run
     from ..planning.plan import read_plan
-    from ..planning.solve import ProfileOrigin
     from ..reporting.terminal.safety_table import print_safety
     from ..sensitivity.domains import named_sources
     from ..sensitivity.extending import parse_share
-    from ..sensitivity.profile import uniform_formats
+    from ..sensitivity.profile import ProfileOrigin, uniform_formats
 
     settings = SafetySettings(
         tuple(named_sources(text)) if text else (),

@@ -7,8 +7,7 @@ if TYPE_CHECKING:
     from ..common.progress import Progress
     from ..models.loading import LoadedModel
     from ..planning.plan import Plan, RefinementStep
-    from ..planning.solve import ProfileOrigin
-    from ..sensitivity.profile import Profile
+    from ..sensitivity.profile import Profile, ProfileOrigin
     from ..solver.milp.base import MilpSolver, SolverSettings
 
 from pathlib import Path
@@ -34,8 +33,7 @@ from .safety import SafeOptions, safe_plan
 if TYPE_CHECKING:
     from ..planning.plan import Plan
     from ..planning.program import Program
-    from ..planning.solve import ProfileOrigin
-    from ..sensitivity.profile import Profile
+    from ..sensitivity.profile import Profile, ProfileOrigin
     from ..solver.instance import Instance
     from ..solver.milp.base import MilpSolver, SolverSettings
 
@@ -46,8 +44,7 @@ NO_PLAN_STATUS = 3
 
 def _profile_and_origin(profile_path: Path) -> "tuple[Profile, ProfileOrigin]":
     from ..common.files import file_sha256
-    from ..planning.solve import ProfileOrigin
-    from ..sensitivity.profile import read_profile
+    from ..sensitivity.profile import ProfileOrigin, read_profile
 
     return read_profile(profile_path), ProfileOrigin(profile_path, file_sha256(profile_path))
 

@@ -79,7 +79,7 @@ def linearise(
     with installed(loaded.model, quantized):
         one_sequence = Capture([calls[:1] for calls in captured.calls], [], 0.0)
         for visit in blocks_backward(loaded.model, structure, one_sequence, captured, progress):
-            for gradients_by_layer in visit.gradients_by_layer():
+            for gradients_by_layer in visit.gradient_batches():
                 for layer, layer_gradients in gradients_by_layer.items():
                     if layer.name in records:
                         _price(

@@ -208,7 +208,7 @@ def require_refinable(program: Instance, profile: Profile) -> None:
         raise ScantlingError("--refine lowers the loss within limits: leave out --max-loss and --minimize.")
     if program.loss != LossMeasure():
         raise ScantlingError("--refine lowers the mean loss: leave out --robust, and --domains worst.")
-    fewest = min(np.bincount(np.array(profile.record.domain_of_sequence or [0] * profile.samples.shape[2])))
+    fewest = min(np.bincount(profile.domain_of_sample))
     if fewest < 2 * UNSEEN_EVERY:
         raise ScantlingError(
             f"--refine keeps every third pricing sequence from the gradient; the profile has {fewest} of each load "
@@ -225,7 +225,7 @@ def unseen_sequences(profile: Profile) -> NDArray[np.bool_]:
     Returns:
         bool [sequences].
     """
-    domains = profile.record.domain_of_sequence or (0,) * profile.samples.shape[2]
+    domains = profile.domain_of_sample.tolist()
     number = [domains[:position].count(domain) for position, domain in enumerate(domains)]
     return np.array([count % UNSEEN_EVERY == UNSEEN_EVERY - 1 for count in number])
 

@@ -14,7 +14,8 @@ from ..common.errors import ScantlingError
 from ..models.loading import LoadedModel
 from ..sensitivity.calibration.text import Text, cut_sequences, load_text, require_disjoint, validate_length
 from ..sensitivity.domains import DEFAULT_NAME
-from ..sensitivity.profile import DomainRecord, Profile
+from ..sensitivity.profile import Profile
+from ..sensitivity.profile_record import DomainRecord
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ Knows nothing about limits.
 import re
 from collections import defaultdict
 
-from ..sensitivity.profile import LayerRecord, ProfileRecord
+from ..sensitivity.profile_record import LayerRecord, ProfileRecord
 
 _INDEX = re.compile(r"\d+")
 _BYTES_OF_A_NUMBER, _BYTES_OF_A_LOGIT = 2, 4

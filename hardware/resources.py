@@ -40,7 +40,8 @@ from ..common.units import (
 )
 from ..models.kv_cache import kv_cache_bytes
 from ..quantization.formats import parse_format
-from ..sensitivity.profile import LayerRecord, Profile
+from ..sensitivity.profile import Profile
+from ..sensitivity.profile_record import LayerRecord
 from ..solver.instance import Row
 from .activations import activation_bytes
 from .specification import Hardware
@@ -247,9 +248,7 @@ class Rows:
         names = self.profile.record.formats
         bits = [Fraction(parse_format(name).bits) for name in names]
         return tuple(
-            tuple(math.ceil(bits[target] * layer.num_weights) for target in layer.formats)
-            if len(layer.formats) > 1
-            else (0,)
+            tuple(math.ceil(bits[target] * layer.num_weights) for target in layer.formats) if layer.is_decided else (0,)
             for layer in self.profile.record.layers
         )
 

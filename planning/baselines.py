@@ -19,7 +19,8 @@ from fractions import Fraction
 
 from ..common.errors import ScantlingError
 from ..quantization.formats import IntegerFormat, parse_format
-from ..sensitivity.profile import LayerRecord, Profile, decided_layers, uniform_formats
+from ..sensitivity.profile import Profile, decided_layers, uniform_formats
+from ..sensitivity.profile_record import LayerRecord
 from .constraints.inference_engines import EngineProfile, Shape, engine_names, load_engine_profile, objections
 
 SAME_BYTES = "same-bytes"

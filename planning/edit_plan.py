@@ -11,10 +11,10 @@ from ..common.errors import ScantlingError
 from ..common.files import file_sha256
 from ..common.patterns import matching
 from ..quantization.formats import parse_format
-from ..sensitivity.profile import Profile
+from ..sensitivity.profile import Profile, ProfileOrigin
 from ..solver.verify import violations
 from .plan import Certificate, Plan
-from .solve import ProfileOrigin, plan_of
+from .solve import plan_of
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ..sensitivity.cross_fit import totals
 from ..sensitivity.profile import Profile
 from ..solver.instance import LOSS, Instance
 from ..solver.milp.base import MilpSolver, SolverSettings, Status
@@ -88,6 +87,5 @@ def _saved(
     found = solve_instance(freer, *search)
     assert found.choice is not None, "a program with fewer rules has every plan that the stricter one has"
     units = zip(freer.units, found.choice, strict=True)
-    difference = totals(profile, formats) - totals(profile, {unit.name: unit.formats[index] for unit, index in units})
-    error = float(difference.std(ddof=1)) / math.sqrt(len(difference)) if len(difference) > 1 else math.nan
-    return Saved(float(difference.mean()), error, found.status is Status.OPTIMAL)
+    saved, error = profile.difference(formats, {unit.name: unit.formats[index] for unit, index in units})
+    return Saved(saved, math.nan if error is None else error, found.status is Status.OPTIMAL)

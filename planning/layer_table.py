@@ -11,7 +11,8 @@ from functools import cached_property
 from ..common.errors import ScantlingError
 from ..common.patterns import matching
 from ..quantization.formats import parse_format
-from ..sensitivity.profile import LayerRecord, Profile
+from ..sensitivity.profile import Profile
+from ..sensitivity.profile_record import LayerRecord
 
 
 @dataclass(frozen=True)

@@ -206,7 +206,7 @@ def domains(profile: Profile, *, with_deviations: bool) -> tuple[DomainCosts, ..
     """
     return tuple(
         _domain_costs(profile, name, samples, with_deviations=with_deviations)
-        for name, samples in profile.samples_by_domain.items()
+        for name, samples in profile.prices_by_domain.items()
     )
 
 

@@ -4,14 +4,12 @@ Knows nothing about tensors or solvers.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from .. import __version__
 from ..common.errors import ScantlingError
 from ..hardware.resources import BIT_WEIGHTS
 from ..quantization.formats import parse_format
-from ..sensitivity.profile import Profile
+from ..sensitivity.profile import Profile, ProfileOrigin
 from ..solver.infeasibility import explain_infeasibility
 from ..solver.instance import LOSS, Instance
 from ..solver.milp.base import MilpSolver, SolverSettings, Status
@@ -21,19 +19,6 @@ from ..solver.solve import Proof
 from ..solver.solve import solve as solve_instance
 from .explanation import NATS_PER_TOKEN, InfeasibleError, LimitUnit, explained
 from .plan import Assignment, Certificate, LimitUse, Objective, Plan, average_bits
-
-
-@dataclass(frozen=True)
-class ProfileOrigin:
-    """Where a profile lies.
-
-    Attributes:
-        path: the file.
-        sha256: of the file.
-    """
-
-    path: Path
-    sha256: str
 
 
 def solve(
@@ -179,7 +164,7 @@ def _assignment(profile: Profile, index: int, format_name: str) -> Assignment:
         num_weights=layer.num_weights,
         stored_bytes=layer.stored_bytes[layer.formats.index(target)],
         loss_increase_nats=profile.loss_increase_nats(index, target),
-        decided=len(layer.formats) > 1,
+        decided=layer.is_decided,
     )
 
 

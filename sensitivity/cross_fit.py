@@ -1,36 +1,36 @@
 """Cross-fitting: what a solved plan costs on sequences that its solve did not see.
 
-An optimiser picks what was underestimated, so a solved plan's predicted loss increase is too low on the sequences that
-its prices come from (the winner's curse; Smith and Winkler 2006, Management Science 52, 311–322). The remedy is old:
-split the pricing sequences into folds; for each fold solve the same program from the others and price that plan on the
-fold. The mean over the folds is what such a solve costs on text that it did not see, and its excess over the plan's own
-price is the curse (for estimates as noisy as those of all sequences but one fold).
+An optimizer picks what was underestimated, so a solved plan's predicted loss increase is too low on the sequences that
+its prices come from (the winner's curse; Smith and Winkler 2006, Management Science 52, 311–322). The remedy: split the
+pricing sequences into folds, solve the same program from all folds but one, and predict that plan's loss on the fold
+left out. The mean over the folds is what such a plan costs on text that its solve did not see. Its excess over the
+prediction on the sequences seen is the curse, for estimates as noisy as those of all folds but one.
 
 Knows nothing about how prices were measured or how the program is solved.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..common.errors import ScantlingError
-from .profile import Profile
+from ..common.errors import CalibrationError
+from .profile import Profile, mean_and_standard_error
 
 Solve = Callable[[Profile], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
 class CrossFit:
-    """Prices of solved plans on sequences seen and not seen.
+    """Predicted loss increases of solved plans on sequences that their solve saw and did not see.
 
     Attributes:
-        seen_nats: what the plans of the folds cost on the sequences that they were solved from, the mean over folds.
-        unseen_nats: what they cost on the others.
-        unseen_standard_error_nats: of ``unseen_nats``, over the sequences.
-        num_folds: solves that were made.
+        seen_nats: on the sequences that each fold's plan was solved from, the mean over folds.
+        unseen_nats: on the sequences left out.
+        unseen_standard_error_nats: the standard error of ``unseen_nats`` over the sequences.
+        num_folds: the number of solves.
     """
 
     seen_nats: float
@@ -40,19 +40,12 @@ class CrossFit:
 
     @property
     def optimism(self) -> float:
-        """How much dearer plans are on sequences not seen: unseen / seen."""
+        """How much more plans cost on sequences not seen: unseen / seen."""
         return self.unseen_nats / self.seen_nats if self.seen_nats > 0 else 1.0
 
 
 def fold_numbers(num_sequences: int, num_folds: int) -> NDArray[np.int64]:
-    """Deal sequences out to folds, neighbours to different ones.
-
-    Args:
-        num_sequences: how many.
-        num_folds: how many.
-
-    Returns:
-        int64 [sequences], the fold of each.
+    """Assign sequences to folds in turn, int64 [sequences].
 
     >>> fold_numbers(5, 2).tolist()
     [0, 1, 0, 1, 0]
@@ -61,36 +54,12 @@ def fold_numbers(num_sequences: int, num_folds: int) -> NDArray[np.int64]:
 
 
 def on_sequences(profile: Profile, chosen: NDArray[np.bool_]) -> Profile:
-    """Restrict a profile's prices to some of its sequences.
-
-    Args:
-        profile: the profile.
-        chosen: which of its samples.
-
-    Returns:
-        A profile that is good for solving and predicting.
-    """
-    return replace(profile, samples=profile.samples[:, :, chosen])
-
-
-def totals(profile: Profile, formats: Mapping[str, str]) -> NDArray[np.float64]:
-    """Price a whole assignment on every sequence.
-
-    Args:
-        profile: the profile.
-        formats: the format of every layer.
-
-    Returns:
-        float64 [samples], Σ over layers of c(l, f).
-    """
-    chosen = [
-        profile.prices[index, profile.format_index[formats[layer]]] for layer, index in profile.layer_index.items()
-    ]
-    return np.asarray(np.sum(chosen, axis=0), dtype=np.float64)
+    """Restrict a profile to some of its samples, for solving and predicting."""
+    return profile.with_samples(profile.measured_samples[:, :, chosen])
 
 
 def cross_fit(profile: Profile, solve: Solve, num_folds: int = 4) -> CrossFit:
-    """Solve once for every fold, and price each plan on sequences seen and not seen.
+    """Solve once for every fold, and predict each plan's loss on sequences seen and not seen.
 
     Args:
         profile: the profile.
@@ -98,14 +67,14 @@ def cross_fit(profile: Profile, solve: Solve, num_folds: int = 4) -> CrossFit:
         num_folds: at least two.
 
     Returns:
-        The prices.
+        The predictions.
 
     Raises:
-        ScantlingError: there are fewer sequences than two for every fold.
+        CalibrationError: there are fewer than two sequences for every fold.
     """
-    num_sequences = profile.samples.shape[2]
+    num_sequences = profile.num_samples
     if num_folds < 2 or num_sequences < 2 * num_folds:
-        raise ScantlingError(
+        raise CalibrationError(
             f"cross-fitting in {num_folds} folds needs at least 2 folds and 2 sequences in each; the profile has "
             f"{num_sequences} pricing sequences. Profile with --pricing-sequences {max(8, 2 * num_folds)} or more."
         )
@@ -114,8 +83,9 @@ def cross_fit(profile: Profile, solve: Solve, num_folds: int = 4) -> CrossFit:
     seen = []
     for number in range(num_folds):
         formats = solve(on_sequences(profile, fold != number))
-        of_plan = totals(profile, formats)
+        of_plan = profile.sample_losses_nats(formats)
         unseen[fold == number] = of_plan[fold == number]
         seen.append(float(of_plan[fold != number].mean()))
-    error = float(unseen.std(ddof=1)) / math.sqrt(num_sequences)
-    return CrossFit(math.fsum(seen) / num_folds, float(unseen.mean()), error, num_folds)
+    mean, error = mean_and_standard_error(unseen)
+    assert error is not None, "there are at least four sequences"
+    return CrossFit(math.fsum(seen) / num_folds, mean, error, num_folds)

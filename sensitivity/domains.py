@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from .calibration.text import Text, token_sequences
-from .profile import DomainRecord
+from .profile_record import DomainRecord
 
 DEFAULT_NAME = "text"
 
@@ -55,7 +55,7 @@ def named_sources(words: Sequence[str]) -> list[tuple[str, str]]:
         Names and sources, in order.
 
     Raises:
-        ScantlingError: several without a name, or two of one name.
+        InputError: several without a name, or two of one name.
 
     >>> named_sources(["prose=wikipedia", "code=src"])
     [('prose', 'wikipedia'), ('code', 'src')]
@@ -65,13 +65,13 @@ def named_sources(words: Sequence[str]) -> list[tuple[str, str]]:
     pairs = [word.partition("=") for word in words]
     for name, _, source in pairs:
         if not name or not source:
-            raise ScantlingError(
+            raise InputError(
                 f"several texts need names: write --text NAME=SOURCE for each (got {name or source!r} without one)."
             )
     names = [name for name, _, _ in pairs]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        raise ScantlingError(f"two domains are called {min(twice)!r}. Give every text a name of its own.")
+        raise InputError(f"two domains are called {min(twice)!r}. Give every text a name of its own.")
     return [(name, source) for name, _, source in pairs]
 
 
@@ -95,10 +95,10 @@ def calibration_sequences(
         The sequences.
 
     Raises:
-        ScantlingError: the rounding sequences cannot be shared equally.
+        InputError: the rounding sequences cannot be shared equally.
     """
     if num_rounding % len(domains):
-        raise ScantlingError(
+        raise InputError(
             f"{num_rounding} rounding sequences cannot be shared equally by {len(domains)} domains. Ask for "
             f"--sequences {(num_rounding // len(domains) + 1) * len(domains)}."
         )
@@ -132,14 +132,7 @@ def further_sequences(
 
 
 def domain_records(domains: Sequence[Domain]) -> tuple[DomainRecord, ...]:
-    """Describe domains.
-
-    Args:
-        domains: the domains.
-
-    Returns:
-        Their records.
-    """
+    """Describe domains."""
     return tuple(
         DomainRecord(name=domain.name, text_source=domain.text.source, text_sha256=domain.text.sha256)
         for domain in domains

@@ -1,13 +1,14 @@
-"""Prices for experts whose own are not known: those of the dearest sibling.
+"""Imputed prices for rarely covered experts: those of the most expensive sibling.
 
-An expert that calibration reached rarely or never has prices near zero, and a program that believed them would give it
-the coarsest format. In their place stand, format by format, the samples of that sibling whose mean is largest:
+An expert that calibration text rarely or never reached has measured prices near zero, and a program that believed them
+would give it the coarsest format. They are replaced, format by format, by the samples of the sibling with the largest
+mean:
 
-    c(u, f) = max over the measured siblings v of u of c(v, f)    for every rarely reached expert u
+    c(u, f) = max over the covered siblings v of u of c(v, f)    for every rarely covered expert u
 
-So what such an expert is given is what the program would give the most sensitive of its siblings, no rule ties it to
-them, and the predicted loss counts it as such: too high rather than too low. (An order, bits(u) ≥ bits(v) for all v,
-was tried: it couples all experts of a block, and 18,432 layers were not solved in 40 s that take 6 s without it.)
+Such an expert is therefore treated like the most sensitive of its siblings, without a rule that ties it to them, and
+the predicted loss is too high rather than too low. (An order bits(u) ≥ bits(v) for all v was tried. It couples all
+experts of a block: a program of 18,432 layers that takes 6 s without it was not solved in 40 s.)
 
 Knows nothing about how tokens are counted.
 """
@@ -31,30 +32,35 @@ class Counted(Placed, Protocol):
         ...
 
     @property
+    def is_decided(self) -> bool:
+        """Whether more than one format is offered."""
+        ...
+
+    @property
     def coverage(self) -> ExpertCoverage | None:
-        """How many tokens reached it; None for a layer that is no expert."""
+        """Tokens that reached it; None for a layer that is no expert."""
         ...
 
 
 def with_imputed_prices(layers: Sequence[Counted], samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Put prices of siblings in the place of those that are not known.
+    """Replace the samples of rarely covered experts.
 
     Args:
         layers: of a profile.
         samples: as measured, [layers, formats, samples].
 
     Returns:
-        The samples that count; the very array where nothing is borrowed.
+        The prices, [layers, formats, samples]; the same array where nothing is imputed.
     """
     imputed = samples
-    for rare, measured in siblings_by_coverage(layers):
-        if not (rare and measured):
+    for rare, covered in siblings_by_coverage(layers):
+        if not (rare and covered):
             continue
         if imputed is samples:
             imputed = samples.copy()
-        means = samples[measured].mean(axis=2)  # a format that is not offered is NaN
-        dearest = np.argmax(np.nan_to_num(means, nan=-np.inf), axis=0)
-        rows = samples[measured][dearest, np.arange(len(dearest))]
+        means = samples[covered].mean(axis=2)  # a format that is not offered is NaN
+        highest = np.argmax(np.nan_to_num(means, nan=-np.inf), axis=0)
+        rows = samples[covered][highest, np.arange(len(highest))]
         for index in rare:
             offered = list(layers[index].formats)
             imputed[index, offered] = rows[offered]
@@ -62,17 +68,10 @@ def with_imputed_prices(layers: Sequence[Counted], samples: NDArray[np.float64])
 
 
 def siblings_by_coverage(layers: Sequence[Counted]) -> list[tuple[list[int], list[int]]]:
-    """Sort the experts that the program decides into siblings: the same matrix of all experts of a block.
-
-    Args:
-        layers: of a profile.
-
-    Returns:
-        For each set of siblings the positions of those that were rarely reached, and of the others.
-    """
+    """Sort decided experts by siblings, the same matrix of all experts of a block: positions of rare and covered ones."""
     found: dict[tuple[int | None, str], tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     for index, layer in enumerate(layers):
-        if layer.coverage is not None and len(layer.formats) > 1:
-            rare, measured = found[layer.block, kind_of_siblings(layer.kind)]
-            (rare if layer.coverage.is_rare else measured).append(index)
+        if layer.coverage is not None and layer.is_decided:
+            rare, covered = found[layer.block, kind_of_siblings(layer.kind)]
+            (rare if layer.coverage.is_rare else covered).append(index)
     return list(found.values())

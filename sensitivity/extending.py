@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..common.errors import ScantlingError
+from ..common.errors import CalibrationError, InputError
 from ..common.progress import Progress
 from ..models.layers import Layer, find_layers
 from ..models.loading import LoadedModel
@@ -27,7 +27,8 @@ from .calibration.resume_cache import resume_cache_folder
 from .domains import Domain, domain_records, further_sequences
 from .estimators.base import Samples
 from .measure import MeasuredCosts, MeasurementRequest, measure
-from .profile import DomainRecord, LayerRecord, Profile, ProfileRecord
+from .profile import Profile, decided_layers, uniform_formats
+from .profile_record import DomainRecord, LayerRecord, ProfileRecord
 from .profiling import ProfileSettings, layer_record, with_coverage
 from .round_model import validate_groups
 
@@ -57,11 +58,11 @@ class Extension:
             settings: as the user gave them now.
 
         Raises:
-            ScantlingError: they differ.
+            InputError: they differ.
         """
         record = profile.record
         if settings.rounding.input_scaling is not None:
-            raise ScantlingError(
+            raise InputError(
                 f"a profile rounded by {record.rounding['method']} is not extended: its scales depend on all "
                 "of its formats and sequences. Make a new profile."
             )
@@ -75,27 +76,19 @@ class Extension:
         }
         for option, (was, now) in pairs.items():
             if was != now:
-                raise ScantlingError(
+                raise InputError(
                     f"the profile was made with --{option} {was}, and {now} was asked for now: its prices would not "
                     "belong together. Say the same, or make a new profile."
                 )
 
     def by_formats(self, profile: Profile, names: Sequence[str]) -> Profile:
-        """Price further formats on the sequences of a profile.
-
-        Args:
-            profile: the profile.
-            names: of formats; those that it has already are left alone.
-
-        Returns:
-            The larger profile.
-        """
+        """Price further formats on the sequences of a profile."""
         wanted = dict.fromkeys(parse_format(name) for name in names)
         new = [target for target in wanted if target.name not in profile.format_index]
         if not new:
             return profile
         layers = self._layers(profile)
-        decided = {layer.name for layer in profile.record.layers if len(layer.formats) > 1}
+        decided = {layer.name for layer in profile.record.layers if layer.is_decided}
         validate_groups([layer for layer in layers if layer.name in decided], dict.fromkeys(decided, new))
         offered = {layer.name: new if layer.name in decided else self._formats(profile, layer.name) for layer in layers}
         pricing_ids = torch.from_numpy(profile.pricing_token_ids)
@@ -109,11 +102,11 @@ class Extension:
         ]
         counted = with_coverage(records, measured.coverage, (profile.rounding_token_ids.size, pricing_ids.numel()))
         record = profile.record.model_copy(update={"formats": tuple(all_names), "layers": counted})
-        shape = (len(layers), len(all_names), profile.samples.shape[2])
+        shape = (len(layers), len(all_names), profile.num_samples)
         grown = np.full(shape, np.nan)
-        grown[:, : len(profile.record.formats)] = profile.samples
+        grown[:, : len(profile.record.formats)] = profile.measured_samples
         _fill(record, grown, measured.samples)
-        return replace(profile, record=record, samples=grown)
+        return replace(profile, record=record, measured_samples=grown, origin=None)
 
     def by_sequences(self, profile: Profile, domains: Sequence[Domain], num_sequences: int) -> Profile:
         """Price all formats on further sequences, until every domain has so many; new domains may come in.
@@ -127,11 +120,11 @@ class Extension:
             The larger profile.
 
         Raises:
-            ScantlingError: a domain is missing or another, or has more sequences already.
+            InputError: a domain is missing or another, or has more sequences already.
         """
         counts = self._counts(profile, domains)
         if max(counts) > num_sequences:
-            raise ScantlingError(
+            raise InputError(
                 f"the profile has {max(counts)} pricing sequences in a domain already; {num_sequences} were asked "
                 "for, and what was priced is not thrown away. Ask for at least as many."
             )
@@ -147,8 +140,8 @@ class Extension:
         ]
         token_ids = torch.cat(parts)
         offered = {layer.name: self._formats(profile, layer.name) for layer in profile.record.layers}
-        measured = self._measure(profile, token_ids, offered, profile.samples.shape[2])
-        old_positions = profile.record.domain_of_sequence or (0,) * profile.samples.shape[2]
+        measured = self._measure(profile, token_ids, offered, profile.num_samples)
+        old_positions = profile.domain_of_sample.tolist()
         positions = [k for k, number in enumerate(missing) for _ in range(number)]
         several = len(domains) > 1
         domains_now = {
@@ -158,16 +151,17 @@ class Extension:
         record = profile.record.model_copy(
             update=domains_now | {"layers": _with_further_coverage(profile, measured, token_ids)}
         )
-        new = np.full((*profile.samples.shape[:2], len(token_ids)), np.nan)
+        new = np.full((*profile.measured_samples.shape[:2], len(token_ids)), np.nan)
         for index, layer in enumerate(record.layers):
-            if len(layer.formats) == 1:
+            if not layer.is_decided:
                 new[index, layer.formats[0]] = 0.0
         _fill(record, new, measured.samples)
         return replace(
             profile,
             record=record,
-            samples=np.concatenate([profile.samples, new], axis=2),
+            measured_samples=np.concatenate([profile.measured_samples, new], axis=2),
             pricing_token_ids=np.concatenate([profile.pricing_token_ids, token_ids.numpy()]),
+            origin=None,
         )
 
     def until(
@@ -185,12 +179,12 @@ class Extension:
             The larger profile.
 
         Raises:
-            ScantlingError: the target is not between 0 and 1.
+            InputError: the target is not between 0 and 1.
         """
         if not 0 < target < 1:
-            raise ScantlingError(f"a relative error of {target:g} cannot be aimed at: give one such as 5%.")
+            raise InputError(f"a relative error of {target:g} cannot be aimed at: give one such as 5%.")
         for _ in range(_MOST_ROUNDS):
-            error, per_case = relative_error(profile), profile.samples.shape[2] // len(domains)
+            error, per_case = relative_error(profile), profile.num_samples // len(domains)
             wanted = math.ceil(per_case * (error / target) ** 2 * _MARGIN)
             report(
                 f"{per_case} pricing sequences: uniform plans are predicted to ±{error:.1%}"
@@ -218,10 +212,10 @@ class Extension:
                 name=domains[0].name, text_source=profile.record.text_source, text_sha256=profile.record.text_sha256
             ),
         )
-        positions = profile.record.domain_of_sequence or (0,) * profile.samples.shape[2]
+        positions = profile.domain_of_sample.tolist()
         for k, record in enumerate(known):
             if k >= len(domains) or (record.name, record.text_sha256) != (domains[k].name, domains[k].text.sha256):
-                raise ScantlingError(
+                raise InputError(
                     f"the profile's domain {record.name!r} is text from {record.text_source} "
                     f"({record.text_sha256[:12]}…), which was not given, or not in its place. Name the profile's texts "
                     "first, in their order, then new ones."
@@ -238,7 +232,7 @@ class Extension:
             rounding_ids=torch.from_numpy(profile.rounding_token_ids),
             pricing_ids=token_ids,
             offered=offered,
-            decided=tuple(layer.name for layer in record.layers if len(layer.formats) > 1),
+            decided=tuple(layer.name for layer in record.layers if layer.is_decided),
             estimator=record.estimator,
             rounding=rounding_method(record.rounding),
             draws=LabelDraws(record.seed, record.num_label_draws, first),
@@ -268,14 +262,14 @@ def parse_share(text: str) -> float:
         The number.
 
     Raises:
-        ScantlingError: not a percentage.
+        InputError: not a percentage.
 
     >>> parse_share("2.5%")
     0.025
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
     if found is None:
-        raise ScantlingError(f"{text!r} is not a percentage. Write one such as 5%.")
+        raise InputError(f"{text!r} is not a percentage. Write one such as 5%.")
     return float(found.group(1)) / 100
 
 
@@ -289,17 +283,16 @@ def relative_error(profile: Profile) -> float:
         The largest relative standard error over the formats below 16 bits that every decided layer is offered.
 
     Raises:
-        ScantlingError: there is one pricing sequence only.
+        CalibrationError: there is one pricing sequence only.
     """
-    num_samples = profile.samples.shape[2]
-    if num_samples < 2:
-        raise ScantlingError("one pricing sequence has no standard error. Ask for --pricing-sequences 8 or more.")
-    decided = [index for index, layer in enumerate(profile.record.layers) if len(layer.formats) > 1]
+    if profile.num_samples < 2:
+        raise CalibrationError("one pricing sequence has no standard error. Ask for --pricing-sequences 8 or more.")
     errors = [0.0]
     for target, name in enumerate(profile.record.formats):
-        totals: NDArray[np.float64] = profile.prices[decided, target].sum(axis=0)
-        if parse_format(name).bits < 16 and np.isfinite(totals).all() and totals.mean() > 0:
-            errors.append(float(totals.std(ddof=1) / math.sqrt(num_samples) / totals.mean()))
+        if parse_format(name).bits < 16 and all(target in layer.formats for layer in decided_layers(profile)):
+            predicted, error = profile.predict(uniform_formats(profile, name))
+            if error is not None and predicted > 0:
+                errors.append(error / predicted)
     return max(errors)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from ..common.progress import Progress
 from ..models.install import removing
 from ..models.layers import Layer, ModelStructure, blocks_of, install_matrix, is_linear, matrix_of
@@ -100,14 +100,14 @@ def scale_inputs(
         progress: shows how far the work is.
 
     Raises:
-        ScantlingError: the model's inputs were scaled for other settings before.
+        InputError: the model's inputs were scaled for other settings before.
     """
     settings, formats = how
     integers = [target for target in formats if isinstance(target, IntegerFormat)]
     mark = f"{settings} {[target.name for target in integers]}"
     if loaded.input_scalings:
         if loaded.input_scalings != [mark]:
-            raise ScantlingError("the inputs of this model were scaled for other formats. Load the original again.")
+            raise InputError("the inputs of this model were scaled for other formats. Load the original again.")
         return
     loaded.input_scalings.append(mark)
     if not integers:

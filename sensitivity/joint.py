@@ -33,12 +33,12 @@ from .calibration.backward_pass import LayerGradients, blocks_backward
 from .calibration.capture import LabelDraws, capture
 from .estimators.activation_rounding import ActivationRounding
 from .estimators.fisher import token_form, window_form
-from .measure import RoundedLayers, rounded_block
+from .measure import RoundingChanges, rounded_block
 from .profile import Profile
 from .round_model import profiled_task
 
 Assignments = Mapping[str, Mapping[str, str]]
-Samples = NDArray[np.float64]  # one value a sequence
+PerSequence = NDArray[np.float64]
 
 
 @dataclass
@@ -52,10 +52,10 @@ class JointSamples:
         apart: prices of what is not taken together.
     """
 
-    together: Samples
-    by_token: Samples
-    by_window: Samples
-    apart: Samples
+    together: PerSequence
+    by_token: PerSequence
+    by_window: PerSequence
+    apart: PerSequence
 
     def price(self, chosen: NDArray[np.bool_] | None = None) -> float:
         """Compute the joint price.
@@ -106,17 +106,7 @@ class _Sums:
 def joint_samples(
     loaded: LoadedModel, profile: Profile, assignments: Assignments, progress: Progress
 ) -> dict[str, JointSamples]:
-    """Price whole assignments, in one pass over the model for all of them.
-
-    Args:
-        loaded: the model that was profiled.
-        profile: has the sequences, the rounding and the draws of labels.
-        assignments: for each name, the format of every layer.
-        progress: shows how far the passes are.
-
-    Returns:
-        The samples, by name.
-    """
+    """Price whole assignments, in one pass over the model for all of them."""
     sums: dict[str, _Sums] = {name: _Sums() for name in assignments}
     lengths: dict[int, tuple[Sequence[int], int]] = {}
     for layer, batch, layer_gradients, changes in _changes(loaded, profile, assignments, progress):
@@ -145,12 +135,12 @@ def _changes(
     pricing = capture(loaded.model, structure, pricing_ids, draws, progress, "reading pricing text")
     for visit in blocks_backward(loaded.model, structure, rounding, pricing, progress):
         rounded = rounded_block(task, visit)
-        for batch, gradients_by_layer in enumerate(visit.gradients_by_layer()):
+        for batch, gradients_by_layer in enumerate(visit.gradient_batches()):
             for layer in rounded.layers:
                 yield layer, batch, gradients_by_layer[layer], _of_formats(rounded, layer, gradients_by_layer[layer])
 
 
-def _of_formats(rounded: RoundedLayers, layer: Layer, layer_gradients: LayerGradients) -> dict[Format, Tensor]:
+def _of_formats(rounded: RoundingChanges, layer: Layer, layer_gradients: LayerGradients) -> dict[Format, Tensor]:
     entering = ActivationRounding(layer_gradients.inputs, layer_gradients.gradients, lambda: rounded.matrix(layer))
     return {target: entering.changes(target, delta) for target, delta in rounded.deltas(layer)}
 
@@ -171,5 +161,5 @@ def _collected(
     samples = JointSamples(*values)
     for layer, index in profile.layer_index.items():
         if profile.record.layers[index].block is None:
-            samples.apart = samples.apart + float(profile.prices[index, profile.format_index[formats[layer]]].mean())
+            samples.apart = samples.apart + profile.loss_increase_nats(index, profile.format_index[formats[layer]])
     return samples

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from ..common.progress import Progress
 from ..models.kv_cache import config_numbers
 from ..models.layers import Layer, ModelStructure, find_layers
@@ -27,7 +27,8 @@ from .domains import Domain, calibration_sequences, domain_records
 from .estimators.base import Samples
 from .estimators.registry import ESTIMATORS
 from .measure import MeasuredCosts, MeasurementRequest, measure
-from .profile import LayerRecord, Profile, ProfileRecord
+from .profile import Profile
+from .profile_record import LayerRecord, ProfileRecord
 from .round_model import scale_inputs_for, validate_groups
 
 DEFAULT_INTEGERS = ("int2-g64", "int3-g64", "int4-g64", "int5-g64", "int6-g64", "int8-g64")
@@ -77,18 +78,20 @@ def offered_formats(
         alone for the others, and for layers that no type fits.
 
     Raises:
-        ScantlingError: an unknown format, fewer than two, one that the rounding cannot make, an included layer that the
+        InputError: fewer than two formats, an unknown one, one that the rounding cannot make, an included layer that the
             model does not have, or an illegal group size.
     """
     sixteen = FLOAT_FORMATS[sixteen_bit_format]
     names = (*DEFAULT_INTEGERS, sixteen.name) if settings.formats is None else settings.formats
     parsed = list(dict.fromkeys(parse_format(name) for name in names))
+    if not parsed:
+        raise InputError("no format was given. Offer at least two.")
     if len(parsed) < 2:
-        raise ScantlingError(f"the one format {names[0]} leaves nothing to decide. Offer at least two.")
+        raise InputError(f"the one format {names[0]} leaves nothing to decide. Offer at least two.")
     outside = {layer.kind for layer in structure.layers if layer.block is None}
     unknown = set(settings.include) - outside
     if unknown:
-        raise ScantlingError(
+        raise InputError(
             f"this model has no layer {min(unknown)!r} to include. It has: {', '.join(sorted(outside))}"
             + (" (the head is tied to the embedding)." if "head" in unknown and "embedding" in outside else ".")
         )
@@ -101,7 +104,7 @@ def offered_formats(
     }
     useless = [target.name for target in parsed if all(target not in targets for targets in offered.values())]
     if useless:
-        raise ScantlingError(
+        raise InputError(
             f"{useless[0]} fits no layer of this model. Types that fit {structure.layers[0].name}: "
             f"{', '.join(legal_types(structure.layers[0].in_features)) or 'none'}. Leave {useless[0]} out."
         )
@@ -110,15 +113,7 @@ def offered_formats(
 
 
 def legal_formats(layer: Layer, formats: Sequence[Format]) -> list[Format]:
-    """Leave out the types of GGUF that a layer's width does not allow, so that they never become a choice.
-
-    Args:
-        layer: the layer.
-        formats: what was asked for.
-
-    Returns:
-        The rest; other formats stay, and are refused later where they are illegal.
-    """
+    """Leave out the types of GGUF that a layer's width does not allow, so that they never become a choice."""
     return [target for target in formats if not isinstance(target, GgufFormat) or target.fits(layer.in_features)]
 
 
@@ -153,14 +148,14 @@ def build_profile(
         The profile.
 
     Raises:
-        ScantlingError: an estimator of that name does not exist, or the model, text or formats do not allow it.
+        InputError: an estimator of that name does not exist, or the model, text or formats do not allow it.
     """
     if settings.estimator not in ESTIMATORS:
-        raise ScantlingError(f"{settings.estimator!r} is not an estimator. Known: {', '.join(ESTIMATORS)}.")
+        raise InputError(f"{settings.estimator!r} is not an estimator. Known: {', '.join(ESTIMATORS)}.")
     structure = find_layers(loaded.model)
     offered = offered_formats(structure, settings, loaded.sixteen_bit_format)
     if min(settings.num_rounding_sequences, settings.num_pricing_sequences, settings.num_label_draws) < 1:
-        raise ScantlingError("rounding and pricing need at least one sequence each, and pricing one draw of labels.")
+        raise InputError("rounding and pricing need at least one sequence each, and pricing one draw of labels.")
     validate_length(loaded.model.config, settings.sequence_length)
     sequences = calibration_sequences(
         loaded.tokenizer,
@@ -224,16 +219,7 @@ def _record(
 
 
 def layer_record(layer: Layer, offered: Sequence[Format], names: Sequence[str]) -> LayerRecord:
-    """Describe a layer.
-
-    Args:
-        layer: the layer.
-        offered: its formats.
-        names: of all formats of the profile.
-
-    Returns:
-        The record.
-    """
+    """Describe a layer."""
     return LayerRecord(
         name=layer.name,
         kind=layer.kind,
@@ -248,16 +234,7 @@ def layer_record(layer: Layer, offered: Sequence[Format], names: Sequence[str]) 
 def with_coverage(
     layers: Sequence[LayerRecord], coverage: Mapping[str, ExpertCoverage], num_tokens: tuple[int, int]
 ) -> tuple[LayerRecord, ...]:
-    """Say of the experts how many tokens reached them.
-
-    Args:
-        layers: their records.
-        coverage: by layer.
-        num_tokens: of all rounding and of all pricing sequences.
-
-    Returns:
-        The records with the counts; those of layers that are no experts as they are.
-    """
+    """Say of the experts how many tokens reached them."""
     counted = []
     for layer in layers:
         seen = coverage.get(layer.name)
@@ -285,7 +262,7 @@ def as_array(record: ProfileRecord, samples: Samples) -> NDArray[np.float64]:
     num_samples = len(next(iter(next(iter(samples.values())).values())))
     array = np.full((len(record.layers), len(record.formats), num_samples), np.nan)
     for index, layer in enumerate(record.layers):
-        if len(layer.formats) == 1:
+        if not layer.is_decided:
             array[index, layer.formats[0]] = 0.0
         for target, values in samples.get(layer.name, {}).items():
             array[index, record.formats.index(target.name)] = values.numpy()

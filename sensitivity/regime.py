@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..models.loading import LoadedModel
 from .calibration.text import opening_tokens
-from .profile import RegimeRecord
+from .profile_record import RegimeRecord
 
 _NUM_SEQUENCES = 4
 

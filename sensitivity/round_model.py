@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..common.errors import ScantlingError
+from ..common.errors import CalibrationError, InputError, ScantlingError
 from ..common.progress import Progress
 from ..models.gguf_names import architecture_of, tensor_names
 from ..models.layers import Layer, ModelStructure, find_layers, matrix_of, output_head
@@ -63,7 +63,7 @@ class RoundingTask:
         """Means of squared inputs by layer that stand in for those of the calibration; none where the user gave none.
 
         Raises:
-            ScantlingError: the importance matrix is of another model.
+            InputError: the importance matrix is of another model.
         """
         given = self.method.given_importance
         if given is None:
@@ -77,7 +77,7 @@ class RoundingTask:
             names[layer.name] for layer in structure.layers if layer.block is not None and found[layer.name] is None
         ]
         if missing:
-            raise ScantlingError(
+            raise InputError(
                 f"{given.source} is an importance matrix of another model: it does not name {missing[0]} and "
                 f"{len(missing) - 1} more of this model's tensors. Collect one of this model, or leave --imatrix out."
             )
@@ -99,14 +99,14 @@ def validate_groups(layers: Sequence[Layer], formats: FormatsOfLayer) -> None:
         formats: the formats wanted of every layer.
 
     Raises:
-        ScantlingError: an illegal pair; the message names the layer and the legal sizes.
+        InputError: an illegal pair; the message names the layer and the legal sizes.
     """
     for layer in layers:
         for target in formats[layer.name]:
             try:
                 target.stored_bytes(layer.out_features, layer.in_features)
             except ScantlingError as error:
-                raise ScantlingError(f"{target.name} cannot be used for {layer.name}: {error}") from error
+                raise InputError(f"{target.name} cannot be used for {layer.name}: {error}") from error
 
 
 def round_group(task: RoundingTask, group: InputGroup) -> RoundedLayers:
@@ -120,7 +120,7 @@ def round_group(task: RoundingTask, group: InputGroup) -> RoundedLayers:
         The records by layer and format.
 
     Raises:
-        ScantlingError: the method failed; the message names the layers.
+        CalibrationError: the method failed; the message names the layers.
     """
     if task.importance and len(group.layers) > 1:
         return {
@@ -134,7 +134,7 @@ def round_group(task: RoundingTask, group: InputGroup) -> RoundedLayers:
     try:
         rounded = round_matrices(task.method, [task.matrix(layer) for layer in group.layers], hessian, wanted)
     except ScantlingError as error:
-        raise ScantlingError(f"cannot round {', '.join(names)}: {error}") from error
+        raise CalibrationError(f"cannot round {', '.join(names)}: {error}") from error
     return {
         name: {target: records[target] for target in task.formats[name]}
         for name, records in zip(names, rounded, strict=True)
@@ -172,15 +172,7 @@ def round_ends(task: RoundingTask, progress: Progress) -> RoundedLayers:
 
 
 def round_layers(task: RoundingTask, progress: Progress) -> RoundedLayers:
-    """Round every layer of a model in the formats wanted of it.
-
-    Args:
-        task: what is rounded, and how.
-        progress: shows how far the passes are.
-
-    Returns:
-        The records by layer and format.
-    """
+    """Round every layer of a model in the formats wanted of it."""
     validate_groups(task.structure.layers, task.formats)
     model = task.loaded.model
     captured = capture(model, task.structure, task.token_ids, None, progress, "reading rounding text")
@@ -198,32 +190,14 @@ def scale_inputs_for(
     on: tuple[Tensor, Sequence[Format]],
     progress: Progress,
 ) -> None:
-    """Scale a model's inputs where its rounding method wants that.
-
-    Args:
-        method: the rounding method.
-        loaded: the model; its norms and matrices may change, what it computes does not.
-        structure: of the model.
-        on: the rounding sequences, and all formats of the profile.
-        progress: shows how far the work is.
-    """
+    """Scale a model's inputs where its rounding method wants that."""
     if method.input_scaling is not None:
         token_ids, formats = on
         scale_inputs(loaded, structure, token_ids, (method.input_scaling, formats), progress)
 
 
 def profiled_task(loaded: LoadedModel, profile: Profile, wanted: FormatsOfLayer, progress: Progress) -> RoundingTask:
-    """Make the task of rounding a model as its profile did, its inputs scaled where the method wants that.
-
-    Args:
-        loaded: the model that was profiled.
-        profile: holds the rounding sequences and the rounding method.
-        wanted: formats by layer.
-        progress: shows how far the passes are.
-
-    Returns:
-        The task.
-    """
+    """Make the task of rounding a model as its profile did, its inputs scaled where the method wants that."""
     structure = find_layers(loaded.model)
     profile.require_same_model(loaded.sha256, [layer.name for layer in structure.layers])
     method = rounding_method(profile.record.rounding)
@@ -236,34 +210,14 @@ def profiled_task(loaded: LoadedModel, profile: Profile, wanted: FormatsOfLayer,
 def round_as_profiled(
     loaded: LoadedModel, profile: Profile, wanted: FormatsOfLayer, progress: Progress
 ) -> RoundedLayers:
-    """Round a model as its profile did, in the formats wanted of every layer.
-
-    Args:
-        loaded: the model that was profiled.
-        profile: holds the rounding sequences and the rounding method.
-        wanted: formats by layer.
-        progress: shows how far the passes are.
-
-    Returns:
-        The records by layer and format.
-    """
+    """Round a model as its profile did, in the formats wanted of every layer."""
     return round_layers(profiled_task(loaded, profile, wanted, progress), progress)
 
 
 def round_assignments(
     loaded: LoadedModel, profile: Profile, assignments: Mapping[str, Mapping[str, str]], progress: Progress
 ) -> dict[str, dict[str, Rounded]]:
-    """Round a model as its profile did, for several assignments in one pass.
-
-    Args:
-        loaded: the model that was profiled.
-        profile: holds the rounding sequences and the rounding method.
-        assignments: for each name, the format of every layer.
-        progress: shows how far the passes are.
-
-    Returns:
-        For each name, the record of every layer.
-    """
+    """Round a model as its profile did, for several assignments in one pass."""
     parsed = {
         name: {layer: parse_format(target) for layer, target in formats.items()}
         for name, formats in assignments.items()

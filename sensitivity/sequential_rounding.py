@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from ..common.progress import Progress
 from ..models.layers import Layer, blocks_of, install_matrix, matrix_of
 from ..models.loading import LoadedModel
@@ -96,18 +96,7 @@ def round_as_shipped(
     inputs: str,
     progress: Progress,
 ) -> dict[str, Records]:
-    """Round a model as ``apply`` does, for several assignments; the model keeps its own values.
-
-    Args:
-        loaded: the model that was profiled.
-        profile: holds the rounding sequences and the rounding method.
-        assignments: for each name, the format of every layer.
-        inputs: what a layer is rounded against. Original inputs serve all assignments in one pass.
-        progress: shows how far the passes are.
-
-    Returns:
-        For each name, the record of every layer.
-    """
+    """Round a model as ``apply`` does, for several assignments; the model keeps its own values."""
     validate_inputs(inputs)
     if inputs == ORIGINAL_INPUTS:
         return round_assignments(loaded, profile, assignments, progress)
@@ -173,11 +162,11 @@ def validate_inputs(inputs: str) -> None:
         inputs: the user's word.
 
     Raises:
-        ScantlingError: it is none.
+        InputError: it is none.
     """
     known = (CORRECTED_INPUTS, QUANTIZED_INPUTS, ORIGINAL_INPUTS)
     if inputs not in known:
-        raise ScantlingError(f"{inputs!r} is not a kind of inputs to round against. Known: {', '.join(known)}.")
+        raise InputError(f"{inputs!r} is not a kind of inputs to round against. Known: {', '.join(known)}.")
 
 
 def _only(records: Mapping[Any, Rounded]) -> Rounded:

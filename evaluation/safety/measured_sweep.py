@@ -12,7 +12,7 @@ import numpy as np
 from ...common.errors import ScantlingError
 from ...planning.plan import average_bits
 from ...quantization.formats import parse_format
-from ...sensitivity.profile import Profile, decided_layers
+from ...sensitivity.profile import Profile, decided_layers, mean_and_standard_error
 from ..bootstrap import BlockBootstrap, BootstrapSettings, Interval
 from ..cache import ORIGINAL, Formats, QualityOf, formats_sha256
 from ..prediction_validity import held_against, judge
@@ -191,14 +191,10 @@ class MeasuredSweep:
         Returns:
             KL divergence per token in nats, and its standard error, None where there is one sample.
         """
-        samples = self.profile.samples_by_domain.get(domain_name, self.profile.samples)
-        chosen = [
-            samples[index, self.profile.format_index[formats[layer]]]
-            for layer, index in self.profile.layer_index.items()
-        ]
-        totals = np.sum(chosen, axis=0)
-        error = float(totals.std(ddof=1)) / math.sqrt(len(totals)) if len(totals) > 1 else None
-        return float(totals.mean()), error
+        losses, names = self.profile.sample_losses_nats(formats), self.profile.domain_names
+        if domain_name in names:
+            losses = losses[self.profile.domain_of_sample == names.index(domain_name)]
+        return mean_and_standard_error(losses)
 
 
 def measured_sweep(

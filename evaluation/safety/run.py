@@ -13,8 +13,7 @@ from ...common.errors import ScantlingError
 from ...common.progress import Progress
 from ...models.layers import find_layers
 from ...models.loading import LoadedModel
-from ...planning.solve import ProfileOrigin
-from ...sensitivity.profile import Profile
+from ...sensitivity.profile import Profile, ProfileOrigin
 from ...sensitivity.sequential_rounding import ORIGINAL_INPUTS
 from ..bootstrap import BlockBootstrap
 from ..cache import Formats, MeasurementCache

@@ -17,7 +17,8 @@ from ...planning.plan import Plan
 from ...sensitivity.calibration.expert_coverage import FEWEST_TOKENS, expert_of
 from ...sensitivity.cross_fit import CrossFit, cross_fit
 from ...sensitivity.estimators.names import WITHOUT_UNIT
-from ...sensitivity.profile import LayerRecord, Profile, RegimeRecord
+from ...sensitivity.profile import Profile
+from ...sensitivity.profile_record import LayerRecord, RegimeRecord
 
 NUM_FOLDS = 4
 _MARKED = 1.05
@@ -38,7 +39,7 @@ def print_cross_fit(
     """
     for warning in unit_warnings(profile):
         console.print(f"Warning: {warning}", style="bold red", soft_wrap=True)
-    num_sequences = profile.samples.shape[2]
+    num_sequences = profile.num_samples
     if num_sequences < 2 * NUM_FOLDS:
         console.print(
             f"{num_sequences} pricing sequences are too few to price a plan on sequences that its solve did not see: "
@@ -194,7 +195,7 @@ def silent_layer_warnings(profile: Profile) -> list[str]:
     decided = [
         (index, layer)
         for index, layer in enumerate(profile.record.layers)
-        if len(layer.formats) > 1 and not (layer.coverage is not None and layer.coverage.is_rare)
+        if layer.is_decided and not (layer.coverage is not None and layer.coverage.is_rare)
     ]
     silent = [layer.name for index, layer in decided if not profile.prices[index, list(layer.formats)].any()]
     if not silent:
@@ -275,7 +276,7 @@ def rare_experts(profile: Profile) -> dict[str, int]:
     found: dict[str, int] = {}
     for layer in profile.record.layers:
         coverage = layer.coverage
-        if coverage is not None and coverage.is_rare and len(layer.formats) > 1:
+        if coverage is not None and coverage.is_rare and layer.is_decided:
             counted = (
                 coverage.num_rounding_tokens if coverage.num_pricing_tokens is None else coverage.num_pricing_tokens
             )

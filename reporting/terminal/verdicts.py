@@ -212,38 +212,13 @@ def predicted_verdict(profile: Profile, plan: Plan) -> str | None:
     if naive is None:
         return None
     theirs, _ = profile.predict(naive.formats)
-    saved, error = predicted_difference(profile, naive.formats, plan.formats())
+    saved, error = profile.difference(naive.formats, plan.formats())
     share = f" ({saved / theirs:.0%})" if theirs > 0 else ""
     size = render_size(profile.stored_bytes(naive.formats))
     return (
         f"Without a program its bytes buy {naive.name} ({size}), predicted at {theirs:.4f}: the plan saves "
         f"{render_nats(saved, error)} nats{share}."
     )
-
-
-def predicted_difference(profile: Profile, first: dict[str, str], second: dict[str, str]) -> tuple[float, float | None]:
-    """Predict by how much one set of formats loses more than another, sample by sample.
-
-    Args:
-        profile: the prices.
-        first: the format of every layer.
-        second: likewise.
-
-    Returns:
-        The mean over the samples and its standard error; None with a single sample.
-    """
-    index = profile.format_index
-    differing = [name for name in first if first[name] != second[name]]
-    totals = sum(
-        (
-            profile.samples[profile.layer_index[name], index[first[name]]]
-            - profile.samples[profile.layer_index[name], index[second[name]]]
-            for name in differing
-        ),
-        start=0 * profile.samples[0, profile.record.layers[0].formats[0]],
-    )
-    error = float(totals.std(ddof=1)) / math.sqrt(len(totals)) if len(totals) > 1 else None
-    return float(totals.mean()), error
 
 
 def binding(plan: Plan) -> list[LimitUse]:

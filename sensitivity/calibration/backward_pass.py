@@ -1,9 +1,9 @@
-"""Going through the model block by block, from the last to the first, with all sequences at each.
+"""The backward pass, block by block from the last to the first, with all sequences at each block.
 
-Every block is run again by itself on what it was given in the captured pass, and the gradients are taken through it.
-That gives every layer's inputs, and the gradients at its outputs, while only one block's, and of a few sequences, are
-held in memory. Two sets of sequences go through: formats are fitted to the *rounding* sequences, of which only the mean
-of x xᵀ is kept, and their loss increase is priced on the *pricing* sequences, which the rounding never saw.
+Every block is run again by itself on the inputs of the captured pass, and the gradients are taken through it. That
+gives every layer's inputs and output gradients, while memory holds only one block's, for a few sequences. There are two
+sets of sequences: formats are fitted to the *rounding* sequences, of which only the mean of x xᵀ is kept, and their
+loss increase is estimated on the *pricing* sequences, which rounding never saw.
 
 Knows nothing about formats, rounding or estimators.
 """
@@ -22,7 +22,7 @@ from ...models.layers import Layer, ModelStructure, blocks_of
 from .capture import BlockCall, Capture, run_block
 from .expert_coverage import unreached_experts
 
-_TOKENS_AT_ONCE = 8192  # of pricing sequences times draws; gradients at all outputs of a block are held for so many
+_TOKENS_AT_ONCE = 8192  # of pricing sequences times draws, for which output gradients of a whole block are held
 
 
 @dataclass
@@ -31,9 +31,9 @@ class InputGroup:
 
     Attributes:
         layers: the layers.
-        hessian: mean of x xᵀ over the tokens of the rounding sequences, float32 [in, in]; the identity, as if all
-            inputs were alike, for an expert that none of them reached.
-        num_tokens: how many tokens of the rounding sequences the layers saw; None where that was not counted.
+        hessian: mean of x xᵀ over the tokens of the rounding sequences, float32 [in, in]; the identity for an expert
+            that no token reached.
+        num_tokens: tokens of the rounding sequences that the layers saw; None where they were not counted.
     """
 
     layers: list[Layer]
@@ -43,12 +43,12 @@ class InputGroup:
 
 @dataclass(frozen=True)
 class LayerGradients:
-    """What some pricing sequences brought to one layer.
+    """Inputs and output gradients of one layer on some pricing sequences.
 
     Attributes:
         inputs: x, [rows, in]; a row is a token that the layer saw.
         gradients: g, at the layer's output, [draws, rows, out].
-        rows_per_sequence: how the rows divide over the sequences.
+        rows_per_sequence: the number of rows of each sequence.
         sequence_length: tokens in every sequence.
     """
 
@@ -60,24 +60,24 @@ class LayerGradients:
 
 @dataclass(frozen=True)
 class BlockVisit:
-    """One block on the way.
+    """One block of the backward pass.
 
     Attributes:
-        index: the block's.
-        groups: its layers and what their formats are fitted to.
-        gradients_by_layer: iterates over the pricing sequences, a few at a time, in order; to be exhausted once.
-        num_pricing_tokens: how many tokens of the pricing sequences each layer saw, once they were gone through.
+        index: the block's position.
+        groups: its layers with the inputs that their formats are fitted to.
+        gradient_batches: iterates over the pricing sequences in order, a few at a time; to be exhausted once.
+        num_pricing_tokens: tokens of the pricing sequences that each layer saw, complete after that iteration.
     """
 
     index: int
     groups: list[InputGroup]
-    gradients_by_layer: Callable[[], Iterator[dict[Layer, LayerGradients]]]
+    gradient_batches: Callable[[], Iterator[dict[Layer, LayerGradients]]]
     num_pricing_tokens: Counter[Layer] = field(default_factory=Counter)
 
 
 @dataclass
 class _RunningCovariance:
-    """Σ x xᵀ over the tokens that one group of layers has seen."""
+    """Σ x xᵀ over the tokens that one group of layers saw."""
 
     layers: list[Layer]
     total: Tensor
@@ -109,18 +109,18 @@ def blocks_backward(
     progress: Progress,
     num_done: int = 0,
 ) -> Iterator[BlockVisit]:
-    """Go through the blocks from the last to the first.
+    """Visit the blocks from the last to the first.
 
-    What a block no longer needs is freed on the way. After the walk ``pricing.gradients`` holds the gradients where the
-    first block begins.
+    What is no longer needed is freed on the way. At the end ``pricing.gradients`` holds the gradients at the first
+    block's input.
 
     Args:
         model: the model.
-        structure: of the model.
-        rounding: of the rounding sequences; used up.
-        pricing: of the pricing sequences, with gradients; used up. None where nothing is priced.
-        progress: shows how far the walk is.
-        num_done: blocks at the end to be left out; ``pricing.gradients`` are those where they begin.
+        structure: its layers.
+        rounding: the captured rounding sequences; consumed.
+        pricing: the captured pricing sequences, with gradients; consumed. None where nothing is priced.
+        progress: shows how far the pass is.
+        num_done: blocks at the end to skip; ``pricing.gradients`` are then those at the input of the first of these.
 
     Yields:
         A visit to each block.
@@ -138,19 +138,17 @@ def blocks_backward(
         groups = [covariance.group() for covariance in covariances]
         num_tokens: Counter[Layer] = Counter()
 
-        def gradients_by_layer(
+        def gradient_batches(
             index: int = index,
             groups: Sequence[InputGroup] = tuple(groups),
             num_tokens: Counter[Layer] = num_tokens,
         ) -> Iterator[dict[Layer, LayerGradients]]:
             if pricing is not None:
-                for few in _differentiate(blocks[index], groups, pricing, index):
-                    num_tokens.update({
-                        layer: sum(layer_gradients.rows_per_sequence) for layer, layer_gradients in few.items()
-                    })
-                    yield few
+                for gradients_by_layer in _differentiate(blocks[index], groups, pricing, index):
+                    num_tokens.update({layer: sum(of.rows_per_sequence) for layer, of in gradients_by_layer.items()})
+                    yield gradients_by_layer
 
-        yield BlockVisit(index, groups, gradients_by_layer, num_tokens)
+        yield BlockVisit(index, groups, gradient_batches, num_tokens)
 
 
 def _running_covariances(
@@ -184,7 +182,7 @@ def _running_covariances(
 
 
 def _join(covariances: list[_RunningCovariance], given: Mapping[Layer, Tensor]) -> None:
-    """Put layers that are not in a group yet into the one that is given the same tensor, or into a new one."""
+    """Add layers without a group to the group that is given the same tensor, or to a new one."""
     grouped = {layer for covariance in covariances for layer in covariance.layers}
     for layer, inputs in given.items():
         if layer in grouped:
@@ -199,7 +197,7 @@ def _join(covariances: list[_RunningCovariance], given: Mapping[Layer, Tensor]) 
 def _differentiate(
     block: nn.Module, groups: Sequence[InputGroup], pricing: Capture, index: int
 ) -> Iterator[dict[Layer, LayerGradients]]:
-    """Run a block forward and backward on the pricing sequences; yields tapes and moves the gradients on."""
+    """Run a block forward and backward on the pricing sequences, and move their gradients to its input."""
     calls = pricing.calls[index]
     sequence_length = calls[0].hidden.shape[-2]
     at_once = max(1, _TOKENS_AT_ONCE // (sequence_length * len(pricing.gradients[0])))
@@ -222,7 +220,7 @@ def _one_sequence(
     call: BlockCall,
     gradients: Sequence[Tensor],
 ) -> list[Tensor]:
-    """Run a block on one sequence, forward once and backward for every draw; returns the gradients where it begins."""
+    """Run a block on one sequence, forward once and backward for every draw; returns the gradients at its input."""
     outputs: list[tuple[Layer, Tensor]] = []
 
     def record(layer: Layer, *, keeps_inputs: bool) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -258,7 +256,7 @@ def _one_sequence(
 def _layer_gradients(
     layer: Layer, group: InputGroup, records: Mapping[Layer, _Record], sequence_length: int
 ) -> LayerGradients:
-    """Put a layer's parts together; the layers of a group share their inputs."""
+    """Concatenate a layer's calls; the layers of a group share their inputs."""
     of_layer, of_group = records[layer], records[group.layers[0]]
     if of_group is of_layer and of_layer.inputs:
         of_group.inputs[:] = [torch.cat(of_group.inputs)]

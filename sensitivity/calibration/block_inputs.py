@@ -1,4 +1,4 @@
-"""What a block's layers are given when it runs: which read the same tensor, in which order they run, and mean x xᵀ.
+"""The inputs of a block's layers: which layers share one, in which order they run, and the mean of x xᵀ.
 
 Knows nothing about formats or rounding.
 """
@@ -18,19 +18,19 @@ from .expert_coverage import kind_of_siblings, unreached_experts
 
 
 class _AllReachedError(Exception):
-    """Ends a block's forward pass where the layers that are looked at have been given their inputs."""
+    """Ends a block's forward pass once all watched layers were given their inputs."""
 
 
 @dataclass
 class InputCovariance:
-    """Layers that are given the same tensor, and Σ x xᵀ over the tokens they have seen.
+    """Layers that are given the same tensor, and Σ x xᵀ over the tokens that they saw.
 
     Attributes:
         layers: the layers.
         total: Σ x xᵀ, float32 [in, in].
-        num_tokens: how many x.
-        shift: Σ (x₀ − x) xᵀ, float32 [in, in], x₀ being what the layers are given in the original model; None where
-            that is not known, or tokens took another way there (experts).
+        num_tokens: the number of x.
+        shift: Σ (x₀ − x) xᵀ, float32 [in, in], where x₀ is the layers' input in the original model; None where x₀ is
+            unknown, or routed tokens differ.
     """
 
     layers: list[Layer]
@@ -39,12 +39,7 @@ class InputCovariance:
     shift: Tensor | None = None
 
     def add(self, inputs: Tensor, original: Tensor | None) -> None:
-        """Add tokens.
-
-        Args:
-            inputs: [..., in].
-            original: the same tokens in the original model; None where they are not known.
-        """
+        """Add inputs [..., in] and the same tokens' inputs in the original model, None where these are unknown."""
         rows = inputs.flatten(0, -2)
         self.total.addmm_(rows.t(), rows)
         if original is None or original.shape != inputs.shape:
@@ -56,11 +51,7 @@ class InputCovariance:
         self.num_tokens += len(rows)
 
     def hessian(self) -> Tensor:
-        """Give the mean of x xᵀ.
-
-        Returns:
-            float32 [in, in]; the identity, as if all inputs were alike, where no token was seen.
-        """
+        """Give the mean of x xᵀ, float32 [in, in]; the identity where no token was seen."""
         return self.total / self.num_tokens if self.num_tokens else torch.eye(len(self.total))
 
 
@@ -96,7 +87,7 @@ def stages(block: nn.Module, layers: Sequence[Layer], calls: Sequence[BlockCall]
 
 
 def inputs_of(block: nn.Module, layers: Sequence[Layer], call: BlockCall) -> dict[Layer, Tensor]:
-    """Run a block until all of these layers have been given their inputs.
+    """Run a block until all of these layers were given their inputs.
 
     Args:
         block: the block.
@@ -129,16 +120,16 @@ def input_covariances(
     calls: Sequence[BlockCall],
     originals: Sequence[Mapping[Layer, Tensor]] | None = None,
 ) -> list[InputCovariance]:
-    """Run a block on all sequences; layers that are given the same tensor make one group.
+    """Run a block on all sequences; layers that are given the same tensor form one group.
 
     Args:
         block: the block.
         layers: some of its layers.
-        calls: how it is called, one a sequence.
-        originals: what the layers are given in the original model, for each sequence; None where that is not wanted.
+        calls: how it is called, one call a sequence.
+        originals: the layers' inputs in the original model for each sequence; None where shifts are not needed.
 
     Returns:
-        The groups; an expert that no token reached is one by itself.
+        The groups; an expert that no token reached is a group of its own.
     """
     covariances: list[InputCovariance] = []
     reached: set[Layer] = set()

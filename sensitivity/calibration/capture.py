@@ -1,7 +1,7 @@
-"""One forward pass of the model over the data, which keeps what every block is given.
+"""One forward pass of the model over the data, which keeps every block's inputs.
 
-The pass also gives the gradient of the loss where the last block ends, from which the blocks can be differentiated one
-by one, see the module walk.
+The pass also gives the gradient of the loss at the last block's output, from which the blocks are differentiated one by
+one; see the module backward_pass.
 
 Knows nothing about layers, formats or estimators.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...common.errors import ScantlingError
+from ...common.errors import CalibrationError, UnsupportedModelError
 from ...common.progress import Progress
 from ...models.install import removing
 from ...models.layers import ModelStructure, blocks_of
@@ -29,9 +29,9 @@ class LabelDraws:
     """How labels are sampled from the model's prediction.
 
     Attributes:
-        seed: of all draws.
-        number: of draws for every sequence. One draw of a layer's price is noisier than the sequences differ.
-        first_sequence: the number of the first sequence, where others were priced before.
+        seed: the seed of all draws.
+        number: the number of draws for every sequence. With one draw the noise exceeds the differences of sequences.
+        first_sequence: the number of the first sequence, if others were priced before.
     """
 
     seed: int
@@ -39,15 +39,7 @@ class LabelDraws:
     first_sequence: int = 0
 
     def generator(self, sequence: int, draw: int) -> torch.Generator:
-        """Make the generator of one draw.
-
-        Args:
-            sequence: position among the sequences at hand.
-            draw: number of the draw.
-
-        Returns:
-            A generator that depends on the seed, on which sequence it is among all, and on the draw.
-        """
+        """Make the generator of one draw, which depends on the seed, the draw and the sequence's number among all."""
         state = np.random.SeedSequence((self.seed, self.first_sequence + sequence, draw)).generate_state(1)
         return torch.Generator().manual_seed(int(state[0]))
 
@@ -57,7 +49,7 @@ class BlockCall:
     """How a block was called on one sequence.
 
     Attributes:
-        hidden: what enters it, [1, tokens, hidden].
+        hidden: the hidden state that enters it, [1, tokens, hidden].
         arguments: further positional arguments.
         keywords: keyword arguments other than the hidden state.
     """
@@ -73,9 +65,9 @@ class Capture:
 
     Attributes:
         calls: [block][sequence].
-        gradients: of the summed log-probability of sampled labels, at the last block's output: [sequence][draw], each
-            [1, tokens, hidden].
-        negative_log_likelihood_nats: mean over all predicted tokens.
+        gradients: the gradient of the summed log-probability of sampled labels at the last block's output,
+            [sequence][draw], [1, tokens, hidden] each.
+        negative_log_likelihood_nats: the mean over all predicted tokens.
     """
 
     calls: list[list[BlockCall]]
@@ -84,14 +76,7 @@ class Capture:
 
 
 def first_tensor(output: Tensor | tuple[Any, ...]) -> Tensor:
-    """Give the hidden state among a block's outputs.
-
-    Args:
-        output: what the block returned.
-
-    Returns:
-        The tensor, or the first of a tuple.
-    """
+    """Give the hidden state among a block's outputs: the tensor, or the first of a tuple."""
     return output if isinstance(output, Tensor) else output[0]
 
 
@@ -100,8 +85,8 @@ def sampled_labels(probability: Tensor, draws: LabelDraws, sequence: int) -> lis
 
     Args:
         probability: float32 [tokens, vocabulary].
-        draws: how many, from which seed.
-        sequence: number of the sequence, which has labels of its own.
+        draws: the number of draws and their seed.
+        sequence: the number of the sequence.
 
     Returns:
         int64 [tokens] for each draw.
@@ -132,14 +117,14 @@ def capture(
 
     Args:
         model: parameters without gradients.
-        structure: of the model.
+        structure: its layers.
         token_ids: int64 [sequences, tokens].
-        draws: of labels, where gradients are wanted; None for a forward pass alone.
+        draws: how labels are sampled; None for no gradients.
         progress: shows how far the pass is.
-        label: says what is being read, for a person.
+        label: what is being read, for the progress bar.
 
     Returns:
-        What entered every block, and the gradient where the last one ends.
+        The inputs of every block, and the gradients at the last one's output.
     """
     blocks = blocks_of(model, structure)
     calls: list[list[BlockCall]] = [[] for _ in blocks]
@@ -177,7 +162,7 @@ def capture(
 
 
 def _all_finite(values: Tensor) -> bool:
-    """Tell whether no value is NaN or infinite; what cannot be summed up is looked at one by one."""
+    """Tell whether all values are finite; they are checked one by one only if their sum is not."""
     return bool(torch.isfinite(values.detach().sum())) or bool(torch.isfinite(values).all())
 
 
@@ -186,18 +171,18 @@ def gradients_of_draws(
 ) -> list[Tensor]:
     """Differentiate Σ_t log p(ŷ_t) for every draw of labels ŷ; at the logits its gradient is the one-hot ŷ_t less p.
 
-    It is a draw of the score whose covariance is the true Fisher matrix (Kunstner et al. 2019, arXiv 1905.12558), as
-    opposed to the empirical one, which takes the labels from the text.
+    This is a draw of the score, whose covariance is the true Fisher matrix (Kunstner et al. 2019, arXiv 1905.12558),
+    unlike the empirical one, which takes the labels from the text.
 
     Args:
         logits: [1, tokens, vocabulary], computed from ``end``.
-        log_probability: of the logits, float32 [tokens, vocabulary], without a graph; used up.
-        end: where the gradient is wanted.
-        draws: of labels.
-        sequence: number of the sequence.
+        log_probability: of the logits, float32 [tokens, vocabulary], without a graph; overwritten.
+        end: the tensor to differentiate by.
+        draws: how labels are sampled.
+        sequence: the number of the sequence.
 
     Returns:
-        One gradient a draw, each of the shape of ``end``.
+        One gradient for each draw, in the shape of ``end``.
     """
     probability = log_probability.exp_()
     labels = sampled_labels(probability, draws, sequence)
@@ -212,23 +197,14 @@ def gradients_of_draws(
 
 
 def run_block(block: nn.Module, call: BlockCall, hidden: Tensor) -> Tensor:
-    """Run one block as it was called, on a hidden state of choice.
-
-    Args:
-        block: the block.
-        call: its other arguments.
-        hidden: [1, tokens, hidden].
-
-    Returns:
-        The hidden state that leaves it.
-    """
+    """Run one block with a call's arguments on a hidden state, [1, tokens, hidden]; returns the one that leaves it."""
     return first_tensor(block(hidden, *call.arguments, **call.keywords))
 
 
 def _require_finite_activations(
     blocks: Sequence[nn.Module], calls: Sequence[BlockCall], structure: ModelStructure
 ) -> NoReturn:
-    """Name the layer after which the activations are not numbers; else the block, else what comes after them."""
+    """Name the first layer whose output is not finite; else the block, else what follows the blocks."""
     broken = [index for index, call in enumerate(calls) if not bool(torch.isfinite(call.hidden).all())]
     block = (broken[0] if broken else len(calls)) - 1
     where = "enter the first block" if block < 0 else f"leave block {block}"
@@ -248,41 +224,41 @@ def _require_finite_activations(
                     module = blocks[block].get_submodule(layer.kind)
                     hooks.enter_context(removing(module.register_forward_hook(look(layer.name))))
             run_block(blocks[block], calls[block], calls[block].hidden)
-    after = f" (first behind the layer {found[0]})" if found else ""
-    raise ScantlingError(f"the activations that {where} are NaN or infinite{after}: the model cannot run in float32.")
+    after = f" (first after the layer {found[0]})" if found else ""
+    raise CalibrationError(f"the activations that {where} are NaN or infinite{after}: the model cannot run in float32.")
 
 
 def _require_independent_blocks(blocks: Sequence[nn.Module], calls: Sequence[Sequence[BlockCall]]) -> None:
-    """Check on the first sequence that a block run alone gives what entered the next one."""
+    """Check on the first sequence that each block run alone gives the next one's input."""
     for index in range(len(blocks) - 1):
         with torch.no_grad():
             alone = run_block(blocks[index], calls[index][0], calls[index][0].hidden)
         together = calls[index + 1][0].hidden
         if alone.shape != together.shape or not torch.allclose(alone, together, rtol=1e-3, atol=1e-4):
-            raise ScantlingError(
+            raise UnsupportedModelError(
                 f"block {index} run alone does not give what enters block {index + 1}: the blocks of this architecture "
                 "exchange more than one hidden state, which scantling does not handle yet."
             )
 
 
 def enter_blocks(model: nn.Module, structure: ModelStructure, token_ids: Tensor) -> list[list[BlockCall]]:
-    """Run the model over every sequence and keep how its blocks are called, with the hidden state of the first only.
+    """Run the model over every sequence and keep the calls of its blocks, without hidden states but the first.
 
     Args:
         model: the model.
-        structure: of the model.
+        structure: its layers.
         token_ids: int64 [sequences, tokens].
 
     Returns:
-        [block][sequence]; the hidden states after the first block's are empty.
+        [block][sequence]; the hidden states of all blocks but the first are empty.
     """
     blocks = blocks_of(model, structure)
     calls: list[list[BlockCall]] = [[] for _ in blocks]
 
     def keep(index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def hook(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            hidden = (arguments[0] if arguments else keywords["hidden_states"]).detach()
-            others = {key: value for key, value in keywords.items() if key != "hidden_states"}
+            hidden = (arguments[0] if arguments else keywords[_HIDDEN]).detach()
+            others = {key: value for key, value in keywords.items() if key != _HIDDEN}
             calls[index].append(BlockCall(hidden if index == 0 else hidden[:, :0], arguments[1:], others))
 
         return hook

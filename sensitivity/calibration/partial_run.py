@@ -1,7 +1,7 @@
-"""Running a model from one block on: what a change of one layer does to the predictions, without the blocks before it.
+"""Running a model from one block on: the effect of a change of one layer, without computing the blocks before it.
 
-One pass keeps what enters every block, and the predictions of the original. To run from a block on, the blocks before
-it are made to hand on what was kept, and the model runs as always: masks and positions are its own affair.
+One pass keeps every block's output and the original's predictions. To run from a block on, the blocks before it return
+what was kept, and the model runs as usual, so that masks and positions are its own.
 
 Knows nothing about formats or estimators.
 """
@@ -45,14 +45,14 @@ def mean_divergence(original: Tensor, logits: Tensor) -> float:
 
 @dataclass(frozen=True)
 class PartialRuns:
-    """The original model's passes over some sequences, ready to be run again from any block on.
+    """The original model's passes over some sequences, which can be repeated from any block on.
 
     Attributes:
         model: the model.
-        structure: of the model.
+        structure: its layers.
         token_ids: int64 [sequences, tokens].
-        outputs: [block][sequence], what the block returned.
-        predictions: for each sequence, a file with the original's log-probabilities.
+        outputs: what each block returned, [block][sequence].
+        predictions: for each sequence a file with the original's log-probabilities.
     """
 
     model: PreTrainedModel
@@ -62,7 +62,7 @@ class PartialRuns:
     predictions: Sequence[Path]
 
     def divergences(self, layer: Layer, matrix: Tensor) -> Tensor:
-        """Measure what another matrix in one layer does.
+        """Measure the effect of another matrix in one layer.
 
         Args:
             layer: the layer.
@@ -87,7 +87,7 @@ class PartialRuns:
 
     @contextmanager
     def _handing_on(self, block: int, number: int) -> Iterator[None]:
-        """Let the blocks before one return at once what they returned for a sequence of the original."""
+        """Make the blocks before one return what they returned for a sequence of the original."""
         skipped = blocks_of(self.model, self.structure)[:block]
         try:
             for index, module in enumerate(skipped):
@@ -103,13 +103,13 @@ class PartialRuns:
 def partial_runs(
     model: PreTrainedModel, structure: ModelStructure, token_ids: Tensor, workspace: Path, progress: Progress
 ) -> Iterator[PartialRuns]:
-    """Run the original once; its predictions lie in the workspace as long as the context is open.
+    """Run the original once; its predictions stay in the workspace while the context is open.
 
     Args:
         model: the model.
-        structure: of the model.
+        structure: its layers.
         token_ids: int64 [sequences, tokens].
-        workspace: a folder for the predictions, four bytes for every token and word of the vocabulary.
+        workspace: a folder for the predictions, four bytes for every token and vocabulary entry.
         progress: shows how far the pass is.
 
     Yields:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ...common.errors import ScantlingError
+from ...common.errors import CalibrationError, InputError
 from ...models.loading import LoadedModel
 from . import text_sources
 from .text_sources import HUB_PREFIX, PYDOC, SAMPLED, WIKIPEDIA
@@ -74,7 +74,7 @@ def load_text(source: str, loaded: LoadedModel | None = None) -> Text:
         The text.
 
     Raises:
-        ScantlingError: there is no such source, or it cannot be read.
+        CalibrationError: there is no such source, or it cannot be read.
     """
     tokenizer = None if loaded is None else loaded.tokenizer
     path = Path(source).expanduser()
@@ -94,7 +94,7 @@ def load_text(source: str, loaded: LoadedModel | None = None) -> Text:
         documents = text_sources.read_utf8(path).split(_SEPARATOR)
     kept = tuple(_without_repeats(documents))
     if not kept:
-        raise ScantlingError(f"the text {source} is empty. Give a file with prose like what the model will read.")
+        raise CalibrationError(f"the text {source} is empty. Give a file with prose like what the model will read.")
     return Text(source, kept, hashlib.sha256(_SEPARATOR.join(kept).encode()).hexdigest())
 
 
@@ -114,14 +114,7 @@ def _without_repeats(documents: Sequence[str]) -> Iterator[str]:
 
 
 def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Find what the tokenizer puts in front of every text, such as a BOS token.
-
-    Args:
-        tokenizer: the tokenizer.
-
-    Returns:
-        The token ids, often none or one.
-    """
+    """Find what the tokenizer puts in front of every text, such as a BOS token."""
     content = tokenizer("a", add_special_tokens=False).input_ids
     whole = tokenizer("a").input_ids
     starts = [i for i in range(len(whole) - len(content) + 1) if whole[i : i + len(content)] == content]
@@ -189,7 +182,7 @@ def cut_sequences(
         ScantlingError: the text is too short.
     """
     if num_sequences < 1 or sequence_length < 8:
-        raise ScantlingError(
+        raise InputError(
             f"{num_sequences} sequences of {sequence_length} tokens cannot be measured on: "
             "ask for at least 1 sequence of at least 8 tokens."
         )
@@ -204,7 +197,7 @@ def cut_sequences(
         used = {tuple(row[len(opening) :]) for row in without.tolist()}
         starts = [start for start in starts if tuple(ids[start : start + body_length]) not in used]
     if len(starts) < num_sequences:
-        raise ScantlingError(
+        raise CalibrationError(
             f"this part of the text has {len(ids):,} tokens, enough for {len(starts)} "
             f"{'sequences' if without is None else 'further sequences'} of {sequence_length}; "
             f"{num_sequences} were asked for. Give a longer text, or fewer or shorter sequences."
@@ -226,14 +219,14 @@ def require_disjoint(calibration: Tensor, evaluation: Tensor) -> None:
         evaluation: int64 [sequences, tokens].
 
     Raises:
-        ScantlingError: a run of 64 tokens stands in both, or of half a sequence where that is less.
+        InputError: a run of 64 tokens stands in both, or of half a sequence where that is less.
     """
     run = max(min(_OVERLAP_RUN, calibration.shape[1] // 2, evaluation.shape[1] // 2), 1)
     seen = {window for row in calibration.tolist() for window in _windows(row, run)}
     shared = [sum(window in seen for window in _windows(row, run)) for row in evaluation.tolist()]
     if any(shared):
         first = next(number for number, common in enumerate(shared) if common)
-        raise ScantlingError(
+        raise InputError(
             f"{sum(map(bool, shared))} of {len(shared)} evaluation sequences share text with calibration (sequence "
             f"{first} shares {shared[first]} runs of {run} tokens): a measurement on it would flatter the plan. Give "
             "other text with --text."
@@ -252,10 +245,10 @@ def validate_length(config: object, sequence_length: int) -> None:
         sequence_length: tokens per sequence.
 
     Raises:
-        ScantlingError: the sequences are too long.
+        InputError: the sequences are too long.
     """
     longest = getattr(config, "max_position_embeddings", None)
     if isinstance(longest, int) and sequence_length > longest:
-        raise ScantlingError(
+        raise InputError(
             f"sequences of {sequence_length} tokens exceed the model's context of {longest}. Ask for at most {longest}."
         )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ...common.errors import ScantlingError
+from ...common.errors import FileFormatError, InputError, MissingDependencyError
 from ...models.loading import LoadedModel
 
 PYDOC = "pydoc"
@@ -52,21 +52,21 @@ def read_utf8(path: Path) -> str:
         Its text.
 
     Raises:
-        ScantlingError: it is not there, cannot be read, or is not UTF-8.
+        FileFormatError: it is not there, cannot be read, or is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise ScantlingError(
+        raise FileFormatError(
             f"there is no text file {path}. Built-in texts are called {PYDOC} and {WIKIPEDIA}; {SAMPLED} is drawn from "
             f"the model, {HUB_PREFIX}NAME comes from the hub."
         ) from error
     except UnicodeDecodeError as error:
-        raise ScantlingError(
+        raise FileFormatError(
             f"{path} is not UTF-8 (byte {error.start}): convert it, for instance with iconv."
         ) from error
     except OSError as error:
-        raise ScantlingError(f"cannot read the text {path}: {error.strerror}. Give one UTF-8 file.") from error
+        raise FileFormatError(f"cannot read the text {path}: {error.strerror}. Give one UTF-8 file.") from error
 
 
 def documents_of_folder(folder: Path) -> list[str]:
@@ -79,11 +79,11 @@ def documents_of_folder(folder: Path) -> list[str]:
         The texts of all files with a suffix of plain text or source code.
 
     Raises:
-        ScantlingError: there are none.
+        FileFormatError: there are none.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in _TEXT_SUFFIXES)
     if not files:
-        raise ScantlingError(
+        raise FileFormatError(
             f"the folder {folder} has no text files. Files that end in these are read: {', '.join(_TEXT_SUFFIXES)}."
         )
     return [read_utf8(path) for path in files]
@@ -104,7 +104,7 @@ def conversations(path: Path, tokenizer: PreTrainedTokenizerBase | None) -> list
         ScantlingError: the model has no chat template, or a line is not a conversation.
     """
     if tokenizer is None or not tokenizer.chat_template:
-        raise ScantlingError(
+        raise InputError(
             f"{path} holds conversations, and this model has no chat template to write them with. Give plain text."
         )
     documents = []
@@ -114,7 +114,7 @@ def conversations(path: Path, tokenizer: PreTrainedTokenizerBase | None) -> list
                 row = json.loads(line)
                 documents.append(_written(row["messages"] if isinstance(row, dict) else row, tokenizer))
             except Exception as error:  # templates are programs of their own and raise what they like
-                raise ScantlingError(
+                raise FileFormatError(
                     f"line {number} of {path} is not a conversation ({type(error).__name__}: {error}). A line is "
                     '{"messages": [{"role": "user", "content": "…"}, …]}.'
                 ) from error
@@ -141,7 +141,7 @@ def documents_of_hub(name: str, tokenizer: PreTrainedTokenizerBase | None) -> li
         ScantlingError: the package ``datasets`` is missing, there is no such data set, or it has neither column.
     """
     if util.find_spec("datasets") is None:
-        raise ScantlingError("data sets of the hub need the package datasets: pip install 'scantling[hub]'")
+        raise MissingDependencyError("data sets of the hub need the package datasets: pip install 'scantling[hub]'")
     from datasets import load_dataset  # noqa: PLC0415  an optional extra
 
     path, configuration, split = (*name.split(":"), "", "")[:3]
@@ -149,7 +149,7 @@ def documents_of_hub(name: str, tokenizer: PreTrainedTokenizerBase | None) -> li
         rows: Any = load_dataset(path, configuration or None, split=split or "train", streaming=True)
         taken = list(rows.take(_MOST_HUB_ROWS))
     except Exception as error:  # whatever the readers of foreign data come upon
-        raise ScantlingError(
+        raise FileFormatError(
             f"cannot read the data set {path!r} of the hub: {' '.join(str(error).split())[:300]}"
         ) from error
     if taken and isinstance(taken[0].get("text"), str):
@@ -157,7 +157,7 @@ def documents_of_hub(name: str, tokenizer: PreTrainedTokenizerBase | None) -> li
     if taken and "messages" in taken[0] and tokenizer is not None and tokenizer.chat_template:
         return [_written(row["messages"], tokenizer) for row in taken]
     columns = ", ".join(taken[0]) if taken else "no rows"
-    raise ScantlingError(f"the data set {path!r} has no column text (it has: {columns}). Write it to a file first.")
+    raise FileFormatError(f"the data set {path!r} has no column text (it has: {columns}). Write it to a file first.")
 
 
 def sampled_documents(loaded: LoadedModel | None, opening: list[int]) -> list[str]:
@@ -171,12 +171,10 @@ def sampled_documents(loaded: LoadedModel | None, opening: list[int]) -> list[st
         The documents.
 
     Raises:
-        ScantlingError: there is no model at hand.
+        InputError: there is no model at hand.
     """
     if loaded is None:
-        raise ScantlingError(
-            f"the text {SAMPLED} is drawn from the model, to calibrate on. Name another to measure on."
-        )
+        raise InputError(f"the text {SAMPLED} is drawn from the model, to calibrate on. Name another to measure on.")
     first = opening or [int(loaded.tokenizer.eos_token_id or 0)]
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(0)
@@ -217,11 +215,13 @@ def wikipedia_documents() -> list[str]:
         Its articles.
 
     Raises:
-        ScantlingError: gensim is not installed.
+        MissingDependencyError: gensim is not installed.
     """
     found = util.find_spec("gensim")
     if found is None or found.origin is None:
-        raise ScantlingError("the text wikipedia comes with gensim. Install it with: pip install 'scantling[text]'")
+        raise MissingDependencyError(
+            "the text wikipedia comes with gensim. Install it with: pip install 'scantling[text]'"
+        )
     from gensim.corpora import wikicorpus  # noqa: PLC0415  an optional extra
 
     with bz2.open(Path(found.origin).parent / _WIKIPEDIA_FILE) as dump:

@@ -1,10 +1,10 @@
-"""First-order changes of a matrix in a format whose engine rounds the inputs of its products.
+"""First-order changes of a layer whose inputs the inference engine rounds as well.
 
-With the inputs q(x) that the engine multiplies, a layer's output changes by
+With the rounded inputs q(x) that the engine multiplies, a layer's output changes by
 
     (W + ΔW) q(x) − W x = ΔW q(x) + W (q(x) − x).
 
-The second term is the same for all formats whose inputs are rounded alike, and is computed once for them.
+The second term is common to all formats whose inputs are rounded alike, and is computed once.
 
 Knows nothing about estimators.
 """
@@ -26,7 +26,7 @@ class ActivationRounding:
     Attributes:
         inputs: x, [tokens, in].
         gradients: g, [draws, tokens, out].
-        matrix: gives W, [out, in]; asked for where it is needed.
+        matrix: gives W, [out, in], when it is needed.
     """
 
     inputs: Tensor

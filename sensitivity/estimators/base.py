@@ -1,8 +1,8 @@
-"""The seam between the walk through a model and the estimators of what a change of a layer costs.
+"""What estimators are given, and what they return.
 
-An estimator is given a block whose layers were rounded, and gives samples of the loss increase of every change. There
-are two kinds: those that need only the change itself, and those that work through tapes, that is inputs and gradients
-of every layer on a few pricing sequences at a time.
+An estimator is given a block whose layers were rounded, and returns samples of the loss increase of every change. There
+are two kinds: those that need only the change itself, and those that work through layer gradients, that is the inputs
+and output gradients of every layer on a few pricing sequences at a time.
 
 Knows nothing about particular estimators.
 """
@@ -26,17 +26,17 @@ Samples = dict[str, dict[Format, Tensor]]  # float64 [sequences] by layer and fo
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """What every estimator measures on.
+class PricingContext:
+    """What an estimator measures on.
 
     Attributes:
         loaded: the model.
-        structure: of the model.
+        structure: its layers.
         token_ids: the pricing sequences, int64 [sequences, tokens].
         layers: the layers to be priced.
-        draws: of labels; their seed is that of the probes, too.
+        draws: how labels are sampled; probes use the same seed.
         progress: shows how far the passes are.
-        parts: what is finished, and a place for large files meanwhile.
+        cache: finished pieces of work, and a place for large temporary files.
     """
 
     loaded: LoadedModel
@@ -45,11 +45,11 @@ class Measurement:
     layers: Sequence[Layer]
     draws: LabelDraws
     progress: Progress
-    parts: ResumeCache
+    cache: ResumeCache
 
 
 class WeightChanges(Protocol):
-    """What became of the layers of a block, or of the ends, by rounding."""
+    """The changes that rounding makes to the layers of a block, or to embedding and head."""
 
     @property
     def layers(self) -> Sequence[Layer]:
@@ -57,30 +57,16 @@ class WeightChanges(Protocol):
         ...
 
     def matrix(self, layer: Layer) -> Tensor:
-        """Give a layer's original matrix.
-
-        Args:
-            layer: the layer.
-
-        Returns:
-            float32 [out, in].
-        """
+        """Give a layer's original matrix, float32 [out, in]."""
         ...
 
     def deltas(self, layer: Layer) -> Iterator[tuple[Format, Tensor]]:
-        """Go through a layer's formats.
-
-        Args:
-            layer: the layer.
-
-        Returns:
-            Each format with ΔW, rounded minus original, [out, in].
-        """
+        """Yield each format of a layer with ΔW, rounded minus original, [out, in]."""
         ...
 
 
 class Estimator(Protocol):
-    """Gives samples of the loss increase of changes of layers."""
+    """Estimates the loss increase of changes of layers, one sample a pricing sequence."""
 
     @property
     def needs_gradients(self) -> bool:
@@ -89,71 +75,42 @@ class Estimator(Protocol):
 
     @property
     def first_token_squares(self) -> list[float]:
-        """Σ aₜ² over first tokens and over all, for what was priced so far; empty where the estimator cannot tell."""
+        """Σ aₜ² over first tokens and over all tokens so far; empty where the estimator cannot tell."""
         ...
 
     def price_block(self, visit: BlockVisit, changes: WeightChanges) -> Samples:
-        """Price the changes of the layers of a block.
-
-        Args:
-            visit: the block.
-            changes: of its layers.
-
-        Returns:
-            The samples; their mean is the estimate.
-        """
+        """Sample the loss increase of changes of the layers of a block; the mean is the estimate."""
         ...
 
     def price_end(self, layer: Layer, changes: WeightChanges, captured: Capture | None) -> dict[Format, Tensor]:
-        """Price changes of the embedding or the head.
+        """Sample the loss increase of changes of the embedding or the head.
 
         Args:
-            layer: the layer.
-            changes: of the ends.
-            captured: the pricing sequences after the walk, where they were differentiated.
+            layer: the embedding or the head.
+            changes: its changes among others.
+            captured: the pricing sequences after the backward pass; None where they were not differentiated.
 
         Returns:
-            The samples of every format.
+            float64 [sequences] for every format.
         """
         ...
 
 
 @dataclass(frozen=True)
 class WeightEstimator:
-    """Prices a change by itself.
-
-    Attributes:
-        price: float64 [samples] for a layer and its ΔW.
-    """
+    """Prices a change without layer gradients: ``price`` gives float64 [sequences] for a layer and its ΔW."""
 
     price: Callable[[Layer, Tensor], Tensor]
     needs_gradients = False
     first_token_squares: list[float] = field(default_factory=list)
 
     def price_block(self, visit: BlockVisit, changes: WeightChanges) -> Samples:
-        """Price the changes of the layers of a block.
-
-        Args:
-            visit: not used.
-            changes: of its layers.
-
-        Returns:
-            The samples.
-        """
+        """Price the changes of the layers of a block."""
         del visit
         return {layer.name: self.price_end(layer, changes, None) for layer in changes.layers}
 
     def price_end(self, layer: Layer, changes: WeightChanges, captured: Capture | None) -> dict[Format, Tensor]:
-        """Price changes of any layer.
-
-        Args:
-            layer: the layer.
-            changes: of it among others.
-            captured: not used.
-
-        Returns:
-            The samples of every format.
-        """
+        """Price the changes of any layer."""
         del captured
         return {target: self.price(layer, delta) for target, delta in changes.deltas(layer)}
 
@@ -167,19 +124,19 @@ def price_by_gradients(
 
     Args:
         visit: the block.
-        changes: of its layers.
-        pricing: for a layer and its tape, what gives float64 [sequences of the tape] for a format and its ΔW.
+        changes: the changes of its layers.
+        pricing: for a layer and its gradients, a function from a format and its ΔW to float64 [sequences].
 
     Returns:
         The samples.
     """
-    parts: dict[str, dict[Format, list[Tensor]]] = {}
-    for gradients_by_layer in visit.gradients_by_layer():
+    batches: dict[str, dict[Format, list[Tensor]]] = {}
+    for gradients_by_layer in visit.gradient_batches():
         for layer in changes.layers:
-            of_layer = parts.setdefault(layer.name, {})
+            of_layer = batches.setdefault(layer.name, {})
             price = pricing(layer, gradients_by_layer[layer])
             for target, delta in changes.deltas(layer):
                 of_layer.setdefault(target, []).append(price(target, delta))
     return {
-        name: {target: torch.cat(samples) for target, samples in of_layer.items()} for name, of_layer in parts.items()
+        name: {target: torch.cat(samples) for target, samples in of_layer.items()} for name, of_layer in batches.items()
     }

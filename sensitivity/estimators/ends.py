@@ -1,7 +1,7 @@
-"""The two ends of the model: embedding and output head, alone or tied, where the user wants them in the program.
+"""Embedding and output head, alone or tied, where the program decides them.
 
-The head's output is as wide as the vocabulary, so it is worked through sequence by sequence. A tied matrix changes the
-log-likelihood at both ends: its first-order change is the sum of theirs.
+The head's output is as wide as the vocabulary, so it is processed sequence by sequence. A tied matrix changes the
+log-likelihood in both roles: its first-order change is the sum of theirs.
 
 Knows nothing about formats or rounding.
 """
@@ -23,7 +23,7 @@ from .activation_rounding import ActivationRounding
 
 
 class _ReachedFirstBlockError(Exception):
-    """Ends a forward pass where the first block begins."""
+    """Ends a forward pass at the first block's input."""
 
 
 def head_hessian(model: PreTrainedModel, token_ids: Tensor, progress: Progress) -> Tensor:
@@ -64,8 +64,8 @@ def head_changes(
     Args:
         model: the model.
         token_ids: int64 [sequences, tokens].
-        deltas: formats, and ΔW of each, [vocabulary, hidden].
-        draws: of labels, as in ``capture``.
+        deltas: each format with ΔW, [vocabulary, hidden].
+        draws: how labels are sampled, as in ``capture``.
         progress: shows how far the pass is.
 
     Returns:
@@ -103,7 +103,7 @@ def embedding_changes(
 
     Args:
         model: the model.
-        structure: of the model.
+        structure: its layers.
         token_ids: int64 [sequences, tokens].
         deltas: ΔE of every format, [vocabulary, hidden] each.
         gradients: at the first block's input, [sequence][draw], [1, tokens, hidden] each.
@@ -121,7 +121,7 @@ def embedding_changes(
 def _gradients_at_embedding(
     model: PreTrainedModel, structure: ModelStructure, sequence: Tensor, gradients: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Take gradients from the first block's input back to the embedding's output, [1, tokens, hidden] each."""
+    """Take gradients back from the first block's input to the embedding's output, [1, tokens, hidden] each."""
     seen: list[Tensor] = []
 
     def start_graph(_module: object, _arguments: object, output: Tensor) -> Tensor:

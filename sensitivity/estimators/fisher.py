@@ -5,24 +5,24 @@ the summed log-probability of the labels, ΔW rounded minus original, and
 
     aₜ = gₜᵀ ΔW xₜ
 
-the part of token t in the first-order change of that log-probability. Labels at different positions are drawn
+the contribution of token t to the first-order change of that log-probability. Labels at different positions are drawn
 independently, so their scores' covariance is T times the Fisher matrix F of one token, and over draws of labels
 
     sequence form    ½ · (Σₜ aₜ)² / T    has the mean    ½ vec(ΔW)ᵀ F vec(ΔW),
 
-the second-order expansion of the mean KL divergence per token. But a draw of it is one square, of a number that is
-nearly normal: its standard deviation is 1.4 times its mean. The
+the second-order expansion of the mean KL divergence per token. But one draw is the square of a nearly normal number,
+so its standard deviation is 1.4 times its mean. The
 
     token form       ½ · Σₜ aₜ² / T
 
-averages T squares, and leaves out E aₜ aₛ for s ≠ t, which is not zero: one prediction depends on a layer at several
-tokens, most on those that stand together. What is asked for is the long-run variance of the series aₜ, and the
+averages T squares, but omits E aₜ aₛ for s ≠ t, which is not zero: a prediction depends on a layer at several tokens,
+mostly neighbouring ones. The quantity sought is the long-run variance of the series aₜ, and the
 
     window form      ½ · Σ_{|s − t| < w} (1 − |s − t| / w) aₜ aₛ / T
 
-is the estimator of Newey and West (1987, Econometrica 55, 703–708) for it: never negative, the token form for w = 1 and
+is the estimator of Newey and West (1987, Econometrica 55, 703–708): never negative, the token form for w = 1 and
 the sequence form for w → ∞. It equals the mean square of the sums over all windows of w neighbouring tokens. An expert
-sees a share of the tokens; its window is that share of w of its own tokens, which are about w tokens of the text.
+sees a share of the tokens, and its window is that share of w: about w tokens of the text.
 
 Knows nothing about where inputs and gradients come from.
 """
@@ -61,8 +61,8 @@ def token_form(changes: Tensor, rows_per_sequence: Sequence[int], sequence_lengt
 
     Args:
         changes: aₜ, [draws, rows of all sequences]; a row is a token that the layer saw.
-        rows_per_sequence: how the rows divide over the sequences.
-        sequence_length: T, tokens in every sequence, those that the layer did not see included.
+        rows_per_sequence: the number of rows of each sequence.
+        sequence_length: T, tokens in every sequence, seen by the layer or not.
 
     Returns:
         float64 [sequences], in nats per token, the mean over the draws.
@@ -79,7 +79,7 @@ def sequence_form(changes: Tensor, rows_per_sequence: Sequence[int], sequence_le
 
     Args:
         changes: aₜ, [draws, rows of all sequences].
-        rows_per_sequence: how the rows divide over the sequences.
+        rows_per_sequence: the number of rows of each sequence.
         sequence_length: T.
 
     Returns:
@@ -99,7 +99,7 @@ def window_form(
 
     Args:
         changes: aₜ, [draws, rows of all sequences].
-        rows_per_sequence: how the rows divide over the sequences.
+        rows_per_sequence: the number of rows of each sequence.
         sequence_length: T.
         window: w, tokens.
 

@@ -1,4 +1,4 @@
-"""The Fisher estimators: tapes go in, samples of the loss increase come out.
+"""The Fisher estimators: from layer gradients to samples of the loss increase.
 
 Knows nothing about formats or rounding.
 """
@@ -14,7 +14,7 @@ from ...quantization.formats import Format
 from ..calibration.backward_pass import BlockVisit, LayerGradients
 from ..calibration.capture import Capture
 from .activation_rounding import ActivationRounding
-from .base import Measurement, Samples, WeightChanges, price_by_gradients
+from .base import PricingContext, Samples, WeightChanges, price_by_gradients
 from .ends import embedding_changes, head_changes
 
 Form = Callable[[Tensor, Sequence[int], int], Tensor]
@@ -22,29 +22,15 @@ Form = Callable[[Tensor, Sequence[int], int], Tensor]
 
 @dataclass(frozen=True)
 class FisherEstimator:
-    """See the module fisher.
+    """Prices changes by one of the forms of the module fisher."""
 
-    Attributes:
-        on: what is measured on.
-        form: of the sum.
-        first_token_squares: Σ aₜ² over first tokens and over all, for what was priced so far.
-    """
-
-    on: Measurement
+    on: PricingContext
     form: Form
     first_token_squares: list[float] = field(default_factory=lambda: [0.0, 0.0])
     needs_gradients = True
 
     def price_block(self, visit: BlockVisit, changes: WeightChanges) -> Samples:
-        """Price the changes of the layers of a block.
-
-        Args:
-            visit: the block.
-            changes: of its layers.
-
-        Returns:
-            The samples, one a sequence.
-        """
+        """Price the changes of the layers of a block."""
 
         def pricing(layer: Layer, layer_gradients: LayerGradients) -> Callable[[Format, Tensor], Tensor]:
             entering = ActivationRounding(
@@ -61,22 +47,13 @@ class FisherEstimator:
         return price_by_gradients(visit, changes, pricing)
 
     def _count_first_tokens(self, changed: Tensor, layer_gradients: LayerGradients) -> None:
-        """Add to the sums of squares; layers that do not see every token say nothing about the first."""
+        """Add to the sums of squares, for layers that see every token."""
         if all(rows == layer_gradients.sequence_length for rows in layer_gradients.rows_per_sequence):
             self.first_token_squares[0] += float(changed[:, :: layer_gradients.sequence_length].square().sum())
             self.first_token_squares[1] += float(changed.square().sum())
 
     def price_end(self, layer: Layer, changes: WeightChanges, captured: Capture | None) -> dict[Format, Tensor]:
-        """Price changes of the embedding, the head, or both where they are tied.
-
-        Args:
-            layer: the layer.
-            changes: of the ends.
-            captured: after the walk.
-
-        Returns:
-            The samples of every format.
-        """
+        """Price changes of the embedding, the head, or both if they are tied."""
         on = self.on
         model = on.loaded.model
         assert captured is not None

@@ -1,4 +1,4 @@
-"""Estimators that leave out more of the Fisher matrix, or all of the gradient: cheap or classical baselines.
+"""Cheap or classical baselines, which ignore more of the Fisher matrix, or the gradients altogether.
 
 With x a layer's input, g the gradient at its output of the log-probability of sampled labels, T tokens in a sequence:
 
@@ -6,8 +6,8 @@ fisher-diagonal       ½ Σᵢⱼ Fᵢⱼ ΔWᵢⱼ² / T,  Fᵢⱼ = Σₜ (g�
                       Damage (LeCun, Denker, Solla 1989) and elastic weight consolidation (Kirkpatrick et al. 2017)
 element-wise          ½ Σₜ Σᵢ gₜᵢ² (ΔW xₜ)ᵢ² / T: outputs independent of each other, as in the gradient score of
                       NVIDIA's ModelOpt AutoQuantize
-output-error          Σₜ ‖ΔW xₜ‖² / Σₜ ‖W xₜ‖²: the relative output error, a number without a unit. It ranks, and does
-                      not predict a loss
+output-error          Σₜ ‖ΔW xₜ‖² / Σₜ ‖W xₜ‖²: the relative output error, a number without a unit, which ranks formats
+                      and predicts no loss
 
 Knows nothing about formats or rounding.
 """
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ...common.errors import ScantlingError
+from ...common.errors import InputError
 from ...models.layers import Layer
 from ...quantization.formats import Format
 from ..calibration.backward_pass import BlockVisit, LayerGradients
@@ -29,7 +29,7 @@ GradientPrice = Callable[[Tensor, LayerGradients, Tensor], Tensor]
 
 
 def fisher_diagonal(matrix: Tensor, layer_gradients: LayerGradients, delta: Tensor) -> Tensor:
-    """Compute ½ Σᵢⱼ Σₜ (gₜᵢ xₜⱼ)² ΔWᵢⱼ² / T of every sequence; the sum over i and j never is a matrix.
+    """Compute ½ Σᵢⱼ Σₜ (gₜᵢ xₜⱼ)² ΔWᵢⱼ² / T of every sequence, without forming a matrix over i and j.
 
     Args:
         matrix: not used.
@@ -67,7 +67,7 @@ def element_wise(matrix: Tensor, layer_gradients: LayerGradients, delta: Tensor)
 
 
 def output_error(matrix: Tensor, layer_gradients: LayerGradients, delta: Tensor) -> Tensor:
-    """Compute Σₜ ‖ΔW xₜ‖² / Σₜ ‖W xₜ‖² of every sequence; zero where the layer's output is zero or it saw no token.
+    """Compute Σₜ ‖ΔW xₜ‖² / Σₜ ‖W xₜ‖² of every sequence; zero where the output is zero or no token was seen.
 
     Args:
         matrix: W, [out, in].
@@ -83,17 +83,17 @@ def output_error(matrix: Tensor, layer_gradients: LayerGradients, delta: Tensor)
 
 
 def _sum_of_sequences(rows: Tensor, layer_gradients: LayerGradients) -> Tensor:
-    """Add up what belongs to one sequence: [rows] to float64 [sequences]."""
+    """Sum rows by sequence: [rows] to float64 [sequences]."""
     return torch.stack([part.sum() for part in torch.split(rows.double(), layer_gradients.rows_per_sequence)])
 
 
 @dataclass(frozen=True)
 class GradientEstimator:
-    """Prices layers inside the blocks from their tapes.
+    """Prices layers inside the blocks from their gradients; ``price`` gives float64 [sequences].
 
     Attributes:
-        name: of the estimator, for messages.
-        price: float64 [sequences] for W, a tape and ΔW.
+        name: the estimator's, for messages.
+        price: from W, the layer gradients and ΔW.
     """
 
     name: str
@@ -102,15 +102,7 @@ class GradientEstimator:
     first_token_squares: list[float] = field(default_factory=list)
 
     def price_block(self, visit: BlockVisit, changes: WeightChanges) -> Samples:
-        """Price the changes of the layers of a block.
-
-        Args:
-            visit: the block.
-            changes: of its layers.
-
-        Returns:
-            The samples, one a sequence.
-        """
+        """Price the changes of the layers of a block."""
 
         def pricing(layer: Layer, layer_gradients: LayerGradients) -> Callable[[Format, Tensor], Tensor]:
             return lambda _, delta: self.price(changes.matrix(layer), layer_gradients, delta)
@@ -118,18 +110,9 @@ class GradientEstimator:
         return price_by_gradients(visit, changes, pricing)
 
     def price_end(self, layer: Layer, changes: WeightChanges, captured: Capture | None) -> dict[Format, Tensor]:
-        """Refuse the embedding and the head.
-
-        Args:
-            layer: the layer.
-            changes: not used.
-            captured: not used.
-
-        Raises:
-            ScantlingError: always.
-        """
+        """Refuse the embedding and the head."""
         del changes, captured
-        raise ScantlingError(
+        raise InputError(
             f"the estimator {self.name} does not price the {layer.kind}. Leave it in 16 bits (without --include "
             f"{layer.kind}), or use the estimator fisher."
         )

@@ -16,13 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 @dataclass(frozen=True)
 class SequenceHessian:
-    """H of the loss on one sequence, with respect to some of the parameters.
-
-    Attributes:
-        model: the network.
-        parameters: the parameters, one block each.
-        token_ids: int64 [tokens].
-    """
+    """H of the loss on one sequence, int64 [tokens], with respect to some parameters, one block each."""
 
     model: nn.Module
     parameters: Sequence[nn.Parameter]
@@ -34,14 +28,7 @@ class SequenceHessian:
         return [parameter.shape for parameter in self.parameters]
 
     def __matmul__(self, blocks: Sequence[Tensor]) -> list[Tensor]:
-        """Multiply H with a vector.
-
-        Args:
-            blocks: one tensor a parameter.
-
-        Returns:
-            H v, likewise.
-        """
+        """Multiply H with a vector."""
         for parameter in self.parameters:
             parameter.requires_grad_()
         try:

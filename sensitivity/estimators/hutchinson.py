@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class BlockOperator(Protocol):
-    """A symmetric linear operator on vectors that come in blocks, one block a layer."""
+    """A symmetric linear operator on vectors in blocks, one block a layer."""
 
     @property
     def shapes(self) -> Sequence[torch.Size]:
@@ -23,26 +23,11 @@ class BlockOperator(Protocol):
         ...
 
     def __matmul__(self, blocks: Sequence[Tensor]) -> list[Tensor]:
-        """Multiply.
-
-        Args:
-            blocks: a vector.
-
-        Returns:
-            The product, in blocks of the same shapes.
-        """
+        """Multiply with a vector in blocks of these shapes."""
         ...
 
 
 def diagonal_samples(operator: BlockOperator, generator: torch.Generator) -> list[Tensor]:
-    """Draw one unbiased sample of the diagonal, z ∘ A z.
-
-    Args:
-        operator: A.
-        generator: draws the signs.
-
-    Returns:
-        One tensor a block; the sum of a block's entries is a sample of its trace.
-    """
+    """Draw one unbiased sample of the diagonal, z ∘ A z, in blocks; a block's sum is a sample of its trace."""
     signs = [torch.randint(0, 2, shape, generator=generator).float().mul_(2).sub_(1) for shape in operator.shapes]
     return [product.mul_(sign) for product, sign in zip(operator @ signs, signs, strict=True)]

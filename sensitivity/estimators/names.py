@@ -1,6 +1,6 @@
 """What is known of an estimator by its name alone.
 
-Knows nothing about how any of them works; loads no torch.
+Knows nothing about how estimators work, and loads no torch.
 """
 
 WITHOUT_UNIT = frozenset({"output-error"})

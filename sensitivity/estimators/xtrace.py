@@ -20,14 +20,14 @@ import math
 import torch
 from torch import Tensor
 
-from ...common.errors import ScantlingError
+from ...common.errors import InputError
 from .hutchinson import BlockOperator
 
 _RANK_TOLERANCE = 1e-10
 
 
 def xtrace(operator: BlockOperator, num_products: int, generator: torch.Generator) -> float:
-    """Estimate the trace of a symmetric operator.
+    """Estimate the trace of a symmetric operator A.
 
     Args:
         operator: A.
@@ -38,7 +38,7 @@ def xtrace(operator: BlockOperator, num_products: int, generator: torch.Generato
         The estimate.
 
     Raises:
-        ScantlingError: the number of products is odd or below four.
+        InputError: the number of products is odd or below four.
 
     >>> class Diagonal:
     ...     shapes = [torch.Size([3])]
@@ -48,7 +48,7 @@ def xtrace(operator: BlockOperator, num_products: int, generator: torch.Generato
     6.0
     """
     if num_products < 4 or num_products % 2:
-        raise ScantlingError(f"XTrace cannot spend {num_products} products: give an even number of at least 4.")
+        raise InputError(f"XTrace cannot spend {num_products} products: give an even number of at least 4.")
     size = sum(shape.numel() for shape in operator.shapes)
     num_columns = min(num_products // 2, size)
     signs = torch.randint(0, 2, (size, num_columns), generator=generator).double().mul_(2).sub_(1)

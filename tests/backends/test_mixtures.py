@@ -112,7 +112,7 @@ def test_an_expert_that_calibration_never_reached_is_named_and_priced_as_its_dea
     profile = read_profile(folder / "p")
     position = profile.layer_index[f"{NEVER}.up_proj"]
     assert profile.record.layers[position].num_pricing_tokens == 0
-    assert not np.nan_to_num(profile.samples[position]).any()
+    assert not np.nan_to_num(profile.measured_samples[position]).any()
     rare = rare_experts(profile)
     assert rare[NEVER] == 0
     assert rare == {e: n for e, (_, n) in counted(folder, profile).items() if n < FEWEST_TOKENS}
@@ -123,8 +123,8 @@ def test_an_expert_that_calibration_never_reached_is_named_and_priced_as_its_dea
         if record.block == 0 and record.kind.endswith("up_proj") and record.name.rpartition(".")[0] not in rare
     ]
     for target in profile.record.layers[position].formats:
-        dearest = max(siblings, key=lambda index: profile.samples[index, target].mean())
-        assert np.array_equal(profile.prices[position, target], profile.samples[dearest, target])
+        dearest = max(siblings, key=lambda index: profile.measured_samples[index, target].mean())
+        assert np.array_equal(profile.prices[position, target], profile.measured_samples[dearest, target])
     for bits in ("2.3", "3.5", "5"):
         said.append(run("solve", folder / "p", "--average-bits", bits, "-o", folder / "at.json").output)
         width = {assigned.layer: assigned.bits for assigned in read_plan(folder / "at.json").assignments}
@@ -151,13 +151,13 @@ def made_profile(coverage):
 def test_prices_are_imputed_within_siblings_and_only_where_they_are_not_known():
     profile = made_profile([(100, 5, 32), (0, 31, 7)])
     first, rare, third, *unknown = profile.prices
-    assert np.array_equal(first, profile.samples[0], equal_nan=True)
-    assert np.array_equal(third, profile.samples[2], equal_nan=True)
+    assert np.array_equal(first, profile.measured_samples[0], equal_nan=True)
+    assert np.array_equal(third, profile.measured_samples[2], equal_nan=True)
     for target in range(3):
-        dearest = max((0, 2), key=lambda index: profile.samples[index, target].mean())
-        assert np.array_equal(rare[target], profile.samples[dearest, target])
+        dearest = max((0, 2), key=lambda index: profile.measured_samples[index, target].mean())
+        assert np.array_equal(rare[target], profile.measured_samples[dearest, target])
     assert np.isnan(rare[3]).all()
-    assert np.array_equal(unknown, profile.samples[3:], equal_nan=True)
+    assert np.array_equal(unknown, profile.measured_samples[3:], equal_nan=True)
     instance = Program(profile).limit("average_bits", at_most=8).instance()
     names = [unit.formats for unit in instance.units]
     allowed = {tuple(names[u][choice[u]] for u in range(3, 6)) for choice in feasible(instance)}
@@ -174,7 +174,7 @@ def test_layers_without_counts_bring_no_rule():
     )
     old = replace(profile, record=profile.record.model_copy(update={"layers": layers}))
     assert not Program(old).statements
-    assert old.prices is old.samples
+    assert old.prices is old.measured_samples
     assert len(Program(profile).statements) == 1
 
 
@@ -206,7 +206,9 @@ def test_an_extended_profile_counts_all_its_sequences(tmp_path, folder, formats)
     run("profile", folder / "model", "--text", folder / "prose.txt", *small, "-o", tmp_path / "p", "--extend")
     before, grown = read_profile(folder / "p"), read_profile(tmp_path / "p")
     assert len(grown.pricing_token_ids) == 12
-    assert np.array_equal(grown.samples[:, : len(before.record.formats), :8], before.samples, equal_nan=True)
+    assert np.array_equal(
+        grown.measured_samples[:, : len(before.record.formats), :8], before.measured_samples, equal_nan=True
+    )
     counts = counted(folder, grown)
     total = grown.rounding_token_ids.size + grown.pricing_token_ids.size
     for record in grown.record.layers:

@@ -292,7 +292,7 @@ def test_a_profile_that_moved_changed_or_broke_is_refused(tmp_path, profile_path
     save_file({"a": torch.zeros(1)}, moved)
     refused("not a profile", "solve", moved, "--average-bits", "3", "-o", tmp_path / "q")
     profile = read_profile(profile_path)
-    profile.samples[0, 0, 0] = float("inf")
+    profile.measured_samples[0, 0, 0] = float("inf")
     write_profile(profile, moved)
     refused("not numbers", "solve", moved, "--average-bits", "3", "-o", tmp_path / "q")
     moved.unlink()

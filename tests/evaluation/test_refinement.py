@@ -123,7 +123,7 @@ def test_the_program_around_a_plan_is_what_brute_force_finds():
 
 def test_neighbours_are_next_by_bytes():
     profile = make_profile(num_blocks=1)
-    names = [layer.name for layer in profile.record.layers if len(layer.formats) > 1]
+    names = [layer.name for layer in profile.record.layers if layer.is_decided]
     matrix = CastMatrix(torch.zeros(1, 1))
     records = {name: {"int2-g32": matrix, "int4-g32": matrix, "int8-row": matrix} for name in names}
     plan = dict(zip(names, ("int2-g32", "int4-g32", "int8-row"), strict=True))

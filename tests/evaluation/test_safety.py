@@ -391,11 +391,11 @@ def test_a_factor_of_safety_is_confirmed_before_a_plan_is_returned(folder, found
     assert read_safety(folder / "judged").plans[0].factor_lower == pytest.approx(plan.safety.factor_lower)
     everything = read_profile(folder / "p")
     assert plan.stored_bytes < everything.stored_bytes(
-        {layer.name: "int8-row" for layer in everything.record.layers if len(layer.formats) > 1}
+        {layer.name: "int8-row" for layer in everything.record.layers if layer.is_decided}
         | {
             layer.name: everything.record.formats[layer.formats[0]]
             for layer in everything.record.layers
-            if len(layer.formats) == 1
+            if not layer.is_decided
         }
     )
 

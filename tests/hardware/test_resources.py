@@ -35,7 +35,8 @@ from scantling.quantization.formats import parse_format
 from scantling.quantization.methods import rounding_method
 from scantling.sensitivity.calibration.text import load_text
 from scantling.sensitivity.domains import DEFAULT_NAME, Domain
-from scantling.sensitivity.profile import ProfileRecord, read_profile, write_profile
+from scantling.sensitivity.profile import read_profile, write_profile
+from scantling.sensitivity.profile_record import ProfileRecord
 from scantling.sensitivity.profiling import ProfileSettings, build_profile
 
 HARDWARE = """

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from scantling.quantization.formats import parse_format
-from scantling.sensitivity.profile import LayerRecord, Profile, ProfileRecord
+from scantling.sensitivity.profile import Profile
+from scantling.sensitivity.profile_record import LayerRecord, ProfileRecord
 from scantling.solver.instance import Instance
 from scantling.solver.rules import Allow, Distinct, Limit, LossLimit, Order, Tie
 

@@ -35,7 +35,7 @@ def visits(model, tokens, draws):
     rounding = capture(model, structure, tokens, None, silent, "")
     pricing = capture(model, structure, tokens, draws, silent, "")
     for visit in blocks_backward(model, structure, rounding, pricing, silent):
-        (gradients_by_layer,) = visit.gradients_by_layer()
+        (gradients_by_layer,) = visit.gradient_batches()
         yield visit, gradients_by_layer
 
 

@@ -7,7 +7,6 @@ from helpers.tiny_profiles import FORMATS, layer, make_profile, profile_of
 from scantling.common.errors import ScantlingError
 from scantling.evaluation.compare import widths
 from scantling.planning.baselines import NEAREST, SAME_BITS, SAME_BYTES, baselines, engines_that_load, uniform_names
-from scantling.reporting.terminal.verdicts import predicted_difference
 from scantling.sensitivity.profile import decided_layers, uniform_formats
 
 PROFILE = make_profile(num_blocks=8)
@@ -122,16 +121,16 @@ def test_widths_are_weighted_by_weights():
 
 def test_a_predicted_difference_is_paired():
     first, second = random_formats(3), random_formats(4)
-    found, error = predicted_difference(PROFILE, first, second)
+    found, error = PROFILE.difference(first, second)
     assert found == pytest.approx(PROFILE.predict(first)[0] - PROFILE.predict(second)[0])
     index = PROFILE.format_index
     totals = [
         sum(
-            PROFILE.samples[PROFILE.layer_index[name], index[first[name]], sample]
-            - PROFILE.samples[PROFILE.layer_index[name], index[second[name]], sample]
+            PROFILE.measured_samples[PROFILE.layer_index[name], index[first[name]], sample]
+            - PROFILE.measured_samples[PROFILE.layer_index[name], index[second[name]], sample]
             for name in first
         )
         for sample in range(4)
     ]
     assert error == pytest.approx(np.std(totals, ddof=1) / 2)
-    assert predicted_difference(PROFILE, first, first) == (0.0, 0.0)
+    assert PROFILE.difference(first, first) == (0.0, 0.0)

@@ -12,8 +12,8 @@ from scantling.common.files import file_sha256
 from scantling.planning.edit_plan import edit_plan
 from scantling.planning.program import Program
 from scantling.planning.reduced_costs import reduced_costs
-from scantling.planning.solve import ProfileOrigin, solve
-from scantling.sensitivity.profile import uniform_formats, write_profile
+from scantling.planning.solve import solve
+from scantling.sensitivity.profile import ProfileOrigin, uniform_formats, write_profile
 from scantling.solver.milp.base import SolverSettings
 from scantling.solver.milp.cpsat import CpSatSolver
 from scantling.solver.rules import Limit

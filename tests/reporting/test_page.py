@@ -299,7 +299,7 @@ def test_hostile_names_are_shown_and_not_obeyed(tmp_path):
     layers.append(layer(f"{HOSTILE}.head", "head", None, (64, 64), ["float16"]))
     profile = profile_of(layers)
     record = profile.record.model_copy(update={"model_source": HOSTILE, "text_source": HOSTILE})
-    plan_path = solved(tmp_path, type(profile)(record, profile.samples, *(2 * [profile.rounding_token_ids])),
+    plan_path = solved(tmp_path, type(profile)(record, profile.measured_samples, *(2 * [profile.rounding_token_ids])),
                        "--average-bits", "3.5", "--no-cross-fit")  # fmt: skip
     plan = read_plan(plan_path)
     found = comparison_of(plan, read_profile(tmp_path / "profile.safetensors"))

@@ -51,7 +51,7 @@ def test_the_walk_gives_what_autograd_through_the_whole_model_gives(monkeypatch,
                 ])
                 assert torch.allclose(group.hessian, fitted.t() @ fitted / 48, rtol=1e-3, atol=1e-5)
         done = 0
-        for few in visit.gradients_by_layer():
+        for few in visit.gradient_batches():
             num_sequences = len(next(iter(few.values())).rows_per_sequence)
             part = gradients_by_layer[done : done + num_sequences]
             done += num_sequences
@@ -232,7 +232,7 @@ def test_a_layer_that_no_token_reaches_is_named():
     model.model.layers[0].mlp.spare = nn.Linear(32, 32)
     structure = find_layers(model)
     with pytest.raises(ScantlingError, match=r"layers\.0\.mlp\.spare was not reached"):
-        [list(visit.gradients_by_layer()) for visit in walk(model, structure)[1]]
+        [list(visit.gradient_batches()) for visit in walk(model, structure)[1]]
 
 
 def test_blocks_that_exchange_more_than_one_hidden_state_are_refused():

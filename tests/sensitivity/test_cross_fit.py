@@ -5,8 +5,9 @@ import pytest
 
 from helpers.command_line import run
 from scantling.common.errors import ScantlingError
-from scantling.sensitivity.cross_fit import cross_fit, fold_numbers, totals
-from scantling.sensitivity.profile import LayerRecord, Profile, ProfileRecord
+from scantling.sensitivity.cross_fit import cross_fit, fold_numbers
+from scantling.sensitivity.profile import Profile
+from scantling.sensitivity.profile_record import LayerRecord, ProfileRecord
 
 NUM_LAYERS, NUM_SEQUENCES = 60, 24
 
@@ -42,7 +43,7 @@ def a_profile(noise: float, seed: int = 0) -> Profile:
 
 def cheapest(profile: Profile) -> dict[str, str]:
     """The program without limits: every layer takes the format that looks cheaper."""
-    best = profile.samples.mean(2).argmin(1)
+    best = profile.measured_samples.mean(2).argmin(1)
     return {layer.name: profile.record.formats[best[i]] for i, layer in enumerate(profile.record.layers)}
 
 
@@ -51,7 +52,7 @@ def test_sequences_that_the_solve_did_not_see_tell_the_true_price():
     for seed in range(20):
         profile = a_profile(1.0, seed)
         plan = cheapest(profile)
-        assert totals(profile, plan).mean() < 0.93 * NUM_LAYERS  # the curse: the truth is NUM_LAYERS
+        assert profile.sample_losses_nats(plan).mean() < 0.93 * NUM_LAYERS  # the curse: the truth is NUM_LAYERS
         priced = cross_fit(profile, cheapest)
         assert priced.seen_nats < 0.92 * NUM_LAYERS
         assert priced.optimism > 1.05
@@ -70,12 +71,12 @@ def test_every_sequence_is_unseen_once():
     seen_by = []
 
     def solve(profile: Profile) -> dict[str, str]:
-        seen_by.append(profile.samples[0, 0])
+        seen_by.append(profile.measured_samples[0, 0])
         return cheapest(profile)
 
     profile = a_profile(1.0)
     cross_fit(profile, solve, 3)
-    for sample in profile.samples[0, 0]:
+    for sample in profile.measured_samples[0, 0]:
         assert sum(sample in seen for seen in seen_by) == 2
 
 

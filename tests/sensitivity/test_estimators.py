@@ -17,7 +17,7 @@ from scantling.sensitivity.calibration.backward_pass import LayerGradients
 from scantling.sensitivity.calibration.capture import LabelDraws
 from scantling.sensitivity.calibration.partial_run import partial_runs
 from scantling.sensitivity.calibration.resume_cache import ResumeCache
-from scantling.sensitivity.estimators.base import Measurement
+from scantling.sensitivity.estimators.base import PricingContext
 from scantling.sensitivity.estimators.gradient_baselines import element_wise, fisher_diagonal, output_error
 from scantling.sensitivity.estimators.higgs import NOISE_RELATIVE_SQUARE, slopes
 from scantling.sensitivity.estimators.registry import ESTIMATORS
@@ -162,7 +162,7 @@ def family_is_transposed(module) -> bool:
 
 def test_direct_measurement_is_the_divergence_of_the_changed_model(family, tmp_path):
     loaded, structure = tiny(family)
-    on = Measurement(loaded, structure, TOKENS, structure.layers, LabelDraws(0), silent, ResumeCache(tmp_path))
+    on = PricingContext(loaded, structure, TOKENS, structure.layers, LabelDraws(0), silent, ResumeCache(tmp_path))
     before = [parameter.clone() for parameter in loaded.model.parameters()]
     with ESTIMATORS["direct"](on) as pricer:
         for layer in (structure.layers[0], structure.layers[-2], structure.layers[len(structure.layers) // 2]):
@@ -179,7 +179,7 @@ def test_direct_measurement_is_the_divergence_of_the_changed_model(family, tmp_p
 def test_the_linear_model_measures_its_slope_and_scales_with_the_relative_error(tmp_path):
     loaded, structure = tiny("llama-tied")
     layer = structure.layers[3]
-    on = Measurement(loaded, structure, TOKENS, [layer], LabelDraws(2), silent, ResumeCache(tmp_path))
+    on = PricingContext(loaded, structure, TOKENS, [layer], LabelDraws(2), silent, ResumeCache(tmp_path))
     matrix = matrix_of(loaded.model.get_submodule(layer.name)).clone()
     noise = torch.randn(matrix.shape, generator=torch.Generator().manual_seed(2))
     noise *= matrix.norm() * 0.1 / noise.norm()

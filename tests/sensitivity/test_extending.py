@@ -49,7 +49,7 @@ def test_a_profile_extended_by_formats_is_one_made_with_all_of_them(tmp_path, wo
     assert grown.record.formats == ("int2-g32", "int4-g32", "float16", "int8-row")
     assert whole.record.formats == ("int2-g32", "int4-g32", "int8-row", "float16")
     order = [grown.format_index[name] for name in whole.record.formats]
-    assert np.allclose(grown.samples[:, order], whole.samples, rtol=1e-4, equal_nan=True)
+    assert np.allclose(grown.measured_samples[:, order], whole.measured_samples, rtol=1e-4, equal_nan=True)
     for ours, theirs in zip(grown.record.layers, whole.record.layers, strict=True):
         assert [grown.record.formats[f] for f in ours.formats] == [whole.record.formats[f] for f in theirs.formats]
         assert ours.stored_bytes == theirs.stored_bytes
@@ -64,8 +64,8 @@ def test_a_profile_extended_by_sequences_keeps_what_it_had(tmp_path, words, monk
     run(*words, *formats, "--pricing-sequences", "8", "--extend")
     assert seen == [(21, 2, 5)]
     grown = read_profile(tmp_path / "p")
-    assert np.array_equal(grown.samples[:, :, :3], small.samples, equal_nan=True)
-    assert grown.samples.shape[2] == len(grown.pricing_token_ids) == 8
+    assert np.array_equal(grown.measured_samples[:, :, :3], small.measured_samples, equal_nan=True)
+    assert grown.num_samples == len(grown.pricing_token_ids) == 8
     rows = {tuple(row) for row in np.concatenate([grown.pricing_token_ids, grown.rounding_token_ids]).tolist()}
     assert len(rows) == 10  # no sequence twice
     run("solve", tmp_path / "p", "--average-bits", "3", "-o", tmp_path / "plan.json")
@@ -79,19 +79,21 @@ def test_domains_have_columns_of_their_own_and_can_be_added(tmp_path, llama_fold
     words = ["profile", llama_folder, *SMALL, "--formats", "int2-g32,int4-g32", "-o", tmp_path / "p"]
     run(*words, "--text", f"prose={text_file}", "--text", f"code={code}", "--pricing-sequences", "3")
     both = read_profile(tmp_path / "p")
-    cases = both.samples_by_domain
+    cases = both.prices_by_domain
     assert {name: samples.shape for name, samples in cases.items()} == {"prose": (22, 3, 3), "code": (22, 3, 3)}
-    assert np.allclose(both.samples.mean(2), (cases["prose"].mean(2) + cases["code"].mean(2)) / 2, equal_nan=True)
+    assert np.allclose(
+        both.measured_samples.mean(2), (cases["prose"].mean(2) + cases["code"].mean(2)) / 2, equal_nan=True
+    )
     assert [case.text_source for case in both.record.domains] == [str(text_file), str(code)]
 
     run(*words[:-1], tmp_path / "q", "--text", text_file, "--pricing-sequences", "3")
     alone = read_profile(tmp_path / "q")
-    assert list(alone.samples_by_domain) == ["text"]
+    assert list(alone.prices_by_domain) == ["text"]
     more = ["--text", f"prose={text_file}", "--text", f"code={code}", "--pricing-sequences", "3", "--extend"]
     run(*words[:-1], tmp_path / "q", *more)
     grown = read_profile(tmp_path / "q")
-    assert np.array_equal(grown.samples_by_domain["prose"], alone.samples, equal_nan=True)
-    assert grown.samples_by_domain["code"].shape == (22, 3, 3)
+    assert np.array_equal(grown.prices_by_domain["prose"], alone.measured_samples, equal_nan=True)
+    assert grown.prices_by_domain["code"].shape == (22, 3, 3)
     plan = tmp_path / "plan.json"
     assert run("solve", tmp_path / "q", "--average-bits", "3", "-o", plan).exit_code == 0
 
@@ -122,7 +124,7 @@ def test_sequences_are_added_until_the_error_is_small(tmp_path, words):
     result = run(*words, "--pricing-sequences", "4", "--formats", "int2-g32,int4-g32", "--until", f"{target:.1%}")
     grown = read_profile(tmp_path / "p")
     assert relative_error(grown) < first
-    assert grown.samples.shape[2] > 4
+    assert grown.num_samples > 4
     assert "4 pricing sequences: uniform plans are predicted to" in result.output
     with pytest.raises(ScantlingError, match="cannot be aimed at"):
         run(*words, "--formats", "int2-g32,int4-g32", "--until", "0%")

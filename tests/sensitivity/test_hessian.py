@@ -15,7 +15,7 @@ from scantling.sensitivity.calibration.resume_cache import ResumeCache
 from scantling.sensitivity.estimators.base import WeightEstimator
 from scantling.sensitivity.estimators.hessian import SequenceHessian
 from scantling.sensitivity.estimators.hutchinson import diagonal_samples
-from scantling.sensitivity.estimators.registry import ESTIMATORS, Measurement
+from scantling.sensitivity.estimators.registry import ESTIMATORS, PricingContext
 
 
 def test_the_product_is_that_of_the_dense_hessian():
@@ -76,7 +76,7 @@ def test_the_priced_estimators_are_half_the_quadratic_forms_of_their_probes(tmp_
         "hessian-diagonal": torch.stack([0.5 * (probe * squares).sum() for probe in probes]),
     }
     loaded = LoadedModel("m", model, make_tokenizer(), "", "float16")
-    on = Measurement(loaded, structure, TOKENS.repeat(3, 1), [layer], LabelDraws(9), silent, ResumeCache(tmp_path))
+    on = PricingContext(loaded, structure, TOKENS.repeat(3, 1), [layer], LabelDraws(9), silent, ResumeCache(tmp_path))
     for name, samples in expected.items():
         with ESTIMATORS[name](on) as pricer:
             assert isinstance(pricer, WeightEstimator)

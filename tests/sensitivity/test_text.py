@@ -21,7 +21,7 @@ from scantling.sensitivity.calibration.text import (
     token_sequences,
     validate_length,
 )
-from scantling.sensitivity.profile import RegimeRecord
+from scantling.sensitivity.profile_record import RegimeRecord
 from scantling.sensitivity.regime import diagnose_regime
 
 
