@@ -136,7 +136,7 @@ def _prepare(loaded: LoadedModel, profile: Profile, plan: Plan, settings: ApplyS
         validate_floats(unscaled.layers, loaded.sixteen_bit_format)
     method, token_ids = rounding_method(profile.record.rounding), torch.from_numpy(profile.rounding_token_ids)
     offered = [parse_format(target) for target in profile.record.formats]
-    scale_inputs_for(method, loaded, structure, (token_ids, offered), progress)
+    scale_inputs_for(method, loaded, structure, token_ids, offered, progress)
     loaded.take_back_weights()
     contents = Contents(loaded, structure, formats, backend)  # the parameters outside the layers may have been replaced
     store_in_sixteen_bits(contents)

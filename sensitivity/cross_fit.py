@@ -45,7 +45,14 @@ class CrossFit:
 
 
 def fold_numbers(num_sequences: int, num_folds: int) -> NDArray[np.int64]:
-    """Assign sequences to folds in turn, int64 [sequences].
+    """Assign sequences to folds in turn.
+
+    Args:
+        num_sequences: the number of sequences.
+        num_folds: the number of folds.
+
+    Returns:
+        int64 [sequences], the fold of each.
 
     >>> fold_numbers(5, 2).tolist()
     [0, 1, 0, 1, 0]

@@ -1,4 +1,4 @@
-"""Domains: texts by name, each with pricing sequences of its own, and the rounding sequences that all share.
+"""Domains: texts by name, each with its own pricing sequences, and the rounding sequences that they share.
 
 Knows nothing about formats or estimators.
 """
@@ -19,12 +19,7 @@ DEFAULT_NAME = "text"
 
 @dataclass(frozen=True)
 class Domain:
-    """A domain of text on which the loss increase is measured.
-
-    Attributes:
-        name: as the user calls it.
-        text: its first 60 % of documents are used.
-    """
+    """A domain on which the loss increase is measured; the calibration part of its text is used."""
 
     name: str
     text: Text
@@ -32,11 +27,11 @@ class Domain:
 
 @dataclass(frozen=True)
 class CalibrationSequences:
-    """What is measured on.
+    """The sequences of a profile.
 
     Attributes:
-        rounding: what formats are fitted to, int64 [sequences, tokens].
-        pricing: what their loss increase is measured on, likewise.
+        rounding: the sequences that formats are fitted to, int64 [sequences, tokens].
+        pricing: the sequences that their loss increase is measured on, int64 [sequences, tokens].
         domain_of_sequence: for each pricing sequence the position of its domain.
     """
 
@@ -46,16 +41,16 @@ class CalibrationSequences:
 
 
 def named_sources(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Read what the user gave as texts.
+    """Parse texts: ``SOURCE``, or ``NAME=SOURCE`` for each of several.
 
     Args:
-        words: ``SOURCE``, or ``NAME=SOURCE`` where there are several.
+        words: one text or more.
 
     Returns:
         Names and sources, in order.
 
     Raises:
-        InputError: several without a name, or two of one name.
+        InputError: one of several has no name, or two have the same.
 
     >>> named_sources(["prose=wikipedia", "code=src"])
     [('prose', 'wikipedia'), ('code', 'src')]
@@ -82,13 +77,13 @@ def calibration_sequences(
     num_pricing: int,
     sequence_length: int,
 ) -> CalibrationSequences:
-    """Cut the calibration sequences and deal them out evenly.
+    """Cut the calibration sequences, rounding and pricing sequences spread evenly over each text.
 
     Args:
-        tokenizer: of the model.
+        tokenizer: the model's.
         domains: at least one.
-        num_rounding: sequences to fit formats to, in all; domains have equal parts of them.
-        num_pricing: sequences to measure on, for every domain.
+        num_rounding: rounding sequences in total, shared equally by the domains.
+        num_pricing: pricing sequences of every domain.
         sequence_length: tokens in each.
 
     Returns:
@@ -99,7 +94,7 @@ def calibration_sequences(
     """
     if num_rounding % len(domains):
         raise InputError(
-            f"{num_rounding} rounding sequences cannot be shared equally by {len(domains)} domains. Ask for "
+            f"{num_rounding} rounding sequences cannot be shared equally by {len(domains)} domains. Use "
             f"--sequences {(num_rounding // len(domains) + 1) * len(domains)}."
         )
     rounding, pricing, domain_of_sequence = [], [], []
@@ -116,23 +111,12 @@ def calibration_sequences(
 def further_sequences(
     tokenizer: PreTrainedTokenizerBase, domain: Domain, used: Tensor, num_sequences: int, sequence_length: int
 ) -> Tensor:
-    """Cut sequences that were not used before.
-
-    Args:
-        tokenizer: of the model.
-        domain: its text.
-        used: int64 [sequences, tokens].
-        num_sequences: how many.
-        sequence_length: tokens in each.
-
-    Returns:
-        int64 [num_sequences, sequence_length].
-    """
+    """Cut sequences other than the used ones, int64 [sequences, tokens]."""
     return token_sequences(tokenizer, domain.text.calibration(), num_sequences, sequence_length, used)
 
 
 def domain_records(domains: Sequence[Domain]) -> tuple[DomainRecord, ...]:
-    """Describe domains."""
+    """Describe domains for the profile."""
     return tuple(
         DomainRecord(name=domain.name, text_source=domain.text.source, text_sha256=domain.text.sha256)
         for domain in domains

@@ -68,7 +68,7 @@ def with_imputed_prices(layers: Sequence[Counted], samples: NDArray[np.float64])
 
 
 def siblings_by_coverage(layers: Sequence[Counted]) -> list[tuple[list[int], list[int]]]:
-    """Sort decided experts by siblings, the same matrix of all experts of a block: positions of rare and covered ones."""
+    """List the positions of rarely covered and of covered experts for each set of siblings that is decided."""
     found: dict[tuple[int | None, str], tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     for index, layer in enumerate(layers):
         if layer.coverage is not None and layer.is_decided:

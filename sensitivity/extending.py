@@ -1,7 +1,7 @@
-"""Extending a profile: by formats, by pricing sequences, by domains. What was priced is not priced again.
+"""Extending a profile by formats, pricing sequences or domains, without pricing anything again.
 
-Rounding is a function of the rounding sequences, which stay, so it is repeated; prices are kept. The stopping rule is
-built on this: price more sequences until the prediction is known well enough.
+Prices are kept. Rounding is repeated, which is deterministic since the rounding sequences stay the same. The stopping
+rule is built on this: price more sequences until predictions are accurate enough.
 
 Knows nothing about how prices are measured.
 """
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..common.errors import CalibrationError, InputError
 from ..common.progress import Progress
@@ -25,11 +24,10 @@ from ..quantization.methods import rounding_method
 from .calibration.capture import LabelDraws
 from .calibration.resume_cache import resume_cache_folder
 from .domains import Domain, domain_records, further_sequences
-from .estimators.base import Samples
 from .measure import MeasuredCosts, MeasurementRequest, measure
 from .profile import Profile, decided_layers, uniform_formats
-from .profile_record import DomainRecord, LayerRecord, ProfileRecord
-from .profiling import ProfileSettings, layer_record, with_coverage
+from .profile_record import DomainRecord, LayerRecord
+from .profiling import ProfileSettings, as_array, layer_record, with_coverage
 from .round_model import validate_groups
 
 _MOST_ROUNDS = 4
@@ -38,32 +36,18 @@ _MARGIN = 1.05
 
 @dataclass(frozen=True)
 class Extension:
-    """Extends profiles of one model.
-
-    Attributes:
-        loaded: the model.
-        output: where the profile will be written; finished pieces lie beside it meanwhile.
-        progress: shows how far the work is.
-    """
+    """Extends profiles of one model; the resume cache lies beside ``output``, where the profile will be written."""
 
     loaded: LoadedModel
     output: Path
     progress: Progress
 
     def require_same_settings(self, profile: Profile, settings: ProfileSettings) -> None:
-        """Refuse settings that would make the new prices another thing than the old ones.
-
-        Args:
-            profile: the profile.
-            settings: as the user gave them now.
-
-        Raises:
-            InputError: they differ.
-        """
+        """Refuse settings under which new prices would not be comparable to those of the profile."""
         record = profile.record
         if settings.rounding.input_scaling is not None:
             raise InputError(
-                f"a profile rounded by {record.rounding['method']} is not extended: its scales depend on all "
+                f"a profile rounded by {record.rounding['method']} cannot be extended: its scales depend on all "
                 "of its formats and sequences. Make a new profile."
             )
         pairs = {
@@ -77,18 +61,18 @@ class Extension:
         for option, (was, now) in pairs.items():
             if was != now:
                 raise InputError(
-                    f"the profile was made with --{option} {was}, and {now} was asked for now: its prices would not "
-                    "belong together. Say the same, or make a new profile."
+                    f"the profile was made with --{option} {was}, and {now} was asked for now: their prices are not "
+                    "comparable. Use the same value, or make a new profile."
                 )
 
     def by_formats(self, profile: Profile, names: Sequence[str]) -> Profile:
-        """Price further formats on the sequences of a profile."""
+        """Price further formats on the sequences of a profile; those that it has already are kept as they are."""
         wanted = dict.fromkeys(parse_format(name) for name in names)
         new = [target for target in wanted if target.name not in profile.format_index]
         if not new:
             return profile
         layers = self._layers(profile)
-        decided = {layer.name for layer in profile.record.layers if layer.is_decided}
+        decided = {layer.name for layer in decided_layers(profile)}
         validate_groups([layer for layer in layers if layer.name in decided], dict.fromkeys(decided, new))
         offered = {layer.name: new if layer.name in decided else self._formats(profile, layer.name) for layer in layers}
         pricing_ids = torch.from_numpy(profile.pricing_token_ids)
@@ -102,14 +86,12 @@ class Extension:
         ]
         counted = with_coverage(records, measured.coverage, (profile.rounding_token_ids.size, pricing_ids.numel()))
         record = profile.record.model_copy(update={"formats": tuple(all_names), "layers": counted})
-        shape = (len(layers), len(all_names), profile.num_samples)
-        grown = np.full(shape, np.nan)
+        grown = as_array(record, measured.samples)
         grown[:, : len(profile.record.formats)] = profile.measured_samples
-        _fill(record, grown, measured.samples)
         return replace(profile, record=record, measured_samples=grown, origin=None)
 
     def by_sequences(self, profile: Profile, domains: Sequence[Domain], num_sequences: int) -> Profile:
-        """Price all formats on further sequences, until every domain has so many; new domains may come in.
+        """Price all formats on further sequences, up to a number for every domain; domains may be added.
 
         Args:
             profile: the profile.
@@ -120,42 +102,30 @@ class Extension:
             The larger profile.
 
         Raises:
-            InputError: a domain is missing or another, or has more sequences already.
+            InputError: a domain is missing or has another text, or has more sequences already.
         """
         counts = self._counts(profile, domains)
         if max(counts) > num_sequences:
             raise InputError(
-                f"the profile has {max(counts)} pricing sequences in a domain already; {num_sequences} were asked "
-                "for, and what was priced is not thrown away. Ask for at least as many."
+                f"the profile has {max(counts)} pricing sequences in a domain already, and none are removed; "
+                f"{num_sequences} were asked for. Ask for at least {max(counts)}."
             )
         missing = [num_sequences - count for count in counts]
         if not any(missing):
             return profile
-        used = torch.from_numpy(np.concatenate([profile.rounding_token_ids, profile.pricing_token_ids]))
-        length = profile.record.sequence_length
-        parts = [
-            further_sequences(self.loaded.tokenizer, domain, used, number, length)
-            for domain, number in zip(domains, missing, strict=True)
-            if number
-        ]
-        token_ids = torch.cat(parts)
+        token_ids = self._further_sequences(profile, domains, missing)
         offered = {layer.name: self._formats(profile, layer.name) for layer in profile.record.layers}
         measured = self._measure(profile, token_ids, offered, profile.num_samples)
-        old_positions = profile.domain_of_sample.tolist()
         positions = [k for k, number in enumerate(missing) for _ in range(number)]
         several = len(domains) > 1
-        domains_now = {
-            "domains": domain_records(domains) if several else (),
-            "domain_of_sequence": (*old_positions, *positions) if several else (),
-        }
         record = profile.record.model_copy(
-            update=domains_now | {"layers": _with_further_coverage(profile, measured, token_ids)}
+            update={
+                "domains": domain_records(domains) if several else (),
+                "domain_of_sequence": (*profile.domain_of_sample.tolist(), *positions) if several else (),
+                "layers": _with_further_coverage(profile, measured, token_ids),
+            }
         )
-        new = np.full((*profile.measured_samples.shape[:2], len(token_ids)), np.nan)
-        for index, layer in enumerate(record.layers):
-            if not layer.is_decided:
-                new[index, layer.formats[0]] = 0.0
-        _fill(record, new, measured.samples)
+        new = as_array(record, measured.samples)
         return replace(
             profile,
             record=record,
@@ -164,15 +134,25 @@ class Extension:
             origin=None,
         )
 
+    def _further_sequences(self, profile: Profile, domains: Sequence[Domain], missing: Sequence[int]) -> torch.Tensor:
+        """Cut the missing sequences of every domain, none of them used before."""
+        used = torch.from_numpy(np.concatenate([profile.rounding_token_ids, profile.pricing_token_ids]))
+        length = profile.record.sequence_length
+        return torch.cat([
+            further_sequences(self.loaded.tokenizer, domain, used, number, length)
+            for domain, number in zip(domains, missing, strict=True)
+            if number
+        ])
+
     def until(
         self, profile: Profile, domains: Sequence[Domain], target: float, report: Callable[[str], None]
     ) -> Profile:
-        """Price further sequences until uniform plans are predicted with a small relative error.
+        """Price further sequences until uniform plans are predicted accurately.
 
         Args:
             profile: the profile.
             domains: its domains.
-            target: the relative standard error wanted, such as 0.05.
+            target: the relative standard error to reach, such as 0.05.
             report: is told how the error falls.
 
         Returns:
@@ -182,17 +162,19 @@ class Extension:
             InputError: the target is not between 0 and 1.
         """
         if not 0 < target < 1:
-            raise InputError(f"a relative error of {target:g} cannot be aimed at: give one such as 5%.")
+            raise InputError(
+                f"the relative error to reach must be between 0% and 100%, got {target:.0%}. Give one such as 5%."
+            )
         for _ in range(_MOST_ROUNDS):
-            error, per_case = relative_error(profile), profile.num_samples // len(domains)
-            wanted = math.ceil(per_case * (error / target) ** 2 * _MARGIN)
+            error, per_domain = relative_error(profile), profile.num_samples // len(domains)
+            wanted = math.ceil(per_domain * (error / target) ** 2 * _MARGIN)
             report(
-                f"{per_case} pricing sequences: uniform plans are predicted to ±{error:.1%}"
+                f"{per_domain} pricing sequences: uniform plans are predicted to ±{error:.1%}"
                 + ("" if error <= target else f"; ±{target:.1%} takes about {wanted}.")
             )
             if error <= target:
                 return profile
-            profile = self.by_sequences(profile, domains, min(wanted, 4 * per_case))
+            profile = self.by_sequences(profile, domains, min(wanted, 4 * per_domain))
         report(f"stopped at ±{relative_error(profile):.1%} after {_MOST_ROUNDS} rounds.")
         return profile
 
@@ -206,7 +188,7 @@ class Extension:
         return [parse_format(profile.record.formats[position]) for position in record.formats]
 
     def _counts(self, profile: Profile, domains: Sequence[Domain]) -> list[int]:
-        """Count each domain's sequences; refuse cases that are not those of the profile."""
+        """Count each domain's sequences; refuse domains that do not begin with those of the profile."""
         known = profile.record.domains or (
             DomainRecord(
                 name=domains[0].name, text_source=profile.record.text_source, text_sha256=profile.record.text_sha256
@@ -217,7 +199,7 @@ class Extension:
             if k >= len(domains) or (record.name, record.text_sha256) != (domains[k].name, domains[k].text.sha256):
                 raise InputError(
                     f"the profile's domain {record.name!r} is text from {record.text_source} "
-                    f"({record.text_sha256[:12]}…), which was not given, or not in its place. Name the profile's texts "
+                    f"({record.text_sha256[:12]}…), which was not given, or not in its place. Give the profile's texts "
                     "first, in their order, then new ones."
                 )
         return [positions.count(k) for k in range(len(domains))]
@@ -243,7 +225,7 @@ class Extension:
 def _with_further_coverage(
     profile: Profile, measured: MeasuredCosts, token_ids: torch.Tensor
 ) -> tuple[LayerRecord, ...]:
-    """Add the tokens of further sequences to those that reached each expert before."""
+    """Add the tokens of further sequences to the coverage of each expert."""
     before = {layer.name: layer.coverage for layer in profile.record.layers}
     coverage = {
         name: was.plus(further) for name, further in measured.coverage.items() if (was := before[name]) is not None
@@ -253,7 +235,7 @@ def _with_further_coverage(
 
 
 def parse_share(text: str) -> float:
-    """Read a share.
+    """Parse a percentage.
 
     Args:
         text: such as ``5%``.
@@ -262,7 +244,7 @@ def parse_share(text: str) -> float:
         The number.
 
     Raises:
-        InputError: not a percentage.
+        InputError: it is not a percentage.
 
     >>> parse_share("2.5%")
     0.025
@@ -274,16 +256,16 @@ def parse_share(text: str) -> float:
 
 
 def relative_error(profile: Profile) -> float:
-    """Tell how well a profile predicts uniform plans.
+    """Give the largest relative standard error of a prediction for a uniform plan below 16 bits.
 
     Args:
         profile: the profile.
 
     Returns:
-        The largest relative standard error over the formats below 16 bits that every decided layer is offered.
+        The largest over all formats that every decided layer is offered.
 
     Raises:
-        CalibrationError: there is one pricing sequence only.
+        CalibrationError: there is only one pricing sequence.
     """
     if profile.num_samples < 2:
         raise CalibrationError("one pricing sequence has no standard error. Ask for --pricing-sequences 8 or more.")
@@ -294,11 +276,3 @@ def relative_error(profile: Profile) -> float:
             if error is not None and predicted > 0:
                 errors.append(error / predicted)
     return max(errors)
-
-
-def _fill(record: ProfileRecord, array: NDArray[np.float64], samples: Samples) -> None:
-    """Put samples where a profile has them."""
-    position = {layer.name: index for index, layer in enumerate(record.layers)}
-    for layer, of_layer in samples.items():
-        for target, values in of_layer.items():
-            array[position[layer], record.formats.index(target.name)] = values.numpy()

@@ -1,8 +1,8 @@
-"""Scaling a model's inputs by AWQ, folded into what makes them, so that the model computes what it did.
+"""Scaling a model's inputs by AWQ, folded into their source, so that the model computes the same function.
 
-Where an input comes from is found out, not assumed from names: a norm whose output *is* the tensor that the layers
-read, or a matrix before them. Each fold is first tried with random scales on the block; where the block's output moves,
-it is no fold (a gate before its nonlinearity, for instance), and the input is left unscaled.
+The source of an input is found by testing, not assumed from names: a norm whose output *is* the tensor that the layers
+read, or a matrix before them. Each candidate is tried with random scales on the block; if the block's output changes
+(behind a gate's nonlinearity, for instance), it is no fold, and the input stays unscaled.
 
 Knows nothing about losses.
 """
@@ -31,14 +31,14 @@ _TOLERANCE = 1e-3  # of the block's output: float32 arithmetic moves it by 1e-6,
 
 @dataclass(frozen=True)
 class Fold:
-    """A place where an input's scale can be taken up.
+    """A source that can absorb the scale of an input.
 
     Attributes:
-        source: the norm or matrix that makes the input.
+        source: the norm or matrix that produces the input.
         readers: the layers that read it.
-        offset: 1 where the norm multiplies by 1 + weight, else 0.
+        offset: 1 if the norm multiplies by 1 + weight, else 0.
         repeats: how often each output of the source appears in the input (query heads that share a value head).
-        run: how many of its outputs lie side by side in each repeat.
+        run: how many of its outputs are adjacent in each repeat.
     """
 
     source: nn.Module
@@ -48,14 +48,7 @@ class Fold:
     run: int = 1
 
     def tied(self, scales: Tensor) -> Tensor:
-        """Make scales equal where the source has one output for several inputs.
-
-        Args:
-            scales: [in].
-
-        Returns:
-            [in], the geometric mean over the repeats.
-        """
+        """Make scales [in] equal for inputs from one output of the source, by their geometric mean."""
         return self._spread(self._by_output(scales))
 
     def _by_output(self, scales: Tensor) -> Tensor:
@@ -65,11 +58,7 @@ class Fold:
         return by_output.reshape(-1, 1, self.run).expand(-1, self.repeats, -1).reshape(-1)
 
     def apply(self, scales: Tensor) -> None:
-        """Scale the readers' columns up and the source's outputs down.
-
-        Args:
-            scales: [in], tied.
-        """
+        """Scale the readers' columns up and the source's outputs down, by tied scales [in]."""
         for reader in self.readers:
             install_matrix(reader, matrix_of(reader) * scales)
         down = 1.0 / self._by_output(scales)
@@ -87,22 +76,23 @@ def scale_inputs(
     loaded: LoadedModel,
     structure: ModelStructure,
     token_ids: Tensor,
-    how: tuple[AwqSettings, Sequence[Format]],
+    settings: AwqSettings,
+    formats: Sequence[Format],
     progress: Progress,
 ) -> None:
     """Scale all inputs that can be scaled; a second call for the same model does nothing.
 
     Args:
-        loaded: the model; its norms and matrices change, what it computes does not.
-        structure: of the model.
+        loaded: the model; its norms and matrices change, its function does not.
+        structure: its layers.
         token_ids: the rounding sequences, int64 [sequences, tokens].
-        how: the search, and the formats it is for.
+        settings: of the search for scales.
+        formats: the formats to search for.
         progress: shows how far the work is.
 
     Raises:
         InputError: the model's inputs were scaled for other settings before.
     """
-    settings, formats = how
     integers = [target for target in formats if isinstance(target, IntegerFormat)]
     mark = f"{settings} {[target.name for target in integers]}"
     if loaded.input_scalings:
@@ -116,7 +106,7 @@ def scale_inputs(
     blocks = blocks_of(loaded.model, structure)
     for index in progress(list(range(len(blocks))), "scaling inputs"):
         layers = [layer for layer in structure.layers if layer.block == index]
-        _scale_block(loaded, blocks[index], layers, calls[index], (settings, integers))
+        _scale_block(loaded, blocks[index], layers, calls[index], settings, integers)
         with torch.no_grad():
             leaving = [run_block(blocks[index], call, call.hidden) for call in calls[index]]
         calls[index] = []
@@ -130,16 +120,16 @@ def _scale_block(
     block: nn.Module,
     layers: Sequence[Layer],
     calls: Sequence[BlockCall],
-    how: tuple[AwqSettings, Sequence[IntegerFormat]],
+    settings: AwqSettings,
+    formats: Sequence[IntegerFormat],
 ) -> None:
-    settings, formats = how
     for stage in stages(block, layers, calls[:1]):
         for covariance in input_covariances(block, stage, calls):
             reader = covariance.layers[0]
             reaching = next((call for call in calls if reader in inputs_of(block, [reader], call)), None)
             if reaching is None:
                 continue
-            fold = find_fold(loaded.model.config, block, (covariance.layers, layers), reaching)
+            fold = find_fold(loaded.model.config, block, covariance.layers, layers, reaching)
             if fold is None:
                 continue
             matrices = [matrix_of(reader) for reader in fold.readers]
@@ -148,25 +138,26 @@ def _scale_block(
 
 
 def find_fold(
-    config: object, block: nn.Module, layers: tuple[Sequence[Layer], Sequence[Layer]], call: BlockCall
+    config: object, block: nn.Module, read_by: Sequence[Layer], all_layers: Sequence[Layer], call: BlockCall
 ) -> Fold | None:
-    """Find where the scale of an input can be taken up.
+    """Find a fold for an input.
 
     Args:
-        config: of the model.
+        config: the model's.
         block: the block.
-        layers: those that read the input, and all of the block.
-        call: how the block is called, so that it reaches those layers.
+        read_by: the layers that read the input.
+        all_layers: the block's layers.
+        call: a call of the block that reaches the readers.
 
     Returns:
-        A fold that leaves the block's output as it is; None where there is none.
+        A fold that does not change the block's output; None where there is none.
     """
-    readers = tuple(block.get_submodule(layer.kind) for layer in layers[0])
+    readers = tuple(block.get_submodule(layer.kind) for layer in read_by)
     with torch.no_grad():
         expected = run_block(block, call, call.hidden)
     generator = torch.Generator().manual_seed(0)
-    for fold in _candidates(config, block, layers, readers, call):
-        scales = fold.tied(torch.randn(layers[0][0].in_features, generator=generator).mul(0.5).exp())
+    for fold in _candidates(config, block, read_by, all_layers, call):
+        scales = fold.tied(torch.randn(read_by[0].in_features, generator=generator).mul(0.5).exp())
         with _undone([fold.source, *readers]), torch.no_grad():
             fold.apply(scales)
             moved = (run_block(block, call, call.hidden) - expected).abs().max()
@@ -192,12 +183,12 @@ def _put_back(parameter: nn.Parameter, values: Tensor) -> None:
 def _candidates(
     config: object,
     block: nn.Module,
-    layers: tuple[Sequence[Layer], Sequence[Layer]],
-    readers: tuple[nn.Module, ...],
+    read_by: Sequence[Layer],
+    all_layers: Sequence[Layer],
     call: BlockCall,
 ) -> Iterator[Fold]:
-    """List the norms that make the input, with and without an offset, then the matrices whose outputs fit its width."""
-    read_by, all_layers = layers
+    """List norms that produce the input, with and without an offset, then matrices whose outputs fit its width."""
+    readers = tuple(block.get_submodule(layer.kind) for layer in read_by)
     width = read_by[0].in_features
     for norm in _makers(block, read_by[0], call):
         yield Fold(norm, readers)

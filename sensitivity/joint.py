@@ -1,17 +1,17 @@
-"""What a whole assignment costs, with what the errors of its layers have in common.
+"""The loss increase of a whole assignment, with the correlation of its layers' errors.
 
-The prices of a profile are of one layer at a time, and the program adds them up. Let aₜₗ be the part of token t and
-layer l in the first-order change of the log-probability of sampled labels (module fisher). To second order all changes
-together cost ½ E (Σₜ Σₗ aₜₗ)² / T; a sum of prices leaves out the products of different layers, whose errors add up
-where they point the same way. Here layers are summed before anything is squared:
+The prices of a profile are for one layer at a time, and the program adds them up. Let aₜₗ be the contribution of token
+t and layer l to the first-order change of the log-probability of sampled labels (module fisher). To second order all
+changes together cost ½ E (Σₜ Σₗ aₜₗ)² / T; a sum of prices omits the products of different layers, whose errors add up
+where they point the same way. Here layers are summed before squaring:
 
     joint price  =  ½ Σₜ (Σₗ aₜₗ)² / T  ·  Σₗ window form of l  /  Σₗ token form of l.
 
-The first factor takes the layers together and the tokens apart, an average of T squares with little noise; the second
-is what neighbouring tokens have in common, seen on single layers. The window form of the joint sums would hold both at
-once, with an error several times as large (benchmarks/LOG.md).
+The first factor sums over layers but not over tokens, an average of T squares with little noise; the second is the
+correlation of neighbouring tokens, estimated on single layers. The window form of the joint sums would cover both, with
+an error several times as large (benchmarks/LOG.md).
 
-Embedding and head, and experts, which see a part of the tokens, are added with prices of their own.
+Embedding, head and experts, which see only a part of the tokens, are added with their own prices.
 
 Knows nothing about programs.
 """
@@ -46,10 +46,10 @@ class JointSamples:
     """Forms of one assignment, float64 [sequences] each, in nats per token.
 
     Attributes:
-        together: token form of the sums over layers.
-        by_token: sum over layers of their token forms.
-        by_window: sum over layers of their window forms.
-        apart: prices of what is not taken together.
+        together: the token form of the sums over layers.
+        by_token: the sum over layers of their token forms.
+        by_window: the sum over layers of their window forms.
+        apart: the prices of layers that are not summed before squaring.
     """
 
     together: PerSequence
@@ -58,14 +58,7 @@ class JointSamples:
     apart: PerSequence
 
     def price(self, chosen: NDArray[np.bool_] | None = None) -> float:
-        """Compute the joint price.
-
-        Args:
-            chosen: which sequences; None for all.
-
-        Returns:
-            Nats per token.
-        """
+        """Compute the joint price in nats per token, over the chosen sequences or all."""
         of = slice(None) if chosen is None else chosen
         together, token, window, apart = (
             float(one[of].mean()) for one in (self.together, self.by_token, self.by_window, self.apart)
@@ -73,11 +66,7 @@ class JointSamples:
         return (together * window / token if token else 0.0) + apart
 
     def standard_error(self) -> float | None:
-        """Compute its standard error over the sequences, by leaving out each in turn (jackknife, Tukey 1958).
-
-        Returns:
-            Nats per token; None with a single sequence.
-        """
+        """Compute the jackknife standard error over the sequences (Tukey 1958); None with a single sequence."""
         number = len(self.together)
         if number == 1:
             return None
@@ -87,7 +76,7 @@ class JointSamples:
 
 @dataclass
 class _Sums:
-    """What is summed over layers for one assignment, batch of sequences by batch."""
+    """Sums over layers for one assignment, by batch of sequences; ``forms`` are token, window and apart."""
 
     together: dict[int, Tensor] = field(default_factory=dict)
     forms: dict[int, list[Tensor]] = field(default_factory=lambda: defaultdict(lambda: [torch.zeros(())] * 3))
@@ -106,7 +95,7 @@ class _Sums:
 def joint_samples(
     loaded: LoadedModel, profile: Profile, assignments: Assignments, progress: Progress
 ) -> dict[str, JointSamples]:
-    """Price whole assignments, in one pass over the model for all of them."""
+    """Price whole assignments by name, all in one pass over the model."""
     sums: dict[str, _Sums] = {name: _Sums() for name in assignments}
     lengths: dict[int, tuple[Sequence[int], int]] = {}
     for layer, batch, layer_gradients, changes in _changes(loaded, profile, assignments, progress):
@@ -122,7 +111,7 @@ def joint_samples(
 def _changes(
     loaded: LoadedModel, profile: Profile, assignments: Assignments, progress: Progress
 ) -> Iterator[tuple[Layer, int, LayerGradients, dict[Format, Tensor]]]:
-    """Go through layers and batches of sequences, with aₜ of every format that is wanted."""
+    """Go through layers and batches of sequences, with aₜ of every wanted format."""
     record = profile.record
     wanted = {
         layer.name: list(dict.fromkeys(parse_format(formats[layer.name]) for formats in assignments.values()))
@@ -148,7 +137,7 @@ def _of_formats(rounded: RoundingChanges, layer: Layer, layer_gradients: LayerGr
 def _collected(
     profile: Profile, formats: Mapping[str, str], sums: _Sums, lengths: Mapping[int, tuple[Sequence[int], int]]
 ) -> JointSamples:
-    """Put the batches of one assignment together, and add the ends."""
+    """Concatenate the batches of one assignment, and add embedding and head."""
     together, by_token, by_window, apart = [], [], [], []
     for batch, (rows, length) in sorted(lengths.items()):
         nothing = torch.zeros(len(rows), dtype=torch.float64)

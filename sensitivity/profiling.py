@@ -1,4 +1,4 @@
-"""Building a profile: round every layer in every format and price the difference, block by block.
+"""Building a profile: which formats every layer is offered, what is measured, and the record of it.
 
 Knows nothing about plans.
 """
@@ -36,20 +36,20 @@ DEFAULT_INTEGERS = ("int2-g64", "int3-g64", "int4-g64", "int5-g64", "int6-g64", 
 
 @dataclass(frozen=True)
 class ProfileSettings:
-    """What is measured and how.
+    """What to measure and how.
 
     Attributes:
         formats: names of the formats to offer; None for integers of 2 to 8 bits in groups of 64, and 16 bits as in the
             checkpoint.
-        include: layers outside the blocks that the program may also decide: ``embedding``, ``head``.
-        num_rounding_sequences: of calibration text that formats are fitted to.
-        num_pricing_sequences: of other calibration text, on which the loss increase is measured. Rounding fits what it
-            sees: priced on its own sequences a plan looks a quarter cheaper than it is (benchmarks/LOG.md).
+        include: layers outside the blocks that the program may decide too: ``embedding``, ``head``.
+        num_rounding_sequences: calibration sequences that formats are fitted to.
+        num_pricing_sequences: other calibration sequences, on which the loss increase is measured. Rounding fits what
+            it sees: priced on the rounding sequences a plan looks a quarter cheaper than it is (benchmarks/LOG.md).
         sequence_length: tokens in each.
-        estimator: see the module estimators.
-        rounding: the method that will ship.
-        seed: of sampled labels and probes.
-        num_label_draws: of labels sampled from the model on every pricing sequence.
+        estimator: the estimator's name, see the module estimators.registry.
+        rounding: the rounding method that checkpoints will be written with.
+        seed: the seed of sampled labels and probes.
+        num_label_draws: labels sampled from the model on every pricing sequence.
     """
 
     formats: tuple[str, ...] | None = None
@@ -69,17 +69,17 @@ def offered_formats(
     """Decide which formats each layer is offered.
 
     Args:
-        structure: of the model.
+        structure: the model's layers.
         settings: formats and included layers.
         sixteen_bit_format: the checkpoint's own.
 
     Returns:
-        All formats for decoder layers and included ones, of the types of GGUF those that fit the layer's width; 16 bits
-        alone for the others, and for layers that no type fits.
+        All formats for decoder layers and included ones, except GGUF types that do not fit a layer's width; 16 bits
+        alone for other layers, and for those that no type fits.
 
     Raises:
-        InputError: fewer than two formats, an unknown one, one that the rounding cannot make, an included layer that the
-            model does not have, or an illegal group size.
+        InputError: fewer than two formats, an unknown one, one that the rounding method cannot make, an illegal group
+            size, or an included layer that the model lacks.
     """
     sixteen = FLOAT_FORMATS[sixteen_bit_format]
     names = (*DEFAULT_INTEGERS, sixteen.name) if settings.formats is None else settings.formats
@@ -113,19 +113,12 @@ def offered_formats(
 
 
 def legal_formats(layer: Layer, formats: Sequence[Format]) -> list[Format]:
-    """Leave out the types of GGUF that a layer's width does not allow, so that they never become a choice."""
+    """Leave out GGUF types that do not fit a layer's width; other illegal formats are refused later."""
     return [target for target in formats if not isinstance(target, GgufFormat) or target.fits(layer.in_features)]
 
 
 def bytes_per_other_parameter(formats: Sequence[Format]) -> int:
-    """Count the bytes of a parameter outside the layers: norms and biases are 32 bits wide in GGUF.
-
-    Args:
-        formats: all formats of the profile.
-
-    Returns:
-        4 with types of GGUF, else 2.
-    """
+    """Count the bytes of a parameter outside the layers: 4 with GGUF types, which keep norms in 32 bits, else 2."""
     return 4 if any(isinstance(target, GgufFormat) for target in formats) else 2
 
 
@@ -134,13 +127,13 @@ def build_profile(
 ) -> Profile:
     """Measure a profile.
 
-    Finished pieces lie in a folder beside the output; a build that was interrupted goes on from them. When the profile
-    is written, ``parts.discard_parts`` removes it.
+    An interrupted run resumes from the cache beside the output. Once the profile is written, remove the cache with
+    ``discard_resume_cache``.
 
     Args:
         loaded: the model.
-        domains: the domains, at least one; the first 60 % of their documents are used.
-        settings: what is measured and how.
+        domains: at least one; the calibration part of their texts is used.
+        settings: what to measure and how.
         output: where the profile will be written.
         progress: shows how far the work is.
 
@@ -148,14 +141,16 @@ def build_profile(
         The profile.
 
     Raises:
-        InputError: an estimator of that name does not exist, or the model, text or formats do not allow it.
+        InputError: the estimator is unknown, or the settings do not fit each other, the model or the text.
     """
     if settings.estimator not in ESTIMATORS:
         raise InputError(f"{settings.estimator!r} is not an estimator. Known: {', '.join(ESTIMATORS)}.")
     structure = find_layers(loaded.model)
     offered = offered_formats(structure, settings, loaded.sixteen_bit_format)
     if min(settings.num_rounding_sequences, settings.num_pricing_sequences, settings.num_label_draws) < 1:
-        raise InputError("rounding and pricing need at least one sequence each, and pricing one draw of labels.")
+        raise InputError(
+            "rounding and pricing need at least one sequence each, and pricing at least one draw of labels."
+        )
     validate_length(loaded.model.config, settings.sequence_length)
     sequences = calibration_sequences(
         loaded.tokenizer,
@@ -165,7 +160,7 @@ def build_profile(
         settings.sequence_length,
     )
     every = list(dict.fromkeys(target for wanted in offered.values() for target in wanted))
-    scale_inputs_for(settings.rounding, loaded, structure, (sequences.rounding, every), progress)
+    scale_inputs_for(settings.rounding, loaded, structure, sequences.rounding, every, progress)
     request = MeasurementRequest(
         loaded=loaded,
         rounding_ids=sequences.rounding,
@@ -189,7 +184,7 @@ def _record(
     request: MeasurementRequest,
     measured: MeasuredCosts,
 ) -> ProfileRecord:
-    """Say what was measured, on what, how."""
+    """Record what was measured, on what and how."""
     structure = find_layers(loaded.model)
     every = list(dict.fromkeys(target for wanted in request.offered.values() for target in wanted))
     names = [target.name for target in every]
@@ -219,7 +214,7 @@ def _record(
 
 
 def layer_record(layer: Layer, offered: Sequence[Format], names: Sequence[str]) -> LayerRecord:
-    """Describe a layer."""
+    """Describe a layer with the formats that it is offered."""
     return LayerRecord(
         name=layer.name,
         kind=layer.kind,
@@ -234,7 +229,7 @@ def layer_record(layer: Layer, offered: Sequence[Format], names: Sequence[str]) 
 def with_coverage(
     layers: Sequence[LayerRecord], coverage: Mapping[str, ExpertCoverage], num_tokens: tuple[int, int]
 ) -> tuple[LayerRecord, ...]:
-    """Say of the experts how many tokens reached them."""
+    """Record the coverage of experts; ``num_tokens`` are those of all rounding and of all pricing sequences."""
     counted = []
     for layer in layers:
         seen = coverage.get(layer.name)
@@ -250,15 +245,7 @@ def with_coverage(
 
 
 def as_array(record: ProfileRecord, samples: Samples) -> NDArray[np.float64]:
-    """Put samples where a profile has them.
-
-    Args:
-        record: has the layers and formats.
-        samples: by layer and format.
-
-    Returns:
-        float64 [layers, formats, samples], NaN where a layer is not offered a format.
-    """
+    """Arrange samples as in a profile: float64 [layers, formats, samples], NaN where a format is not offered."""
     num_samples = len(next(iter(next(iter(samples.values())).values())))
     array = np.full((len(record.layers), len(record.formats), num_samples), np.nan)
     for index, layer in enumerate(record.layers):

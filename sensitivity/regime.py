@@ -1,8 +1,8 @@
-"""Whether a model works as it was trained to while it is measured.
+"""Whether a model is in its normal regime while it is measured.
 
-Sequences cut from the middle of a text without the BOS token that a model was trained with throw it out of its normal
-regime: its predictions become poor, and what is measured on them says nothing about its use. The check is a
-measurement: the same sequences with and without a BOS token in front.
+Sequences cut from the middle of a text without the BOS token that a model was trained with take it out of its normal
+regime: its predictions become poor, and measurements on them say nothing about its use. The check is a measurement on
+the same sequences with and without a BOS token in front.
 
 Knows nothing about formats or estimators.
 """
@@ -20,16 +20,7 @@ _NUM_SEQUENCES = 4
 
 
 def diagnose_regime(loaded: LoadedModel, token_ids: Tensor, first_token_share: float | None) -> RegimeRecord:
-    """Measure a model's regime on a few of its sequences.
-
-    Args:
-        loaded: the model.
-        token_ids: the pricing sequences, int64 [sequences, tokens].
-        first_token_share: of a change's effect, where the estimator tells.
-
-    Returns:
-        The record.
-    """
+    """Measure a model's regime on a few of its pricing sequences, int64 [sequences, tokens]."""
     few = token_ids[:_NUM_SEQUENCES]
     bos = loaded.tokenizer.bos_token_id
     with_bos = None
@@ -44,7 +35,7 @@ def diagnose_regime(loaded: LoadedModel, token_ids: Tensor, first_token_share: f
 
 
 def _perplexity(model: nn.Module, token_ids: Tensor, skipped: int) -> float:
-    """Measure the perplexity of tokens skipped + 1, …, each given those before it."""
+    """Measure the perplexity of tokens skipped + 1, …, each predicted from those before it."""
     total, count = 0.0, 0
     with torch.no_grad():
         for sequence in token_ids:

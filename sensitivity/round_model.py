@@ -1,6 +1,5 @@
-"""Rounding a model's layers against their calibration inputs.
+"""Rounding a model's layers against the inputs that they have in the original model.
 
-Every layer is rounded against the inputs that it has in the original model.
 Knows nothing about losses.
 """
 
@@ -31,14 +30,14 @@ RoundedLayers = dict[str, dict[Format, Rounded]]
 
 @dataclass(frozen=True)
 class RoundingTask:
-    """What is rounded, and how.
+    """What to round, and how.
 
     Attributes:
         loaded: the model.
-        structure: of the model.
+        structure: its layers.
         token_ids: the rounding sequences, int64 [sequences, tokens].
-        formats: the formats wanted of every layer, by its name.
-        method: how integers are chosen.
+        formats: the wanted formats of every layer, by its name.
+        method: the rounding method.
     """
 
     loaded: LoadedModel
@@ -48,23 +47,12 @@ class RoundingTask:
     method: RoundingMethod
 
     def matrix(self, layer: Layer) -> Tensor:
-        """Read a layer's original matrix.
-
-        Args:
-            layer: the layer.
-
-        Returns:
-            float32 [out, in].
-        """
+        """Read a layer's original matrix, float32 [out, in]."""
         return matrix_of(self.loaded.model.get_submodule(layer.name))
 
     @cached_property
     def importance(self) -> Mapping[str, Tensor]:
-        """Means of squared inputs by layer that stand in for those of the calibration; none where the user gave none.
-
-        Raises:
-            InputError: the importance matrix is of another model.
-        """
+        """The user's importance matrix: means of squared inputs [in] by layer; empty where the user gave none."""
         given = self.method.given_importance
         if given is None:
             return {}
@@ -78,8 +66,8 @@ class RoundingTask:
         ]
         if missing:
             raise InputError(
-                f"{given.source} is an importance matrix of another model: it does not name {missing[0]} and "
-                f"{len(missing) - 1} more of this model's tensors. Collect one of this model, or leave --imatrix out."
+                f"{given.source} is an importance matrix of another model: it lacks {missing[0]} and "
+                f"{len(missing) - 1} more of this model's tensors. Collect one on this model, or leave --imatrix out."
             )
         return {
             layer.name: torch.ones(layer.in_features) if (means := found[layer.name]) is None else means
@@ -87,20 +75,12 @@ class RoundingTask:
         }
 
     def require_own_importance(self) -> None:
-        """Refuse an importance matrix of another model, before any work is done."""
+        """Refuse an importance matrix of another model before any work is done."""
         self.importance.keys()
 
 
 def validate_groups(layers: Sequence[Layer], formats: FormatsOfLayer) -> None:
-    """Refuse formats whose groups or blocks do not divide a layer's input width, before any work is done.
-
-    Args:
-        layers: the layers.
-        formats: the formats wanted of every layer.
-
-    Raises:
-        InputError: an illegal pair; the message names the layer and the legal sizes.
-    """
+    """Refuse formats whose groups or blocks do not divide a layer's input width, naming the layer and legal sizes."""
     for layer in layers:
         for target in formats[layer.name]:
             try:
@@ -110,18 +90,7 @@ def validate_groups(layers: Sequence[Layer], formats: FormatsOfLayer) -> None:
 
 
 def round_group(task: RoundingTask, group: InputGroup) -> RoundedLayers:
-    """Round the layers that share an input, each in its own formats.
-
-    Args:
-        task: the formats and the method.
-        group: the layers and their inputs.
-
-    Returns:
-        The records by layer and format.
-
-    Raises:
-        CalibrationError: the method failed; the message names the layers.
-    """
+    """Round the layers that share an input, each in its own formats; if the method fails, the error names them."""
     if task.importance and len(group.layers) > 1:
         return {
             name: records
@@ -144,7 +113,7 @@ def round_group(task: RoundingTask, group: InputGroup) -> RoundedLayers:
 def round_ends(task: RoundingTask, progress: Progress) -> RoundedLayers:
     """Round embedding and head, each in its own formats; a tied matrix is rounded against the head's inputs.
 
-    An embedding alone has no inputs to speak of (each token reads one row): every row is rounded by itself.
+    An embedding of its own has no input vectors (each token reads one row): every row is rounded by itself.
 
     Args:
         task: the formats and the method.
@@ -172,7 +141,7 @@ def round_ends(task: RoundingTask, progress: Progress) -> RoundedLayers:
 
 
 def round_layers(task: RoundingTask, progress: Progress) -> RoundedLayers:
-    """Round every layer of a model in the formats wanted of it."""
+    """Round every layer of a model in its wanted formats."""
     validate_groups(task.structure.layers, task.formats)
     model = task.loaded.model
     captured = capture(model, task.structure, task.token_ids, None, progress, "reading rounding text")
@@ -187,37 +156,37 @@ def scale_inputs_for(
     method: RoundingMethod,
     loaded: LoadedModel,
     structure: ModelStructure,
-    on: tuple[Tensor, Sequence[Format]],
+    token_ids: Tensor,
+    formats: Sequence[Format],
     progress: Progress,
 ) -> None:
-    """Scale a model's inputs where its rounding method wants that."""
+    """Scale a model's inputs if its rounding method does so; the rounding sequences are int64 [sequences, tokens]."""
     if method.input_scaling is not None:
-        token_ids, formats = on
-        scale_inputs(loaded, structure, token_ids, (method.input_scaling, formats), progress)
+        scale_inputs(loaded, structure, token_ids, method.input_scaling, formats, progress)
 
 
 def profiled_task(loaded: LoadedModel, profile: Profile, wanted: FormatsOfLayer, progress: Progress) -> RoundingTask:
-    """Make the task of rounding a model as its profile did, its inputs scaled where the method wants that."""
+    """Prepare the rounding of a model as in its profile; inputs are scaled if the method does so."""
     structure = find_layers(loaded.model)
     profile.require_same_model(loaded.sha256, [layer.name for layer in structure.layers])
     method = rounding_method(profile.record.rounding)
     token_ids = torch.from_numpy(profile.rounding_token_ids)
     formats = [parse_format(target) for target in profile.record.formats]
-    scale_inputs_for(method, loaded, structure, (token_ids, formats), progress)
+    scale_inputs_for(method, loaded, structure, token_ids, formats, progress)
     return RoundingTask(loaded, structure, token_ids, wanted, method)
 
 
 def round_as_profiled(
     loaded: LoadedModel, profile: Profile, wanted: FormatsOfLayer, progress: Progress
 ) -> RoundedLayers:
-    """Round a model as its profile did, in the formats wanted of every layer."""
+    """Round a model as in its profile, every layer in its wanted formats."""
     return round_layers(profiled_task(loaded, profile, wanted, progress), progress)
 
 
 def round_assignments(
     loaded: LoadedModel, profile: Profile, assignments: Mapping[str, Mapping[str, str]], progress: Progress
 ) -> dict[str, dict[str, Rounded]]:
-    """Round a model as its profile did, for several assignments in one pass."""
+    """Round a model as in its profile, for several assignments by name in one pass."""
     parsed = {
         name: {layer: parse_format(target) for layer, target in formats.items()}
         for name, formats in assignments.items()

@@ -1,16 +1,16 @@
-"""Final rounding of one assignment, block by block from the first to the last.
+"""The final rounding of one assignment, block by block from the first to the last.
 
-By then every layer's format is known, so a layer can be rounded against the inputs x̂ that it will really have: those
-that the quantized layers before it give (Frantar et al. 2022 round this way). Inside a block the layers are taken in
-the order in which they run: q, k, v; then what they feed; and so on. The profile cannot do this, since it prices every
-format of a layer before any is chosen: its prices are of rounding against the original inputs x.
+By now every layer's format is known, so a layer can be rounded against the inputs x̂ that it will really have: those
+from the quantized layers before it (as in Frantar et al. 2022). Inside a block the layers are taken in the order in
+which they run: q, k, v; then the layer that they feed; and so on. The profile cannot do this, since it prices every
+format of a layer before any is chosen: its prices are for rounding against the original inputs x.
 
-Beyond that a layer can make up for what the layers before it spoiled, by giving on x̂ what the original gave on x (the
-aim of Li et al. 2025, arXiv 2504.02692, reached here by another way). Since
+A layer can also compensate for errors of the layers before it, by giving on x̂ the outputs that the original gives on x
+(the aim of Li et al. 2025, arXiv 2504.02692, reached here in another way). Since
 
     E ‖Ŵx̂ − Wx‖² = E ‖(Ŵ − W*) x̂‖² + a constant,        W* = W + W E[(x − x̂) x̂ᵀ] E[x̂ x̂ᵀ]⁻¹,
 
-it is enough to round W* in place of W. The inverse is damped by a share of the mean diagonal, which draws W* to W.
+it suffices to round W* in place of W. The inverse is damped by a share of the mean diagonal, which pulls W* towards W.
 
 Knows nothing about losses or files.
 """
@@ -44,26 +44,26 @@ Finished = Callable[[int], Records | None]
 
 
 def nothing_finished(_unit: int) -> Records | None:
-    """Say that nothing has been rounded before."""
+    """Say that no unit was rounded before."""
     return None
 
 
 def round_in_order(
     task: RoundingTask, progress: Progress, *, inputs: str = QUANTIZED_INPUTS, finished: Finished = nothing_finished
 ) -> Iterator[tuple[int, Records]]:
-    """Round a model in the one format that is wanted of each layer; the quantized values stay in the model.
+    """Round a model with one format a layer; the quantized values stay in the model.
 
     The embedding is unit 0, the blocks are units 1 to n, and a head that is not tied to the embedding is unit n + 1.
 
     Args:
-        task: what is rounded, with one format a layer; its model is changed.
+        task: what to round, with one format a layer; its model is changed.
         progress: shows how far the pass is.
-        inputs: what a layer is rounded against: ``original`` inputs; ``quantized`` ones; or, ``corrected``, quantized
-            ones with the outputs of the original model as the aim.
-        finished: gives the records of a unit that an earlier run has rounded, or None.
+        inputs: what layers are rounded against: ``original`` inputs; ``quantized`` ones; or ``corrected``, quantized
+            inputs with the outputs of the original model as the target.
+        finished: gives the records of a unit that an earlier run rounded, else None.
 
     Yields:
-        The number of a unit, and its records by layer.
+        The number of each unit with its records by layer.
     """
     validate_inputs(inputs)
     model, structure = task.loaded.model, task.structure
@@ -80,8 +80,8 @@ def round_in_order(
         layers = [layer for layer in structure.layers if layer.block == index]
         streams = _Streams(original[index] if original else None, quantized[index] if quantized else None)
         records, leaving = _round_block(task, blocks[index], layers, streams, finished(index + 1))
-        _move_on(original, index, leaving.original)
-        _move_on(quantized, index, leaving.quantized)
+        _advance(original, index, leaving.original)
+        _advance(quantized, index, leaving.quantized)
         yield index + 1, records
     if head:
         records = finished(len(blocks) + 1) or original_head or _round_end(task, head, progress)
@@ -96,7 +96,7 @@ def round_as_shipped(
     inputs: str,
     progress: Progress,
 ) -> dict[str, Records]:
-    """Round a model as ``apply`` does, for several assignments; the model keeps its own values."""
+    """Round a model as its checkpoint is written, for several assignments by name; the model keeps its own values."""
     validate_inputs(inputs)
     if inputs == ORIGINAL_INPUTS:
         return round_assignments(loaded, profile, assignments, progress)
@@ -116,21 +116,21 @@ def round_as_shipped(
 
 
 def _round_end(task: RoundingTask, layers: Sequence[Layer], progress: Progress) -> Records:
-    """Round the embedding or the head against what the model, as it stands, gives the head."""
+    """Round the embedding or the head against the head's inputs in the model as it is now."""
     rounded = round_ends(replace(task, structure=replace(task.structure, layers=tuple(layers))), progress)
     return {name: _only(records) for name, records in rounded.items()}
 
 
 @dataclass(frozen=True)
 class _Streams:
-    """How a block is called in the original model and in the quantized one; None where that is not followed."""
+    """The calls of a block in the original and in the quantized model; None for one that is not followed."""
 
     original: list[BlockCall] | None
     quantized: list[BlockCall] | None
 
 
-def _move_on(calls: list[list[BlockCall]], index: int, leaving: Sequence[BlockCall] | None) -> None:
-    """Let what leaves a block enter the next one, and forget the block's calls."""
+def _advance(calls: list[list[BlockCall]], index: int, leaving: Sequence[BlockCall] | None) -> None:
+    """Pass the hidden states that leave a block to the next one, and drop the block's calls."""
     if leaving is None:
         return
     calls[index] = []
@@ -142,7 +142,7 @@ def _move_on(calls: list[list[BlockCall]], index: int, leaving: Sequence[BlockCa
 def _round_block(
     task: RoundingTask, block: nn.Module, layers: Sequence[Layer], streams: _Streams, finished: Records | None
 ) -> tuple[Records, _Streams]:
-    """Round a block, or take its finished records, and install them; also give the hidden states that leave it."""
+    """Round a block, or take its finished records, and install them; also give its outputs."""
     seen = _leave(block, streams.original)
     if streams.quantized is None:
         records = finished or _round_stage(task, block, layers, streams.original or [])
@@ -156,14 +156,7 @@ def _round_block(
 
 
 def validate_inputs(inputs: str) -> None:
-    """Refuse a word that is no kind of inputs.
-
-    Args:
-        inputs: the user's word.
-
-    Raises:
-        InputError: it is none.
-    """
+    """Refuse an unknown kind of inputs to round against."""
     known = (CORRECTED_INPUTS, QUANTIZED_INPUTS, ORIGINAL_INPUTS)
     if inputs not in known:
         raise InputError(f"{inputs!r} is not a kind of inputs to round against. Known: {', '.join(known)}.")
@@ -193,7 +186,7 @@ def _round_stage(
     calls: Sequence[BlockCall],
     originals: Sequence[Mapping[Layer, Tensor]] | None = None,
 ) -> Records:
-    """Round layers against what they are given now, and towards what they gave in the original model where known."""
+    """Round layers against their present inputs, towards their original outputs where shifts are known."""
     records: Records = {}
     for covariance in input_covariances(block, layers, calls, originals):
         if covariance.shift is not None:
@@ -204,11 +197,11 @@ def _round_stage(
 
 
 def correction(covariance: InputCovariance, damping: float) -> Tensor:
-    """Compute what is added to a matrix on the way from W to W*, as a factor: W* = W + W · correction.
+    """Compute the correction C of W* = W + W · C.
 
     Args:
         covariance: of the layer's inputs, with their shift.
-        damping: the share of the mean diagonal of E[x̂ x̂ᵀ] that is added to its diagonal.
+        damping: the share of the mean diagonal of E[x̂ x̂ᵀ] that is added to the diagonal, λI.
 
     Returns:
         E[(x − x̂) x̂ᵀ] (E[x̂ x̂ᵀ] + λI)⁻¹, float32 [in, in].
@@ -222,7 +215,7 @@ def correction(covariance: InputCovariance, damping: float) -> Tensor:
 
 
 def _aim_at_original_outputs(task: RoundingTask, covariance: InputCovariance) -> None:
-    """Put W* into the layers that are to be integers; what stays in 16 bits stays what it is."""
+    """Put W* into the layers that will be quantized; those that stay in 16 bits are unchanged."""
     factor = correction(covariance, CORRECTION_DAMPING)
     for layer in covariance.layers:
         if not any(isinstance(target, FloatFormat) for target in task.formats[layer.name]):
@@ -237,7 +230,7 @@ def _round_stage_by_stage(
     calls: Sequence[BlockCall],
     originals: Sequence[Mapping[Layer, Tensor]] | None,
 ) -> Records:
-    """Round a block's layers in the order in which they run, each stage against what the rounded ones give it."""
+    """Round a block's layers in the order in which they run, each stage with the rounded ones before it installed."""
     records: Records = {}
     for stage in stages(block, layers, calls):
         rounded = _round_stage(task, block, stage, calls, originals)

@@ -1,6 +1,6 @@
 """Text for calibration and evaluation, and the token sequences cut from it.
 
-A source is a list of documents. The first 60 % of them are for calibration, the rest for evaluation.
+A text is a list of documents. The first 60 % of them are for calibration, the rest for evaluation.
 Knows nothing about models but their tokenizer.
 """
 
@@ -28,32 +28,18 @@ _OVERLAP_RUN = 64  # tokens
 
 @dataclass(frozen=True)
 class Text:
-    """Documents and where they came from.
-
-    Attributes:
-        source: what the user named.
-        documents: the texts, in a fixed order.
-        sha256: over the documents.
-    """
+    """Documents in a fixed order, the source that the user named, and a hash over the documents."""
 
     source: str
     documents: tuple[str, ...]
     sha256: str
 
     def calibration(self) -> tuple[str, ...]:
-        """Give the part to calibrate on.
-
-        Returns:
-            The first 60 % of the documents.
-        """
+        """Give the part to calibrate on: the first 60 % of the documents."""
         return self.documents[: self._cut()]
 
     def evaluation(self) -> tuple[str, ...]:
-        """Give the part to evaluate on, when calibration used this text too.
-
-        Returns:
-            The documents after the first 60 %.
-        """
+        """Give the part to evaluate on when calibration used this text too: the rest of the documents."""
         return self.documents[self._cut() :]
 
     def _cut(self) -> int:
@@ -66,8 +52,8 @@ def load_text(source: str, loaded: LoadedModel | None = None) -> Text:
     Args:
         source: ``pydoc`` (the manual that comes with Python), ``wikipedia`` (an excerpt of 106 articles that comes
             with gensim), ``sampled`` (written by the model itself), ``hub:NAME`` (a data set of the hub), a UTF-8 text
-            file, whose documents are its paragraphs, a ``.jsonl`` file of conversations, which are written by the
-            model's chat template, or a folder, whose documents are its text files.
+            file, whose documents are its paragraphs, a ``.jsonl`` file of conversations, rendered by the model's chat
+            template, or a folder, whose documents are its text files.
         loaded: the model, for texts that depend on it.
 
     Returns:
@@ -94,12 +80,12 @@ def load_text(source: str, loaded: LoadedModel | None = None) -> Text:
         documents = text_sources.read_utf8(path).split(_SEPARATOR)
     kept = tuple(_without_repeats(documents))
     if not kept:
-        raise CalibrationError(f"the text {source} is empty. Give a file with prose like what the model will read.")
+        raise CalibrationError(f"the text {source} is empty. Give text like what the model will read.")
     return Text(source, kept, hashlib.sha256(_SEPARATOR.join(kept).encode()).hexdigest())
 
 
 def _without_repeats(documents: Sequence[str]) -> Iterator[str]:
-    """Drop long paragraphs that stood earlier, so that calibration text does not return in the evaluation part."""
+    """Drop repeated long paragraphs, so that calibration text does not reappear in the evaluation part."""
     seen: set[str] = set()
     for document in documents:
         paragraphs = []
@@ -114,7 +100,7 @@ def _without_repeats(documents: Sequence[str]) -> Iterator[str]:
 
 
 def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Find what the tokenizer puts in front of every text, such as a BOS token."""
+    """List the ids of the tokens, often one or none, that the tokenizer puts in front of every text, such as BOS."""
     content = tokenizer("a", add_special_tokens=False).input_ids
     whole = tokenizer("a").input_ids
     starts = [i for i in range(len(whole) - len(content) + 1) if whole[i : i + len(content)] == content]
@@ -123,12 +109,12 @@ def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 @dataclass(frozen=True)
 class CutSequences:
-    """Sequences of equal length and the documents that they are of.
+    """Sequences of equal length and the documents that they come from.
 
     Attributes:
         token_ids: int64 [sequences, tokens].
-        document_of_sequence: the position of the document in which a sequence has its middle token. Where a tokenizer
-            does not tell where in the text its tokens are, every sequence counts as a document.
+        document_of_sequence: the position of the document that holds a sequence's middle token. If the tokenizer does
+            not report the positions of tokens, every sequence counts as a document.
     """
 
     token_ids: Tensor
@@ -142,18 +128,7 @@ def token_sequences(
     sequence_length: int,
     without: Tensor | None = None,
 ) -> Tensor:
-    """Cut sequences as ``cut_sequences`` does.
-
-    Args:
-        tokenizer: the model's tokenizer.
-        documents: joined by blank lines.
-        num_sequences: how many.
-        sequence_length: tokens in each, the opening ones included.
-        without: sequences that were cut from these documents before, and shall not be cut again.
-
-    Returns:
-        int64 [num_sequences, sequence_length].
-    """
+    """Cut sequences as ``cut_sequences`` does, int64 [num_sequences, sequence_length]."""
     return cut_sequences(tokenizer, documents, num_sequences, sequence_length, without).token_ids
 
 
@@ -166,20 +141,21 @@ def cut_sequences(
 ) -> CutSequences:
     """Cut sequences of equal length, spread evenly over the documents, without overlap.
 
-    Every sequence begins as the tokenizer begins a text: without its BOS token a model may leave its normal regime.
+    Every sequence begins as the tokenizer begins a text; without its BOS token a model may leave its normal regime.
 
     Args:
         tokenizer: the model's tokenizer.
         documents: joined by blank lines.
-        num_sequences: how many.
-        sequence_length: tokens in each, the opening ones included.
-        without: sequences that were cut from these documents before, and shall not be cut again.
+        num_sequences: the number of sequences.
+        sequence_length: tokens in each, opening tokens included.
+        without: earlier sequences of these documents, which are not cut again.
 
     Returns:
         The sequences and their documents.
 
     Raises:
-        ScantlingError: the text is too short.
+        InputError: the number of sequences or their length is too small.
+        CalibrationError: the text is too short.
     """
     if num_sequences < 1 or sequence_length < 8:
         raise InputError(
@@ -200,7 +176,7 @@ def cut_sequences(
         raise CalibrationError(
             f"this part of the text has {len(ids):,} tokens, enough for {len(starts)} "
             f"{'sequences' if without is None else 'further sequences'} of {sequence_length}; "
-            f"{num_sequences} were asked for. Give a longer text, or fewer or shorter sequences."
+            f"{num_sequences} were asked for. Give a longer text, or ask for fewer or shorter sequences."
         )
     chosen = [starts[(2 * index + 1) * len(starts) // (2 * num_sequences)] for index in range(num_sequences)]
     token_ids = torch.tensor([[*opening, *ids[start : start + body_length]] for start in chosen])
@@ -212,14 +188,14 @@ def cut_sequences(
 
 
 def require_disjoint(calibration: Tensor, evaluation: Tensor) -> None:
-    """Refuse to evaluate on text that calibration has seen, be it in part.
+    """Refuse to evaluate on text that calibration saw, even in part.
 
     Args:
         calibration: int64 [sequences, tokens].
         evaluation: int64 [sequences, tokens].
 
     Raises:
-        InputError: a run of 64 tokens stands in both, or of half a sequence where that is less.
+        InputError: both contain the same run of 64 tokens, or of half a sequence if that is less.
     """
     run = max(min(_OVERLAP_RUN, calibration.shape[1] // 2, evaluation.shape[1] // 2), 1)
     seen = {window for row in calibration.tolist() for window in _windows(row, run)}
@@ -238,15 +214,7 @@ def _windows(tokens: Sequence[int], length: int) -> Iterator[tuple[int, ...]]:
 
 
 def validate_length(config: object, sequence_length: int) -> None:
-    """Refuse sequences beyond the model's context.
-
-    Args:
-        config: the model's configuration.
-        sequence_length: tokens per sequence.
-
-    Raises:
-        InputError: the sequences are too long.
-    """
+    """Refuse sequences longer than the context of a model with this configuration."""
     longest = getattr(config, "max_position_embeddings", None)
     if isinstance(longest, int) and sequence_length > longest:
         raise InputError(

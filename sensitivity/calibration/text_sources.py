@@ -43,17 +43,7 @@ _SAMPLED_DOCUMENTS, _SAMPLED_TOKENS, _SAMPLED_AT_ONCE = 96, 512, 16
 
 
 def read_utf8(path: Path) -> str:
-    """Read a text file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its text.
-
-    Raises:
-        FileFormatError: it is not there, cannot be read, or is not UTF-8.
-    """
+    """Read a text file; refuse one that is missing, unreadable or not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -70,50 +60,41 @@ def read_utf8(path: Path) -> str:
 
 
 def documents_of_folder(folder: Path) -> list[str]:
-    """Read all text files below a folder, in the order of their paths; each is a document.
-
-    Args:
-        folder: the folder.
-
-    Returns:
-        The texts of all files with a suffix of plain text or source code.
-
-    Raises:
-        FileFormatError: there are none.
-    """
+    """Read all files of plain text or source code in a folder, in the order of their paths; each is a document."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in _TEXT_SUFFIXES)
     if not files:
         raise FileFormatError(
-            f"the folder {folder} has no text files. Files that end in these are read: {', '.join(_TEXT_SUFFIXES)}."
+            f"the folder {folder} has no text files. Files with these suffixes are read: {', '.join(_TEXT_SUFFIXES)}."
         )
     return [read_utf8(path) for path in files]
 
 
 def conversations(path: Path, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
-    """Read conversations and write each as the model's chat template does.
+    """Read conversations and render each with the model's chat template.
 
     Args:
-        path: a JSON Lines file; every line is a list of messages, or an object with one under ``messages``. A message
-            has ``role`` and ``content``.
+        path: a JSON Lines file; every line is a list of messages, or an object with such a list as ``messages``. A
+            message has ``role`` and ``content``.
         tokenizer: has the template.
 
     Returns:
         A document for every line.
 
     Raises:
-        ScantlingError: the model has no chat template, or a line is not a conversation.
+        InputError: the model has no chat template.
+        FileFormatError: a line is not a conversation.
     """
     if tokenizer is None or not tokenizer.chat_template:
         raise InputError(
-            f"{path} holds conversations, and this model has no chat template to write them with. Give plain text."
+            f"{path} holds conversations, but this model has no chat template to render them with. Give plain text."
         )
     documents = []
     for number, line in enumerate(read_utf8(path).splitlines(), start=1):
         if line.strip():
             try:
                 row = json.loads(line)
-                documents.append(_written(row["messages"] if isinstance(row, dict) else row, tokenizer))
-            except Exception as error:  # templates are programs of their own and raise what they like
+                documents.append(_rendered(row["messages"] if isinstance(row, dict) else row, tokenizer))
+            except Exception as error:  # templates are programs, which raise whatever they like
                 raise FileFormatError(
                     f"line {number} of {path} is not a conversation ({type(error).__name__}: {error}). A line is "
                     '{"messages": [{"role": "user", "content": "…"}, …]}.'
@@ -121,24 +102,25 @@ def conversations(path: Path, tokenizer: PreTrainedTokenizerBase | None) -> list
     return documents
 
 
-def _written(messages: object, tokenizer: PreTrainedTokenizerBase) -> str:
-    written = tokenizer.apply_chat_template(messages, tokenize=False)  # type: ignore[arg-type]
-    assert isinstance(written, str)
-    return written
+def _rendered(messages: object, tokenizer: PreTrainedTokenizerBase) -> str:
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False)  # type: ignore[arg-type]
+    assert isinstance(rendered, str)
+    return rendered
 
 
 def documents_of_hub(name: str, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
-    """Read a data set of the hub: its first rows, in their order.
+    """Read the first rows of a data set of the hub, in order.
 
     Args:
         name: ``NAME``, ``NAME:CONFIGURATION`` or ``NAME:CONFIGURATION:SPLIT``; the split is ``train`` by default.
         tokenizer: has the chat template, for data sets of conversations.
 
     Returns:
-        The column ``text``, or ``messages`` written by the chat template.
+        The column ``text``, or ``messages`` rendered with the chat template.
 
     Raises:
-        ScantlingError: the package ``datasets`` is missing, there is no such data set, or it has neither column.
+        MissingDependencyError: the package ``datasets`` is missing.
+        FileFormatError: there is no such data set, or it has neither column.
     """
     if util.find_spec("datasets") is None:
         raise MissingDependencyError("data sets of the hub need the package datasets: pip install 'scantling[hub]'")
@@ -148,33 +130,35 @@ def documents_of_hub(name: str, tokenizer: PreTrainedTokenizerBase | None) -> li
     try:
         rows: Any = load_dataset(path, configuration or None, split=split or "train", streaming=True)
         taken = list(rows.take(_MOST_HUB_ROWS))
-    except Exception as error:  # whatever the readers of foreign data come upon
+    except Exception as error:  # readers of foreign data raise whatever they like
         raise FileFormatError(
             f"cannot read the data set {path!r} of the hub: {' '.join(str(error).split())[:300]}"
         ) from error
     if taken and isinstance(taken[0].get("text"), str):
         return [row["text"] for row in taken]
     if taken and "messages" in taken[0] and tokenizer is not None and tokenizer.chat_template:
-        return [_written(row["messages"], tokenizer) for row in taken]
+        return [_rendered(row["messages"], tokenizer) for row in taken]
     columns = ", ".join(taken[0]) if taken else "no rows"
     raise FileFormatError(f"the data set {path!r} has no column text (it has: {columns}). Write it to a file first.")
 
 
 def sampled_documents(loaded: LoadedModel | None, opening: list[int]) -> list[str]:
-    """Let the model write: 96 documents of 512 tokens, sampled at temperature 1 from its own prediction, seed 0.
+    """Let the model write 96 documents of 512 tokens, sampled at temperature 1 with seed 0.
 
     Args:
-        loaded: the model.
-        opening: what the tokenizer puts in front of a text; the end-of-text token where that is nothing.
+        loaded: the model; refused where it is None.
+        opening: the tokens that the tokenizer puts in front of a text; if none, the end-of-text token is used.
 
     Returns:
         The documents.
 
     Raises:
-        InputError: there is no model at hand.
+        InputError: no model is given.
     """
     if loaded is None:
-        raise InputError(f"the text {SAMPLED} is drawn from the model, to calibrate on. Name another to measure on.")
+        raise InputError(
+            f"the text {SAMPLED} is drawn from the model, and only for calibration. Name another to measure on."
+        )
     first = opening or [int(loaded.tokenizer.eos_token_id or 0)]
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(0)
@@ -200,23 +184,12 @@ def sampled_documents(loaded: LoadedModel | None, opening: list[int]) -> list[st
 
 
 def pydoc_documents() -> list[str]:
-    """Give the manual that comes with Python.
-
-    Returns:
-        Its topics, in the order of their names.
-    """
+    """Give the topics of the manual that comes with Python, in the order of their names."""
     return [topics.topics[key] for key in sorted(topics.topics)]
 
 
 def wikipedia_documents() -> list[str]:
-    """Give the excerpt of the English Wikipedia that comes with gensim.
-
-    Returns:
-        Its articles.
-
-    Raises:
-        MissingDependencyError: gensim is not installed.
-    """
+    """Give the articles of the English Wikipedia that come with gensim."""
     found = util.find_spec("gensim")
     if found is None or found.origin is None:
         raise MissingDependencyError(

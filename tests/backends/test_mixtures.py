@@ -225,7 +225,7 @@ def test_scaled_inputs_leave_the_function_of_experts_as_it_is(made):
     matrices = {layer.name: matrix_of(loaded.model.get_submodule(layer.name)).clone() for layer in structure.layers}
     with torch.no_grad():
         before = loaded.model(tokens).logits
-        scale_inputs(loaded, structure, tokens, (AwqSettings(), [parse_format("int3-g32")]), silent)
+        scale_inputs(loaded, structure, tokens, AwqSettings(), [parse_format("int3-g32")], silent)
         after = loaded.model(tokens).logits
     assert torch.allclose(before, after, atol=2e-4 * float(before.abs().max()))
     scaled = {

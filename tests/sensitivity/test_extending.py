@@ -126,7 +126,7 @@ def test_sequences_are_added_until_the_error_is_small(tmp_path, words):
     assert relative_error(grown) < first
     assert grown.num_samples > 4
     assert "4 pricing sequences: uniform plans are predicted to" in result.output
-    with pytest.raises(ScantlingError, match="cannot be aimed at"):
+    with pytest.raises(ScantlingError, match="must be between 0% and 100%, got 0%"):
         run(*words, "--formats", "int2-g32,int4-g32", "--until", "0%")
 
 

@@ -181,16 +181,16 @@ def test_scaled_inputs_leave_the_model_s_function_as_it_is(family):
             parameter.data = torch.randn(parameter.shape, generator=generator).exp()
     before, weights = logits_of(model), {layer.name: task.matrix(layer).clone() for layer in task.structure.layers}
     how = (AwqSettings(), [parse_format("int3-g32")])
-    scale_inputs(task.loaded, task.structure, TOKENS, how, silent)
+    scale_inputs(task.loaded, task.structure, TOKENS, *how, silent)
     moved = {name for name, weight in weights.items() if not torch.equal(weight, matrix_of(model.get_submodule(name)))}
     kinds = {name.rpartition(".")[2] for name in moved}
     # norms, up_proj → down_proj, v_proj → o_proj with its shared heads; in GPT-2 a GELU stands before the second matrix
     assert kinds >= ({"c_attn", "c_fc"} if family == "gpt2" else {"q_proj", "o_proj", "up_proj", "down_proj"})
     assert torch.allclose(logits_of(model), before, atol=2e-4 * float(before.abs().max()))
-    scale_inputs(task.loaded, task.structure, TOKENS, how, silent)  # a second time changes nothing
+    scale_inputs(task.loaded, task.structure, TOKENS, *how, silent)  # a second time changes nothing
     assert moved == {n for n, w in weights.items() if not torch.equal(w, matrix_of(model.get_submodule(n)))}
     with pytest.raises(ScantlingError, match="scaled for other formats"):
-        scale_inputs(task.loaded, task.structure, TOKENS, (AwqSettings(), [parse_format("int4-g32")]), silent)
+        scale_inputs(task.loaded, task.structure, TOKENS, AwqSettings(), [parse_format("int4-g32")], silent)
 
 
 def plain_error(weight, scales, inputs, target):
