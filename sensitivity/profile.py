@@ -12,7 +12,7 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Final, Literal
@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..common.errors import ScantlingError
-from ..common.files import whole_file
+from ..common.files import file_sha256, whole_file
 from ..common.records import Finite, Record, VersionedRecord
 from ..quantization.formats import parse_format
 from .calibration.expert_coverage import ExpertCoverage
@@ -158,6 +158,14 @@ class ProfileRecord(VersionedRecord):
 
 
 @dataclass(frozen=True)
+class ProfileOrigin:
+    """The file that holds a profile, and its hash."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Profile:
     """The record and its tensors.
 
@@ -174,6 +182,17 @@ class Profile:
     samples: NDArray[np.float64]
     rounding_token_ids: NDArray[np.int64]
     pricing_token_ids: NDArray[np.int64]
+    origin: ProfileOrigin | None = field(default=None, compare=False)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Profile":
+        """Read a profile from its file."""
+        return read_profile(Path(path))
+
+    def save(self, path: Path | str) -> "Profile":
+        """Write the profile; what is returned knows its file."""
+        write_profile(self, Path(path))
+        return replace(self, origin=ProfileOrigin(Path(path), file_sha256(Path(path))))
 
     @cached_property
     def layer_index(self) -> dict[str, int]:
@@ -189,6 +208,26 @@ class Profile:
     def prices(self) -> NDArray[np.float64]:
         """The samples that count: measured, but for experts that calibration hardly reached, which borrow theirs."""
         return with_imputed_prices(self.record.layers, self.samples)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of every price."""
+        return int(self.samples.shape[2])
+
+    def difference(self, first: Mapping[str, str], second: Mapping[str, str]) -> tuple[float, float | None]:
+        """Predict by how much one assignment loses more than another, paired by sample; with its standard error."""
+        totals = [
+            np.sum([self.prices[i, self.format_index[of[name]]] for name, i in self.layer_index.items()], axis=0)
+            for of in (first, second)
+        ]
+        paired = totals[0] - totals[1]
+        error = float(paired.std(ddof=1)) / math.sqrt(len(paired)) if len(paired) > 1 else None
+        return float(paired.mean()), error
+
+    @property
+    def prices_by_domain(self) -> dict[str, NDArray[np.float64]]:
+        """The prices by domain."""
+        return self.samples_by_domain
 
     @cached_property
     def samples_by_domain(self) -> dict[str, NDArray[np.float64]]:
@@ -342,7 +381,7 @@ def read_profile(path: Path) -> Profile:
             f"{path} is damaged or was edited by hand: it does not match its digest. Profile the model again."
         )
     _validate_consistency(profile, path)
-    return profile
+    return replace(profile, origin=ProfileOrigin(path, file_sha256(path)))
 
 
 def _digest(record: str, profile: Profile) -> str:
