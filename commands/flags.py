@@ -7,12 +7,9 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    from ..solver.milp.base import MilpSolver, SolverSettings
 
 ProfileArgument = Annotated[Path, typer.Argument(metavar="PROFILE", help="Written by: scantling profile")]
 PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="Written by: scantling solve")]
@@ -25,7 +22,7 @@ ModelOption = Annotated[
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
-_LIMITS, _USE, _RULES, _AIM = "Limits", "Device and use", "Rules", "Objective"
+_LIMITS, _USE, _RULES, _AIM = "Limits", "Hardware and workload", "Rules", "Objective"
 
 
 def _flag(help_text: str, panel: str, *names: str) -> Any:  # noqa: ANN401 - typer's own type
@@ -47,33 +44,35 @@ _PROGRAM_FLAGS: dict[str, Any] = {
     "max_loss": Annotated[str | None, _flag("Predicted loss increase at most, in nats per token.", _LIMITS)],
     "hardware": Annotated[str | None, _flag("A known machine (scantling hardware list) or a hardware file.", _USE)],
     "context": Annotated[int | None, _flag("Tokens in the KV cache.", _USE)],
-    "batch": Annotated[int | None, _flag("Sequences at once.", _USE)],
-    "kv_bits": Annotated[float | None, _flag("Width of a cached number.", _USE)],
-    "rate": Annotated[str | None, _flag("Demanded, such as '26 tok/s'.", _USE)],
+    "batch": Annotated[int | None, _flag("Sequences decoded at once.", _USE)],
+    "kv_bits": Annotated[float | None, _flag("Bits of a number in the KV cache.", _USE)],
+    "rate": Annotated[str | None, _flag("Tokens per second that are needed, such as '26 tok/s'.", _USE)],
     "engine": Annotated[
-        str | None, _flag("What must load the checkpoint (scantling engines): brings its rules.", _RULES)
+        str | None,
+        _flag("The inference engine that must load the checkpoint (scantling engines); adds its rules.", _RULES),
     ],
     "constraints": Annotated[list[Path] | None, _flag("A constraint file (docs/constraints.md); repeatable.", _RULES)],
     "constraints_py": Annotated[
-        str | None, _flag("FILE:FUNCTION. Runs your own Python, which may add rows.", _RULES, "--constraints-py")
+        str | None, _flag("FILE:FUNCTION. Runs your own Python function on the program.", _RULES, "--constraints-py")
     ],
     "pin_from": Annotated[
-        list[str] | None, _flag("PLAN:PATTERN. Layers that keep the format of an earlier plan; repeatable.", _RULES)
+        list[str] | None,
+        _flag("PLAN:PATTERN. Keep the formats of an earlier plan on these layers; repeatable.", _RULES),
     ],
     "safety_factor": Annotated[
-        float | None, _flag("Factor of safety that the plan must reach, measured; see docs/safety.md.", _LIMITS)
+        float | None, _flag("Factor of safety that the plan must reach when measured; see docs/safety.md.", _LIMITS)
     ],
     "minimize": Annotated[
         list[str] | None, _flag("loss_increase (the default), or a row such as memory; one after the other.", _AIM)
     ],
-    "robust": Annotated[float | None, _flag("Standard errors that are added to the predicted loss.", _AIM)],
-    "domains": Annotated[str | None, _flag("mean, or worst: which domain counts.", _AIM)],
+    "robust": Annotated[float | None, _flag("Standard errors added to the predicted loss.", _AIM)],
+    "domains": Annotated[str | None, _flag("mean of the domains, or worst of them.", _AIM)],
 }
 _SOLVER_FLAGS: dict[str, tuple[Any, Any]] = {
     "solver": (Annotated[str, _flag("cpsat, or highs (HiGHS through cvxpy).", "Solver")], "cpsat"),
-    "time_limit": (Annotated[float, _flag("Seconds for the solver.", "Solver")], 60.0),
-    "threads": (Annotated[int, _flag("For the solver; one repeats exactly.", "Solver")], 1),
-    "seed": (Annotated[int, _flag("Of the solver.", "Solver")], 0),
+    "time_limit": (Annotated[float, _flag("Seconds for each solve.", "Solver")], 60.0),
+    "threads": (Annotated[int, _flag("Threads of the solver; results with one are reproducible.", "Solver")], 1),
+    "seed": (Annotated[int, _flag("Random seed of the solver.", "Solver")], 0),
     "gap": (
         Annotated[float, _flag("Stop at this proven gap, as a share of the objective; 0 for the optimum.", "Solver")],
         0.0,
@@ -85,8 +84,8 @@ def with_program_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the flags of a program and of a solver.
 
     Args:
-        command: takes ``flags``, the program's flags by name without those not given, and ``search``, the engine and
-            settings, beside its own parameters.
+        command: takes ``flags``, the program's flags that were given, and ``search``, the solver's, by name beside
+            its own parameters.
 
     Returns:
         The command with all flags in its signature, for typer.
@@ -104,7 +103,7 @@ def with_program_flags(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapped(**values: Any) -> None:  # noqa: ANN401
         flags = {name: values.pop(name) for name in _PROGRAM_FLAGS}
-        search = _search(**{name: values.pop(name) for name in _SOLVER_FLAGS})
+        search = {name: values.pop(name) for name in _SOLVER_FLAGS}
         given = {name: tuple(v) if isinstance(v, list) else v for name, v in flags.items() if v is not None}
         command(**values, flags=given, search=search)
 
@@ -113,10 +112,3 @@ def with_program_flags(command: Callable[..., None]) -> Callable[..., None]:
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del wrapped.__wrapped__
     return wrapped
-
-
-def _search(solver: str, time_limit: float, threads: int, seed: int, gap: float) -> "tuple[MilpSolver, SolverSettings]":
-    from ..solver.milp.base import SolverSettings
-    from ..solver.milp.registry import solver_named
-
-    return solver_named(solver), SolverSettings(time_limit, seed, threads, gap)

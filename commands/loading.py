@@ -1,4 +1,4 @@
-"""What commands that load a model share.
+"""Loading a model, and progress on the terminal.
 
 Knows nothing about what commands do with it.
 """
@@ -14,27 +14,14 @@ if TYPE_CHECKING:
 
 
 def progress() -> "TerminalProgress":
-    """Make a bar on standard error.
-
-    Returns:
-        The bar.
-    """
+    """Make a progress bar on standard error."""
     from ..reporting.terminal.plan_view import TerminalProgress
 
     return TerminalProgress(Console(stderr=True))
 
 
 def load(source: str, *, trust_remote_code: bool, scratch: Path | None = None) -> "LoadedModel":
-    """Load a model, and show that it is being loaded.
-
-    Args:
-        source: a folder, a GGUF file, or a name on the hub.
-        trust_remote_code: whether code that comes with it is run.
-        scratch: a folder where its weights shall lie in a file; None for memory.
-
-    Returns:
-        The model.
-    """
+    """Load a model, and show that it is being loaded; its weights lie in a file in ``scratch``, or in memory."""
     from ..models.loading import load_model
     from ..reporting.terminal.plan_view import waiting
 

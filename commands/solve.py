@@ -1,23 +1,13 @@
 """Commands about the integer program: solve, verify, edit, diff, frontier."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ..common.progress import Progress
-    from ..models.loading import LoadedModel
-    from ..planning.plan import Plan, RefinementStep
-    from ..sensitivity.profile import Profile, ProfileOrigin
-    from ..solver.milp.base import MilpSolver, SolverSettings
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from ..common.errors import ScantlingError
-from .files import profile_beside, profile_path_of
+from ..common.errors import InputError
+from .files import profile_path_of
 from .flags import (
     JsonOption,
     ModelOption,
@@ -27,62 +17,51 @@ from .flags import (
     TrustOption,
     with_program_flags,
 )
-from .loading import load, progress
-from .safety import SafeOptions, safe_plan
+from .loading import progress
 
 if TYPE_CHECKING:
+    from ..planning.diagnosis import Diagnosis
     from ..planning.plan import Plan
     from ..planning.program import Program
-    from ..sensitivity.profile import Profile, ProfileOrigin
-    from ..solver.instance import Instance
-    from ..solver.milp.base import MilpSolver, SolverSettings
+    from ..sensitivity.profile import Profile
 
 app = typer.Typer()
-Search = tuple["MilpSolver", "SolverSettings"]
 NO_PLAN_STATUS = 3
 
 
-def _profile_and_origin(profile_path: Path) -> "tuple[Profile, ProfileOrigin]":
-    from ..common.files import file_sha256
-    from ..sensitivity.profile import ProfileOrigin, read_profile
-
-    return read_profile(profile_path), ProfileOrigin(profile_path, file_sha256(profile_path))
-
-
-def _program(profile: "Profile", flags: dict[str, Any]) -> "Program":
+def _program(profile_path: Path, flags: dict[str, Any]) -> "Program":
     from ..planning.flags import ProgramOptions, program_from_options
+    from ..sensitivity.profile import read_profile
 
-    return program_from_options(profile, ProgramOptions(**flags))
-
-
-def _stated(program: "Program", search: Search) -> "Instance":
-    from ..planning.power_ratio import stated
-    from ..planning.solve import formats_or_none
-
-    return stated(program, lambda instance: formats_or_none(instance, *search))
+    return program_from_options(read_profile(profile_path), ProgramOptions(**flags))
 
 
-def _show(plan: "Plan", profile: "Profile", *, as_json: bool) -> None:
+def _print_plan(plan: "Plan", diagnosis: "Diagnosis", profile: "Profile", *, as_json: bool) -> None:
+    import json
+
+    from ..reporting.terminal.diagnostics import cross_fit_sentence, engine_cost_sentence, print_rarely_covered
     from ..reporting.terminal.plan_view import print_allocation, print_certificate, print_verdict
     from ..reporting.terminal.safety_table import describe_safety
 
     if as_json:
-        typer.echo(plan.model_dump_json(exclude={"program"}))
-    else:
-        print_verdict(plan, profile, Console(markup=False))
-        print_allocation(plan, Console(markup=False))
-        print_certificate(plan, Console(markup=False))
-        if plan.safety is not None:
-            typer.echo(describe_safety(plan.safety))
-
-
-def _print_engine_cost(plan: "Plan", profile: "Profile", search: Search) -> None:
-    from ..planning.engine_cost import engine_cost
-    from ..reporting.terminal.diagnostics import engine_cost_sentence
-
-    cost = engine_cost(profile, plan.program, plan.formats(), *search)
-    if cost is not None:
-        typer.echo(engine_cost_sentence(cost, plan.loss_increase_nats))
+        record = {**plan.model_dump(mode="json", exclude={"program"}), "diagnosis": diagnosis.model_dump(mode="json")}
+        typer.echo(json.dumps(record, ensure_ascii=False))
+        return
+    console = Console(markup=False)
+    print_verdict(plan, profile, console)
+    print_allocation(plan, console)
+    print_certificate(plan, console)
+    if plan.safety is not None:
+        typer.echo(describe_safety(plan.safety))
+    if diagnosis.engine_cost is not None:
+        typer.echo(engine_cost_sentence(diagnosis.engine_cost, plan.loss_increase_nats))
+    print_rarely_covered(profile, console)
+    for warning in diagnosis.warnings:
+        console.print(f"Warning: {warning}", style="bold red", soft_wrap=True)
+    if diagnosis.cross_fit is not None:
+        console.print(cross_fit_sentence(plan.loss_increase_nats, diagnosis.cross_fit), soft_wrap=True)
+    elif diagnosis.cross_fit_left_out is not None:
+        console.print(diagnosis.cross_fit_left_out, soft_wrap=True)
 
 
 @app.command()
@@ -91,7 +70,7 @@ def solve(
     profile_path: ProfileArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="The plan to write.")],
     flags: dict[str, Any],
-    search: Search,
+    search: dict[str, Any],
     save_program: Annotated[
         Path | None, typer.Option(help="Also write the program itself as JSON.", rich_help_panel="Solver")
     ] = None,
@@ -113,7 +92,7 @@ def solve(
         int | None,
         typer.Option(
             metavar="N",
-            help="Then try N steps to plans that measure better, with the model; takes about a profile's time.",
+            help="Then try N steps to plans that measure better, with the model; takes about as long as profiling.",
             rich_help_panel="Solver",
         ),
     ] = None,
@@ -122,7 +101,7 @@ def solve(
         typer.Option(
             "--joint",
             help="Also price the plan as a whole, with what the errors of its layers have in common; needs the model, "
-            "and less time than the profile took.",
+            "and less time than profiling.",
         ),
     ] = False,
     model: ModelOption = None,
@@ -142,60 +121,58 @@ def solve(
     """  # noqa: DOC501
     from ..common.files import require_writable
     from ..planning.explanation import InfeasibleError
-    from ..planning.plan import write_plan
-    from ..planning.solve import choose_formats
-    from ..planning.solve import solve as solve_program
-    from ..reporting.terminal.diagnostics import print_cross_fit, print_rarely_covered
-    from ..solver.instance import write_instance
 
     require_writable(output, 1 << 16)
-    profile, origin = _profile_and_origin(profile_path)
-    program = _program(profile, flags)
-    _validate_options(program, asks_for_safety=safety is not None or predicted_only, refines=refine is not None)
-
-    def plan_of(wanted: "Program") -> "Plan":
-        instance = _stated(wanted, search)
-        if save_program is not None:
-            write_instance(instance, save_program)
-        return solve_program(profile, origin, instance, *search)
-
+    program = _program(profile_path, flags)
+    if program.safety_factor is not None and refine is not None:
+        raise InputError("--safety-factor and --refine both measure plans and solve again: give one of them.")
     try:
-        if program.safety_factor is None:
-            plan = plan_of(program)
-        else:
-            plan = safe_plan(program, origin, plan_of, SafeOptions(safety, predicted_only, model, trust_remote_code))
-    except InfeasibleError as error:
-        typer.echo(error.explanation.model_dump_json() if as_json else str(error), err=not as_json)
-        raise typer.Exit(NO_PLAN_STATUS) from error
-    write_plan(plan, output)
-    source = model or plan.model_source
-    later = (
-        lambda: load(source, trust_remote_code=trust_remote_code),
-        progress(),
-        lambda line: typer.echo(line, err=as_json),
-    )
-    if refine is not None:
-        plan = refined_plan(plan, (profile, origin), search, refine, later)
-        write_plan(plan, output)
-    if joint:
-        plan = jointly_priced(plan, profile, later)
-        write_plan(plan, output)
-    _show(plan, profile, as_json=as_json)
-    if not as_json and refine is None:
-        _print_engine_cost(plan, profile, search)
-    print_rarely_covered(profile, Console(markup=False, stderr=as_json))
-    if cross_fit and not as_json and program.safety_factor is None:
-        console = Console(markup=False)
-        print_cross_fit(
-            profile, plan, lambda part: choose_formats(_stated(_program(part, flags), search), *search), console
+        plan = program.solve(
+            **search,
+            save_program=save_program,
+            safety_file=safety,
+            predicted_only=predicted_only,
+            model=model,
+            trust_remote_code=trust_remote_code,
+            progress=progress(),
+            report=lambda line: typer.echo(line, err=True),
         )
+    except InfeasibleError as error:
+        explanation = error.explanation
+        typer.echo(explanation.model_dump_json() if as_json and explanation else str(error), err=not as_json)
+        raise typer.Exit(NO_PLAN_STATUS) from error
+    plan.save(output)
+    if refine is not None:
+        plan = plan.refine(
+            refine,
+            model=model,
+            trust_remote_code=trust_remote_code,
+            progress=progress(),
+            report=lambda line: typer.echo(line, err=as_json),
+            **search,
+        )
+        plan.save(output)
+    if joint:
+        plan = plan.price_jointly(model=model, trust_remote_code=trust_remote_code, progress=progress())
+        plan.save(output)
+        _print_joint(plan, err=as_json)
+    diagnosis = plan.diagnose(
+        cross_fit=cross_fit and program.safety_factor is None, engine_cost=refine is None, **search
+    )
+    _print_plan(plan, diagnosis, program.profile, as_json=as_json)
 
 
-def _validate_options(program: "Program", *, asks_for_safety: bool, refines: bool) -> None:
-    if program.safety_factor is None and asks_for_safety:
-        raise ScantlingError("--safety and --predicted-only are for --safety-factor, which was not given.")
-    if program.safety_factor is not None and refines:
-        raise ScantlingError("--safety-factor and --refine both measure plans and solve again: give one of them.")
+def _print_joint(plan: "Plan", *, err: bool) -> None:
+    from ..reporting.terminal.verdicts import render_nats
+
+    assert plan.joint is not None
+    whole = render_nats(plan.joint.loss_increase_nats, plan.joint.loss_increase_standard_error_nats)
+    summed = render_nats(plan.loss_increase_nats, plan.loss_increase_standard_error_nats)
+    typer.echo(
+        f"Priced as a whole, with what the errors of its layers have in common: predicted KL {whole} nats per token; "
+        f"the sum of its layers' prices is {summed}.",
+        err=err,
+    )
 
 
 @app.command()
@@ -206,11 +183,9 @@ def verify(plan_path: PlanArgument, profile_path: ProfileOption = None, as_json:
     """  # noqa: DOC501
     import json
 
-    from ..planning.plan import read_plan
-    from ..planning.verify_plan import verify_plan
+    from ..planning.plan import Plan
 
-    plan = read_plan(plan_path)
-    found = verify_plan(plan, profile_path or profile_beside(plan_path, plan.profile_path))
+    found = Plan.load(plan_path).verify(profile_path)
     if as_json:
         typer.echo(json.dumps({"valid": not found.faults, "faults": found.faults, "checked": found.checked}))
     else:
@@ -233,7 +208,7 @@ def edit(
 ) -> None:
     """Set formats by hand: the plan is priced and checked again, and the cost of the change is said."""
     from ..planning.edit_plan import edit_plan
-    from ..planning.plan import read_plan, write_plan
+    from ..planning.plan import read_plan
     from ..sensitivity.profile import read_profile
 
     plan = read_plan(plan_path)
@@ -243,11 +218,10 @@ def edit(
     for fault in edited.faults:
         typer.echo(f"breaks {fault}", err=True)
     if edited.faults and not force:
-        raise ScantlingError(
-            "the edited plan was not written: it breaks limits or rules. Write it anyway with --force."
-        )
-    write_plan(edited.plan, output)
-    _show(edited.plan, profile, as_json=as_json)
+        raise InputError("the edited plan was not written: it breaks limits or rules. Write it anyway with --force.")
+    edited.plan.save(output)
+    diagnosis = edited.plan.diagnose(profile, cross_fit=False, engine_cost=False)
+    _print_plan(edited.plan, diagnosis, profile, as_json=as_json)
 
 
 @app.command()
@@ -275,7 +249,7 @@ def diff(
 def frontier(
     profile_path: ProfileArgument,
     flags: dict[str, Any],
-    search: Search,
+    search: dict[str, Any],
     against: Annotated[list[str], typer.Option(help="What is limited, such as memory; give two for a grid.")],
     lowest: Annotated[list[str] | None, typer.Option("--from", help="Tightest limit; default: the least.")] = None,
     highest: Annotated[list[str] | None, typer.Option("--to", help="Loosest limit; default: the most.")] = None,
@@ -287,13 +261,13 @@ def frontier(
 ) -> None:
     """The least predicted loss at every limit: each point a proven optimum."""
     from ..planning.pareto import FrontierRequest, sweep_frontier
+    from ..planning.solve import search_with
     from ..reporting.terminal.plan_tables import print_frontier
-    from ..reporting.terminal.plan_view import TerminalProgress
 
-    profile, _ = _profile_and_origin(profile_path)
-    instance = _program(profile, flags).instance()
+    program = _program(profile_path, flags)
+    using = search_with(**search)
     sweep = FrontierRequest(tuple(against), tuple(lowest or ()), tuple(highest or ()), points, nested)
-    found = sweep_frontier(profile, instance, sweep, *search, TerminalProgress(Console(stderr=True)))
+    found = sweep_frontier(program.profile, program.instance(), sweep, using.solver, using.settings, progress())
     if output is not None:
         found.write(output)
     if picture is not None:
@@ -304,95 +278,3 @@ def frontier(
         typer.echo(found.model_dump_json())
     else:
         print_frontier(found, Console(markup=False))
-
-
-def jointly_priced(
-    plan: "Plan", profile: "Profile", later: "tuple[Callable[[], LoadedModel], Progress, Callable[[str], None]]"
-) -> "Plan":
-    """Price a plan with what the errors of its layers have in common, and say it.
-
-    Args:
-        plan: as solved.
-        profile: that it was solved from.
-        later: loads the model; shows how far the passes are; says a line.
-
-    Returns:
-        The plan with its joint price.
-    """
-    from ..planning.plan import JointLoss
-    from ..reporting.terminal.verdicts import render_nats
-    from ..sensitivity.joint import joint_samples
-
-    load, progress, say = later
-    samples = joint_samples(load(), profile, {"plan": plan.formats()}, progress)["plan"]
-    joint = JointLoss(loss_increase_nats=samples.price(), loss_increase_standard_error_nats=samples.standard_error())
-    whole = render_nats(joint.loss_increase_nats, joint.loss_increase_standard_error_nats)
-    summed = render_nats(plan.loss_increase_nats, plan.loss_increase_standard_error_nats)
-    say(
-        f"Priced as a whole, with what the errors of its layers have in common: predicted KL {whole} nats per token; "
-        f"the sum of its layers' prices is {summed}."
-    )
-    return plan.model_copy(update={"joint": joint})
-
-
-def refined_plan(
-    plan: "Plan",
-    solved_from: "tuple[Profile, ProfileOrigin]",
-    search: "tuple[MilpSolver, SolverSettings]",
-    most_steps: int,
-    later: "tuple[Callable[[], LoadedModel], Progress, Callable[[str], None]]",
-) -> "Plan":
-    """Refine a plan, and say what every step did.
-
-    Args:
-        plan: as solved.
-        solved_from: its profile, and where that lies.
-        search: engine and settings.
-        most_steps: that are tried.
-        later: loads the model, once the plan is known to be refinable; shows how far the passes are; says a line.
-
-    Returns:
-        The refined plan; the plan itself where no step was kept.
-
-    Raises:
-        ScantlingError: the number of steps, or the plan's program, is no case for refinement.
-    """
-    from ..common.errors import ScantlingError
-    from ..evaluation.refinement import Refinement, require_refinable
-    from ..planning.solve import choose_formats, plan_of
-    from ..sensitivity.calibration.capture import LabelDraws
-
-    profile, origin = solved_from
-    load, progress, say = later
-    if most_steps < 1:
-        raise ScantlingError(f"--refine {most_steps} asks for no step. Give the steps to be tried at most, such as 4.")
-    require_refinable(plan.program, profile)
-    refinement = Refinement(
-        load(),
-        profile,
-        plan.program,
-        lambda instance: choose_formats(instance, *search),
-        LabelDraws(profile.record.seed),
-        progress,
-        plan.formats(),
-    )
-    steps = []
-    for step in refinement.steps(most_steps):
-        steps.append(step)
-        say(f"step {len(steps)}: {_describe(step)}")
-    if not any(step.kept for step in steps):
-        say("no step lowered the measured loss: the plan stays as it was solved")
-        return plan
-    choice = tuple(unit.formats.index(refinement.formats[unit.name]) for unit in plan.program.units)
-    update = {"status": "REFINED", "objectives": (), "refinement": tuple(steps)}
-    certificate = plan.certificate.model_copy(update=update)
-    return plan_of(profile, origin, plan.program, choice, certificate)
-
-
-def _describe(step: "RefinementStep") -> str:
-    error = "" if step.change_standard_error_nats is None else f" ± {step.change_standard_error_nats:.2g}"
-    return (
-        f"{step.num_moved} layers moved, predicted {step.predicted_change_nats:+.3g} nats per token, measured "
-        f"{step.change_nats:+.3g}{error} from {step.kl_nats:.4g} on text that the gradient did not see: "
-        f"{'kept' if step.kept else 'dropped'}"
-    )

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError, OutOfRangeError
 from ..quantization.formats import IntegerFormat, parse_format
 from ..sensitivity.profile import Profile, decided_layers, uniform_formats
 from ..sensitivity.profile_record import LayerRecord
@@ -69,7 +69,7 @@ def baselines(profile: Profile, plan_formats: Mapping[str, str], targets: Sequen
         Different sets of formats; one that answers several targets says so.
 
     Raises:
-        ScantlingError: a target that the profile cannot give; the message says which.
+        InputError: a target that the profile cannot give; the message says which.
     """
     found: list[Baseline] = []
     for target in targets:
@@ -81,6 +81,14 @@ def baselines(profile: Profile, plan_formats: Mapping[str, str], targets: Sequen
                 answers = dict.fromkeys((*found[twin].answers, *baseline.answers))
                 found[twin] = replace(found[twin], answers=tuple(answers))
     return tuple(found)
+
+
+def naive_counterpart(profile: Profile, plan_formats: Mapping[str, str]) -> Baseline | None:
+    """Find what the plan's bytes buy without a program: a uniform, or a mix of two; None where none is as small."""
+    try:
+        return baselines(profile, plan_formats, [SAME_BYTES])[0]
+    except OutOfRangeError:
+        return None
 
 
 def _baselines_of(profile: Profile, plan_formats: Mapping[str, str], target: str) -> list[Baseline]:
@@ -162,7 +170,7 @@ def _nearest_deployable(profile: Profile, plan_formats: Mapping[str, str]) -> li
             above = _uniform(profile, name, answer)
     found = [baseline for baseline in (below, above) if baseline is not None]
     if not found:
-        raise ScantlingError(
+        raise InputError(
             f"no known engine ({', '.join(engine_names())}) loads a uniform format of this profile in every layer. Its "
             f"formats: {', '.join(profile.record.formats)}. Name one with --uniform."
         )
@@ -182,7 +190,7 @@ def _even(profile: Profile, plan_formats: Mapping[str, str], counted: str, amoun
         return _uniform(profile, closest, f"the plan's {counted} {float(totals[closest] / asked - 1):+.2%}")
     fitting = [name for name, total in totals.items() if total <= asked]
     if not fitting:
-        raise ScantlingError(
+        raise OutOfRangeError(
             f"no uniform format has as few {counted} as the plan, so it has no naive counterpart of the same "
             f"{counted}. Compare it with --uniform NAME: {', '.join(totals) or 'none is offered in every layer'}."
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from ..common.files import file_sha256
 from ..common.patterns import matching
 from ..quantization.formats import parse_format
@@ -44,21 +44,21 @@ def edit_plan(plan: Plan, profile: Profile, profile_path: Path, settings: Sequen
         The new plan and what it breaks.
 
     Raises:
-        ScantlingError: another profile, or a setting that matches nothing or names a format that a layer does not have.
+        InputError: another profile, or a setting that matches nothing or names a format that a layer does not have.
     """
     sha256 = file_sha256(profile_path)
     if sha256 != plan.profile_sha256:
-        raise ScantlingError(f"{profile_path} is not the profile that the plan was solved from. Give --profile.")
+        raise InputError(f"{profile_path} is not the profile that the plan was solved from. Give --profile.")
     program = plan.program
     choice = list(plan.choice())
     names = [unit.name for unit in program.units]
     for setting in settings:
         pattern, equals, wanted = setting.rpartition("=")
         if not equals or not pattern or not wanted:
-            raise ScantlingError(f"--set {setting!r} is not PATTERN=FORMAT. Write for instance '*.v_proj=int8-g64'.")
+            raise InputError(f"--set {setting!r} is not PATTERN=FORMAT. Write for instance '*.v_proj=int8-g64'.")
         matched = [unit for unit in matching([pattern], names) if len(program.units[unit].formats) > 1]
         if not matched:
-            raise ScantlingError(
+            raise InputError(
                 f"--set {setting!r} matches only layers that have a single format. Profile them with --include."
             )
         for unit in matched:
@@ -89,4 +89,4 @@ def _format_index(formats: tuple[str, ...], wanted: str, layer: str) -> int:
     if len(of_width) == 1:
         return of_width[0]
     several = "has several formats of that width" if of_width else f"has no format {wanted!r}"
-    raise ScantlingError(f"{layer} {several}. It has: {', '.join(formats)}.")
+    raise InputError(f"{layer} {several}. It has: {', '.join(formats)}.")

@@ -15,7 +15,7 @@ from ..solver.instance import LOSS, Instance
 from ..solver.milp.base import MilpSolver, SolverSettings, Status
 from ..solver.rules import Rule, Tie
 from ..solver.solve import solve as solve_instance
-from .engine_rules import ENGINE_ORIGIN
+from .lower_choices import ENGINE_ORIGIN
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from ..common.records import Finite, Record
 from ..common.units import BYTES, SECONDS, render_quantity
 from ..solver.infeasibility import Conflict
 from ..solver.instance import Instance
+from ..solver.milp.base import Status
 from ..solver.rules import Limit, LossLimit, Rule
 from .plan import LimitUse, Objective, Plan
 
@@ -31,17 +32,17 @@ class LimitUnit:
     step: float = 1.0
 
     def show(self, steps: float) -> str:
-        """Write an amount.
+        """Write an amount in steps with its unit.
 
         Args:
-            steps: how many.
+            steps: the amount.
 
         Returns:
-            The amount with its unit.
+            Text.
 
-        >>> Measure("bits per weight", 0.001).show(3500)
+        >>> LimitUnit("bits per weight", 0.001).show(3500)
         '3.5 bits per weight'
-        >>> Measure("seconds", 0.001).show(20)  # per token, the only seconds of a program
+        >>> LimitUnit("seconds", 0.001).show(20)  # per token, the only seconds of a program
         '20 ms (50 tok/s)'
         """
         amount = steps if self.step == 1 else steps * self.step
@@ -88,31 +89,40 @@ class Explanation(Record):
     is_smallest: bool
     together: tuple[ConflictingRule, ...]
 
-    def text(self) -> str:
-        """Write the explanation for a person.
+    @property
+    def conflict_lines(self) -> tuple[str, ...]:
+        """What cannot hold together, a line each."""
+        return tuple(_described(rule) for rule in self.conflict)
 
-        Returns:
-            Several lines.
-        """
+    @property
+    def mend_lines(self) -> tuple[str, ...]:
+        """Changes of which each gives a plan, everything else as it is; of bounds with the least that is enough."""
+        lines = [_describe_mend(rule) for rule in self.conflict if rule.needed is not None]
+        if self.together:
+            lines.append(f"together: {self._together}")
+        if any(not rule.says for rule in self.conflict):
+            lines.append("without one of the rules that conflict")
+        return tuple(lines)
+
+    @property
+    def _together(self) -> str:
+        return "; ".join(f"{rule.name}: {rule.needed}" for rule in self.together)
+
+    def text(self) -> str:
+        """Write the explanation for a person, in several lines."""
         if not self.conflict:
             return "no plan: a layer has no format left."
         count = "This one alone cannot be met" if len(self.conflict) == 1 else "These cannot hold together"
         proof = ", and no fewer conflict (proven)" if self.is_smallest and len(self.conflict) > 1 else ""
         lines = [f"no plan meets all limits and rules. {count}{proof}:"]
-        lines += [f"  {_described(rule)}" for rule in self.conflict]
+        lines += [f"  {line}" for line in self.conflict_lines]
         lines.append("What would mend it, everything else as it is:")
-        mends = len(lines)
-        for rule in self.conflict:
-            if rule.needed is not None:
-                proven = "the least change, proven" if rule.needed_is_proven else "enough; less may do"
-                span = f"; {rule.span}" if rule.span else ""
-                lines.append(f"  {rule.name}: {rule.needed} ({proven}){span}")
-            elif rule.says:
-                lines.append(f"  {rule.name}: no other bound helps alone")
+        mends = [f"  {_describe_mend(rule)}" for rule in self.conflict if rule.needed is not None or rule.says]
         if self.together:
-            lines.append("  or together: " + "; ".join(f"{rule.name}: {rule.needed}" for rule in self.together))
+            mends.append(f"  or together: {self._together}")
         if any(not rule.says for rule in self.conflict):
-            lines.append(f"  {'or ' if len(lines) > mends else ''}without one of the rules above")
+            mends.append(f"  {'or ' if mends else ''}without one of the rules above")
+        lines += mends
         return "\n".join(lines)
 
 
@@ -120,25 +130,26 @@ class InfeasibleError(ScantlingError):
     """No plan meets all limits and rules.
 
     Attributes:
-        explanation: why.
+        explanation: the conflict and its mends as records; None where they were not looked for.
     """
 
-    def __init__(self, explanation: Explanation) -> None:
-        super().__init__(explanation.text())
+    def __init__(self, explanation: Explanation | None = None) -> None:
+        super().__init__(f"no plan: {Status.INFEASIBLE.value}." if explanation is None else explanation.text())
         self.explanation = explanation
+
+    @property
+    def conflict(self) -> tuple[str, ...]:
+        """Limits and rules that cannot hold together, a line each."""
+        return () if self.explanation is None else self.explanation.conflict_lines
+
+    @property
+    def mends(self) -> tuple[str, ...]:
+        """Changes of which each gives a plan, everything else as it is, a line each."""
+        return () if self.explanation is None else self.explanation.mend_lines
 
 
 def explained(conflict: Conflict, instance: Instance, measures: Sequence[LimitUnit]) -> Explanation:
-    """Put a conflict into words.
-
-    Args:
-        conflict: found by explain_infeasibility.
-        instance: the program.
-        measures: what each of its rules is counted in.
-
-    Returns:
-        The explanation.
-    """
+    """Put a conflict into words; ``measures`` are the units of the instance's rules."""
     needed = {relaxation.rule: relaxation for relaxation in conflict.relaxations}
     found = []
     for index in conflict.rules:
@@ -172,6 +183,13 @@ def _described(rule: ConflictingRule) -> str:
     return f"{rule.name}{says}{f'  ({rule.origin})' if rule.origin else ''}"
 
 
+def _describe_mend(rule: ConflictingRule) -> str:
+    if rule.needed is None:
+        return f"{rule.name}: no other bound helps alone"
+    proven = "the least change, proven" if rule.needed_is_proven else "enough; less may do"
+    return f"{rule.name}: {rule.needed} ({proven}){f'; {rule.span}' if rule.span else ''}"
+
+
 def _describe_bound(rule: Rule, counted: LimitUnit) -> str:
     if isinstance(rule, LossLimit):
         return f"at most {counted.show(rule.at_most_nats)}"
@@ -200,14 +218,7 @@ def _describe_needed(rule: Rule, steps: float, counted: LimitUnit) -> str:
 
 
 def describe_amount(use: LimitUse) -> str:
-    """Say how much of a limit a plan uses.
-
-    Args:
-        use: the limit.
-
-    Returns:
-        Used and bound, in the limit's measure.
-    """
+    """Say how much of a limit a plan uses, in the limit's measure."""
     counted = LimitUnit(use.measure, use.step)
     if use.at_most is not None:
         return f"{counted.show(use.used)} of at most {counted.show(use.at_most)}"
@@ -216,15 +227,7 @@ def describe_amount(use: LimitUse) -> str:
 
 
 def describe_limit(use: LimitUse, objective: Objective) -> str:
-    """Say how much of a limit a plan uses and what it is worth.
-
-    Args:
-        use: the limit.
-        objective: the plan's first objective, in which the price is counted.
-
-    Returns:
-        One line.
-    """
+    """Say in one line how much of a limit a plan uses, and what it is worth in the plan's first objective."""
     line = describe_amount(use)
     if use.has_effect is False:
         return f"{line}; has no effect (proven: the optimum is the same without it)"
@@ -236,15 +239,7 @@ def describe_limit(use: LimitUse, objective: Objective) -> str:
 
 
 def describe_price(use: LimitUse, objective: Objective) -> str:
-    """Say what a limit is worth at the margin.
-
-    Args:
-        use: the limit, with a price.
-        objective: the plan's first objective, in which the price is counted.
-
-    Returns:
-        What a step that a person would think in saves.
-    """
+    """Say what one more unit of a limit, such as 1 MiB, saves of the plan's first objective."""
     assert use.price_per_step is not None
     amount, unit = _marginal(use)
     gain = use.price_per_step * amount / use.step
@@ -254,7 +249,7 @@ def describe_price(use: LimitUse, objective: Objective) -> str:
 
 
 def _marginal(use: LimitUse) -> tuple[float, str]:
-    """Choose a step that a person would think in, in the limit's measure."""
+    """Choose a round step in the limit's measure, and its name."""
     if use.measure.startswith(BYTES):
         return float(_MIB), "1 MiB"
     if use.measure == NATS_PER_TOKEN.name:
@@ -265,14 +260,7 @@ def _marginal(use: LimitUse) -> tuple[float, str]:
 
 
 def describe_freedom(plan: Plan) -> str | None:
-    """Say where limits leave little or no choice.
-
-    Args:
-        plan: the plan.
-
-    Returns:
-        A sentence; None where there is choice.
-    """
+    """Say where limits leave little or no choice; None where they leave all of it."""
     free, decisions = plan.certificate.num_free_units, plan.certificate.num_units
     if free is None or free == decisions:
         return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from ..sensitivity.profile import Profile
 from .plan import read_plan
 from .program import Program
@@ -118,6 +118,6 @@ def _used(program: Program, options: ProgramOptions) -> Program:
 def _pinned(program: Program, spelled: str) -> Program:
     file_name, _, pattern = spelled.rpartition(":")
     if not file_name or not pattern:
-        raise ScantlingError(f"--pin-from {spelled}: write PLAN:PATTERN, such as plan.json:*.v_proj.")
+        raise InputError(f"--pin-from {spelled}: write PLAN:PATTERN, such as plan.json:*.v_proj.")
     plan = read_plan(Path(file_name))
     return program.pin_from(plan, pattern, plan_name=file_name, origin=f"--pin-from {spelled}")

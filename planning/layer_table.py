@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from ..common.patterns import matching
 from ..quantization.formats import parse_format
 from ..sensitivity.profile import Profile
@@ -89,13 +89,13 @@ class LayerTable:
             The layers, at least one.
 
         Raises:
-            ScantlingError: all that match have a single format.
+            InputError: all that match have a single format.
         """
         found = self.matched(patterns)
         decided = self.decided(found)
         if not decided:
             first = self.names[found[0]] if found else "no layer"
-            raise ScantlingError(
+            raise InputError(
                 f"the rule has no effect: the layers that it matches ({first}"
                 f"{' and others' if len(found) > 1 else ''}) have a single format. Profile them in several "
                 "(scantling profile --include takes embedding and head in), or remove the rule."

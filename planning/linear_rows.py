@@ -6,7 +6,7 @@ Knows nothing about limits.
 from collections.abc import Sequence
 from fractions import Fraction
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from ..common.patterns import matching
 from ..common.units import BYTES, exact_number
 from ..hardware.resources import ROW_OF, Rows, validate_range
@@ -27,10 +27,10 @@ def linear_row(layers: LayerTable, rule: LinearRule, name: str) -> tuple[Row, tu
         The row, and the layers that add to it.
 
     Raises:
-        ScantlingError: a term matches nothing, the name is taken, or the numbers span more digits than 64 bits hold.
+        InputError: a term matches nothing, the name is taken, or the numbers span more digits than 64 bits hold.
     """
     if name == LOSS or name in ROW_OF:
-        raise ScantlingError(f"the row {name!r} exists already. Give another name.")
+        raise InputError(f"the row {name!r} exists already. Give another name.")
     amounts = [[Fraction(0)] * len(formats) for formats in layers.formats]
     known = layers.profile.record.formats
     concerned: set[int] = set()
@@ -49,7 +49,7 @@ def linear_row(layers: LayerTable, rule: LinearRule, name: str) -> tuple[Row, tu
                     concerned.add(index)
                     touched = True
         if not touched or not added:
-            raise ScantlingError(
+            raise InputError(
                 f"the term on {', '.join(term.layers)} has no effect: "
                 + ("it adds 0." if touched else "no layer there is offered such a format.")
                 + " Correct or remove it."
@@ -77,27 +77,27 @@ def part_rows(layers: LayerTable, rows: Rows, rule: DevicesRule) -> list[Row]:
         One row a device.
 
     Raises:
-        ScantlingError: a block lies on no device or on two, or two devices share a name.
+        InputError: a block lies on no device or on two, or two devices share a name.
     """
     num_blocks = 1 + max((layer.block for layer in layers.records if layer.block is not None), default=-1)
     names = [part.name or f"device {index}" for index, part in enumerate(rule.devices)]
     if len(set(names)) < len(names):
-        raise ScantlingError(f"two devices are called {max(names, key=names.count)!r}. Name each differently.")
+        raise InputError(f"two devices are called {max(names, key=names.count)!r}. Name each differently.")
     owners: dict[int, int] = {}
     for device, part in enumerate(rule.devices):
         if part.block_range.stop > num_blocks:
-            raise ScantlingError(
+            raise InputError(
                 f"{names[device]} holds the blocks {part.blocks}; the model has the blocks 0..{num_blocks - 1}."
             )
         for block in part.block_range:
             if block in owners:
-                raise ScantlingError(
+                raise InputError(
                     f"block {block} lies on {names[owners[block]]} and on {names[device]}. Give it to one."
                 )
             owners[block] = device
     missing = [block for block in range(num_blocks) if block not in owners]
     if missing:
-        raise ScantlingError(f"block {missing[0]} lies on no device; the model has the blocks 0..{num_blocks - 1}.")
+        raise InputError(f"block {missing[0]} lies on no device; the model has the blocks 0..{num_blocks - 1}.")
     cache = _cache_by_block(rows, num_blocks)
     fixed = layers.profile.record.other_bytes + rows.activations
     return [_part_row(layers, names[device], device, owners, cache, fixed) for device in range(len(names))]
@@ -108,7 +108,7 @@ def _cache_by_block(rows: Rows, num_blocks: int) -> Sequence[int]:
     if len(cache) == num_blocks:
         return cache
     if len(cache) > 1:
-        raise ScantlingError(
+        raise InputError(
             f"the model's config has {len(cache)} blocks, the profile {num_blocks}: the KV cache cannot be dealt out. "
             "State kv_cache in the workload."
         )

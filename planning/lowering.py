@@ -1,32 +1,101 @@
-"""A wish becomes a statement: the rules of the integer program that it stands for, and what it matched.
+"""Constraints, lowered to the rows and rules of the solver's instance.
 
-Knows nothing about where wishes come from; an origin is a text that messages begin with.
+Limits and rows of one's own are lowered here, rules about choices in lower_choices.py.
+
+Knows nothing about where constraints come from; messages begin with a constraint's origin.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Final
 
-from ..common.errors import ScantlingError
-from ..common.patterns import matching
+import numpy as np
+from numpy.typing import NDArray
+
+from ..common.errors import InputError
 from ..common.units import exact_number, parse_quantity, render_bytes, render_quantity
-from ..hardware.resources import ROW_OF, SECONDS_PER_TOKEN, Rows
-from ..sensitivity.calibration.expert_coverage import FEWEST_TOKENS
-from ..sensitivity.expert_imputation import siblings_by_coverage
-from ..solver.instance import LOSS, Row
-from ..solver.rules import Allow, Distinct, Limit, LossLimit, Order, Tie
-from .constraint import Constraint, LoweredConstraint, PinToPlan, PlanLimit
-from .constraints.rules import AllowRule, DevicesRule, DistinctRule, LinearRule, OrderRule, Per, SumRule, TieRule
+from ..hardware.resources import POWER, ROW_OF, SECONDS_PER_TOKEN, Rows
+from ..hardware.specification import Hardware
+from ..hardware.workload import Workload
+from ..sensitivity.profile import Profile
+from ..solver.instance import LOSS, DomainCosts, Instance, LossMeasure, Row, Unit
+from ..solver.rules import Limit, LossLimit
+from .constraint import Constraint, LoweredConstraint, PinToPlan, PlanLimit, with_origin
+from .constraints.inference_engines import EngineProfile
+from .constraints.limits import Limits
+from .constraints.rules import AllowRule, DevicesRule, DistinctRule, LinearRule, OrderRule, SumRule, TieRule
 from .layer_table import LayerTable
 from .linear_rows import linear_row, part_rows
+from .lower_choices import (
+    lower_allow,
+    lower_coverage,
+    lower_distinct,
+    lower_engine,
+    lower_order,
+    lower_pin_to_plan,
+    lower_tie,
+)
 
-MAX_PAIRS = 200_000
+_UPPER_AND_LOWER: Final = ("at most", "at least")
+_LOWER_AND_UPPER: Final = ("at least", "at most")  # of speed, whose row counts seconds per token
+Bounds = tuple[Fraction | None, Fraction | None]
+"""The upper and the lower bound."""
+
+
+def lower_constraints(
+    layers: LayerTable, rows: Rows, constraints: Sequence[Constraint], engine: EngineProfile | None
+) -> tuple[LoweredConstraint, ...]:
+    """Lower everything that holds for a plan.
+
+    Args:
+        layers: of the profile.
+        rows: of the profile, for its workload and hardware.
+        constraints: of the user.
+        engine: the inference engine; None where there is none.
+
+    Returns:
+        The engine's rules, what hardware and workload imply, experts without a price, then the constraints in order.
+
+    Raises:
+        InputError: a constraint matches nothing, has no effect, or needs a number that was not given.
+    """
+    lowering = Lowering(layers, rows, dict(rows.available()))
+    lowered: dict[int, LoweredConstraint] = {}
+    for index, constraint in enumerate(constraints):  # rows of one's own come first: other constraints may name them
+        if isinstance(constraint.request, LinearRule | DevicesRule):
+            lowered[index] = lowering.lower(constraint)
+            for row in lowered[index].rows:
+                if row.name in lowering.named:
+                    raise InputError(f"{constraint.origin}: two rows are called {row.name!r}. Rename one.")
+                lowering.named[row.name] = row
+    for index, constraint in enumerate(constraints):
+        if index not in lowered:
+            lowered[index] = lowering.lower(constraint)
+    of_engine = [] if engine is None else lower_engine(layers, engine)
+    splits_devices = any(isinstance(constraint.request, DevicesRule) for constraint in constraints)
+    implied = [lowering.lower(one) for one in _implied(rows.hardware, rows.workload, splits_devices=splits_devices)]
+    return (*of_engine, *implied, *lower_coverage(layers), *(lowered[index] for index in range(len(constraints))))
+
+
+def _implied(hardware: Hardware | None, workload: Workload, *, splits_devices: bool) -> list[Constraint]:
+    """Limit memory to the hardware's, unless devices share it, and speed to the demanded rate."""
+    implied = []
+    if hardware is not None and hardware.memory is not None and not splits_devices:
+        bound = {"at_most": hardware.memory.value, "name": f"memory of {hardware.name}"}
+        limits = Limits.model_validate({"memory": bound})
+        implied.append(Constraint(PlanLimit("memory", limits.bounds()["memory"]), f"machine {hardware.name}"))
+    if workload.rate is not None:
+        bound = {"at_least": workload.rate, "name": "rate of the workload"}
+        limits = Limits.model_validate({"speed": bound})
+        implied.append(Constraint(PlanLimit("speed", limits.bounds()["speed"]), "workload"))
+    return implied
 
 
 @dataclass(frozen=True)
 class Lowering:
-    """Makes statements for one profile.
+    """Lowers the constraints on one profile.
 
     Attributes:
         layers: of the profile.
@@ -36,313 +105,141 @@ class Lowering:
 
     layers: LayerTable
     rows: Rows
-    named: Mapping[str, Row]
+    named: dict[str, Row]
 
-    def state(self, wish: Constraint) -> LoweredConstraint:
-        """Make a statement of a wish.
+    def lower(self, constraint: Constraint) -> LoweredConstraint:
+        """Lower a constraint; what is wrong with it is said with its origin in front."""
+        return with_origin(constraint.origin, self._lower, constraint)
 
-        Args:
-            wish: the wish.
+    def _lower(self, constraint: Constraint) -> LoweredConstraint:
+        origin, layers = constraint.origin, self.layers
+        match constraint.request:
+            case PlanLimit() as limit:
+                return self._plan_limit(limit, origin)
+            case SumRule() as rule:
+                return self._sum(rule, origin)
+            case LinearRule() as rule:
+                return self._linear(rule, origin)
+            case DevicesRule() as rule:
+                return self._devices(rule, origin)
+            case PinToPlan() as pin:
+                return lower_pin_to_plan(layers, pin, origin)
+            case AllowRule() as rule:
+                return lower_allow(layers, rule, origin)
+            case TieRule() as rule:
+                return lower_tie(layers, rule, origin)
+            case OrderRule() as rule:
+                return lower_order(layers, rule, origin)
+            case DistinctRule() as rule:
+                return lower_distinct(layers, rule, origin)
 
-        Returns:
-            The statement.
-
-        Raises:
-            ScantlingError: it matches nothing, has no effect, or needs what is not there; the message begins with the
-                wish's origin.
-        """
-        try:
-            return self._state(wish)
-        except ScantlingError as error:
-            raise ScantlingError(f"{wish.origin}: {error}") from error
-
-    def _state(self, wish: Constraint) -> LoweredConstraint:
-        match wish.asked:
-            case PlanLimit():
-                return self._limit(wish.asked, wish.origin)
-            case PinToPlan():
-                return self._pins(wish.asked, wish.origin)
-            case AllowRule():
-                return self._allow(wish.asked, wish.origin)
-            case TieRule():
-                return self._tie(wish.asked, wish.origin)
-            case OrderRule():
-                return self._order(wish.asked, wish.origin)
-            case DistinctRule():
-                return self._distinct(wish.asked, wish.origin)
-            case SumRule():
-                return self._sum(wish.asked, wish.origin)
-            case LinearRule():
-                return self._linear(wish.asked, wish.origin)
-            case DevicesRule():
-                return self._devices(wish.asked, wish.origin)
-
-    # Limits
-
-    def _limit(self, wish: PlanLimit, origin: str) -> LoweredConstraint:
-        bound, name = wish.bound, wish.bound.name or wish.key
-        says = f"{wish.key} {_describe_bounds(bound.at_most, bound.at_least)}"
-        if wish.key == LOSS:
+    def _plan_limit(self, limit: PlanLimit, origin: str) -> LoweredConstraint:
+        bound, name = limit.bound, limit.bound.name or limit.key
+        says = f"{limit.key} {_describe_bounds(bound.at_most, bound.at_least)}"
+        if limit.key == LOSS:
             assert bound.at_most is not None
             nats = float(parse_quantity(bound.at_most, bound.measure))
             return LoweredConstraint(name, origin, says, None, (LossLimit(name, nats, origin),))
         high, low = (None if b is None else parse_quantity(b, bound.measure) for b in (bound.at_most, bound.at_least))
-        if wish.key == "power" and self.rows.rate() is None:
-            return self._full_speed(name, origin, says, high, low)
-        if wish.key == "speed":
+        if limit.key == "power" and self.rows.rate() is None:
+            return self._full_speed_power(name, origin, says, (high, low))
+        if limit.key == "speed":
             if high == 0 or low == 0:
-                raise ScantlingError("a speed of 0 is no limit. State tokens per second above 0.")
+                raise InputError("a speed of 0 is no limit. Give tokens per second above 0.")
             seconds = (None if low is None else 1 / low, None if high is None else 1 / high)
-            limits = self._bounded(
-                name, self.rows.row(SECONDS_PER_TOKEN), seconds, None, origin, sides=("at least", "at most")
+            row = self.rows.row(SECONDS_PER_TOKEN)
+            return LoweredConstraint(
+                name, origin, says, None, _limits(name, row, seconds, None, origin, _LOWER_AND_UPPER)
             )
-            return LoweredConstraint(name, origin, says, None, limits)
-        row = self.rows.row(ROW_OF[wish.key])
-        if wish.key == "average_bits":
-            high, low = self._times_weights(high, low, self.layers.matched_decided(None))
-        if wish.key == "memory":
+        row = self.rows.row(ROW_OF[limit.key])
+        if limit.key == "average_bits":
+            high, low = self._times_weights((high, low), self.layers.matched_decided(None))
+        if limit.key == "memory":
             self._require_room(row, high)
-        return LoweredConstraint(name, origin, says, None, self._bounded(name, row, (high, low), None, origin))
+        return LoweredConstraint(name, origin, says, None, _limits(name, row, (high, low), None, origin))
 
     def _require_room(self, row: Row, at_most_bytes: Fraction | None) -> None:
         """Refuse a limit that the KV cache and the activations fill alone."""
         cache, activations = sum(self.rows.kv_cache_by_block), self.rows.activations
         if at_most_bytes is not None and cache + activations > 0 and row.fixed >= at_most_bytes:
-            raise ScantlingError(
+            raise InputError(
                 f"the workload leaves no memory for weights: of {render_bytes(math.floor(at_most_bytes))} the KV cache "
                 f"takes {render_bytes(cache)} and activations about {render_bytes(activations)}. Lower context, batch, "
                 "kv_bits or prompt_chunk, or allow more memory."
             )
 
-    def _full_speed(
-        self, name: str, origin: str, says: str, high: Fraction | None, low: Fraction | None
-    ) -> LoweredConstraint:
+    def _full_speed_power(self, name: str, origin: str, says: str, bounds: Bounds) -> LoweredConstraint:
+        high, low = bounds
         if low is not None or high is None:
-            raise ScantlingError("power at full speed can be limited from above only. State at_most, or a rate.")
+            raise InputError("power at full speed can be limited from above only. Give at_most, or a rate.")
         row = self.rows.full_speed_power(f"power at full speed over {high} W", high)
-        return LoweredConstraint(
-            name, origin, f"{says} at full speed", None, (Limit(name, row.name, 0, origin=origin),), (row,)
-        )
+        rules = (Limit(name, row.name, 0, origin=origin),)
+        return LoweredConstraint(name, origin, f"{says} at full speed", None, rules, (row,))
 
-    def _times_weights(
-        self, high: Fraction | None, low: Fraction | None, units: tuple[int, ...]
-    ) -> tuple[Fraction | None, Fraction | None]:
+    def _times_weights(self, bounds: Bounds, units: tuple[int, ...]) -> Bounds:
+        """Turn bounds on average bits into bounds on bits in all."""
         num_weights = sum(self.layers.records[index].num_weights for index in units)
+        high, low = bounds
         return (None if high is None else high * num_weights), (None if low is None else low * num_weights)
 
-    def _bounded(
-        self,
-        name: str,
-        row: Row,
-        bounds: tuple[Fraction | None, Fraction | None],
-        units: tuple[int, ...] | None,
-        origin: str,
-        sides: tuple[str, str] = ("at most", "at least"),
-    ) -> tuple[Limit, ...]:
-        """Bound a row from above and from below, each by a limit of its own."""
-        step, (high, low) = exact_number(row.step), bounds
-        both = high is not None and low is not None
-        limits = []
-        if high is not None:
-            named = f"{name} ({sides[0]})" if both else name
-            limits.append(Limit(named, row.name, at_most=math.floor(high / step), units=units, origin=origin))
-        if low is not None:
-            named = f"{name} ({sides[1]})" if both else name
-            limits.append(Limit(named, row.name, at_least=math.ceil(low / step), units=units, origin=origin))
-        return tuple(limits)
-
     def _sum(self, rule: SumRule, origin: str) -> LoweredConstraint:
-        row = self.row(rule.sum)
+        row = self._row(rule.sum)
         says = f"sum of {rule.sum} {_describe_bounds(rule.at_most, rule.at_least)}"
-        averaged = rule.sum == "average_bits"
         high, low = (
             None if b is None else exact_number(b) if row.measure == "" else parse_quantity(b, row.measure)
             for b in (rule.at_most, rule.at_least)
         )
         units = None if rule.layers is None else self.layers.matched(rule.layers)
-        if averaged:
+        if rule.sum == "average_bits":
             units = self.layers.matched_decided(rule.layers)
-            high, low = self._times_weights(high, low, units)
+            high, low = self._times_weights((high, low), units)
         name = rule.name or says
-        return LoweredConstraint(name, origin, says, units, self._bounded(name, row, (high, low), units, origin))
+        return LoweredConstraint(name, origin, says, units, _limits(name, row, (high, low), units, origin))
 
-    def row(self, name: str) -> Row:
-        """Find a row that a user names.
-
-        Args:
-            name: of a row, a limit's key, or a linear row's name.
-
-        Returns:
-            The row.
-
-        Raises:
-            ScantlingError: there is none.
-        """
+    def _row(self, name: str) -> Row:
+        """Find a row by its name, a limit's key, or the name that a user gave it."""
         if name in self.named:
             return self.named[name]
         if name in ROW_OF:
             return self.rows.row(ROW_OF[name])
-        raise ScantlingError(f"there is no row {name!r}. Known: {', '.join(sorted({*ROW_OF, *self.named}))}.")
+        raise InputError(f"there is no row {name!r}. Known: {', '.join(sorted({*ROW_OF, *self.named}))}.")
 
     def _linear(self, rule: LinearRule, origin: str) -> LoweredConstraint:
         row, units = linear_row(self.layers, rule, rule.name or f"linear row ({origin})")
         high, low = (None if b is None else exact_number(b) for b in (rule.at_most, rule.at_least))
-        rules = self._bounded(row.name, row, (high, low), None, origin)
+        rules = _limits(row.name, row, (high, low), None, origin)
         says = "linear row " + (_describe_bounds(rule.at_most, rule.at_least) if rules else "without bounds")
         return LoweredConstraint(rule.name or says, origin, says, units, rules, (row,))
 
     def _devices(self, rule: DevicesRule, origin: str) -> LoweredConstraint:
         rows = part_rows(self.layers, self.rows, rule)
-        limits = []
-        for part, row in zip(rule.devices, rows, strict=True):
-            at_most = math.floor(parse_quantity(part.at_most, row.measure))
-            limits.append(Limit(row.name, row.name, at_most, origin=origin))
-        parts = (f"{limit.name} at most {part.at_most}" for limit, part in zip(limits, rule.devices, strict=True))
-        says = ", ".join(parts)
-        return LoweredConstraint(rule.name or says, origin, says, None, tuple(limits), tuple(rows))
-
-    # Rules about choices
-
-    def _allowing(
-        self, name: str, origin: str, says: str, allowed: dict[int, set[str]], left_out: int
-    ) -> LoweredConstraint:
-        pairs, without = [], []
-        for index, names in allowed.items():
-            offered = self.layers.formats[index]
-            positions = tuple(position for position, offer in enumerate(offered) if offer in names)
-            if not positions:
-                without.append(index)
-            elif len(positions) < len(offered):
-                pairs.append((index, positions))
-        if without:
-            offered_there = ", ".join(self.layers.formats[without[0]])
-            raise ScantlingError(
-                f"the rule leaves no format for {self.layers.listed(without)}, offered in {offered_there}. "
-                "Widen the rule, or profile the model in such a format."
-            )
-        if not pairs:
-            raise ScantlingError(
-                "the rule has no effect: all that the profile offers there is allowed by it. Remove or tighten it."
-            )
-        return LoweredConstraint(name, origin, says, tuple(allowed), (Allow(name, tuple(pairs), origin),), (), left_out)
-
-    def _allow(self, rule: AllowRule, origin: str) -> LoweredConstraint:
-        units = self.layers.matched_decided(rule.layers)
-        known = self.layers.profile.record.formats
-        allowed = set(known)
-        words = []
-        if rule.format is not None:
-            if rule.format not in known:
-                raise ScantlingError(f"the profile has no format {rule.format!r}. It has: {', '.join(known)}.")
-            allowed, words = {rule.format}, [f"format {rule.format}"]
-        if rule.formats is not None:
-            allowed = {known[index] for index in matching(rule.formats, known, "format of the profile")}
-            words.append(f"formats {', '.join(sorted(allowed, key=known.index))}")
-        if rule.min_bits is not None:
-            allowed = {name for name in allowed if self.layers.bits_of[name] >= rule.min_bits}
-            words.append(f"at least {rule.min_bits:g} bits")
-        if rule.max_bits is not None:
-            allowed = {name for name in allowed if self.layers.bits_of[name] <= rule.max_bits}
-            words.append(f"at most {rule.max_bits:g} bits")
-        says = f"{', '.join(words)} on {', '.join(rule.layers)}"
-        left_out = len(self.layers.matched(rule.layers)) - len(units)
-        return self._allowing(rule.name or says, origin, says, dict.fromkeys(units, allowed), left_out)
-
-    def _pins(self, wish: PinToPlan, origin: str) -> LoweredConstraint:
-        units = self.layers.matched_decided(wish.layers)
-        allowed = {}
-        for index in units:
-            name = self.layers.names[index]
-            if wish.formats.get(name) not in self.layers.formats[index]:
-                raise ScantlingError(
-                    f"{wish.plan} has {name} in {wish.formats.get(name)}, which this profile does not offer. "
-                    f"It offers {', '.join(self.layers.formats[index])}."
-                )
-            allowed[index] = {wish.formats[name]}
-        says = f"the formats of {wish.plan} on {', '.join(wish.layers)}"
-        left_out = len(self.layers.matched(wish.layers)) - len(units)
-        return self._allowing(says, origin, says, allowed, left_out)
-
-    def _tie(self, rule: TieRule, origin: str) -> LoweredConstraint:
-        units = self.layers.matched_decided(rule.layers)
-        per = "" if rule.per == "all" else f" per {rule.per}"
-        says = f"same format{per} on {', '.join(rule.layers)}"
-        name = rule.name or says
-        groups = self.tied_groups(units, rule.per)
-        left_out = len(self.layers.matched(rule.layers)) - len(units)
-        return LoweredConstraint(name, origin, says, units, (Tie(name, groups, origin),), (), left_out)
-
-    def tied_groups(self, units: tuple[int, ...], per: Per) -> tuple[tuple[int, ...], ...]:
-        """Group layers that take the same format.
-
-        Args:
-            units: the layers.
-            per: how they are grouped.
-
-        Returns:
-            The groups of at least two.
-
-        Raises:
-            ScantlingError: there is none, or one has no common format.
-        """
-        groups = tuple(group for group in self.layers.groups(units, per).values() if len(group) > 1)
-        if not groups:
-            raise ScantlingError(
-                "the rule has no effect: it ties no layer to another. Match more layers, or change per."
-            )
-        for group in groups:
-            if not self.layers.common_formats(group):
-                other = next(u for u in group if not self.layers.common_formats([group[0], u])) if any(
-                    not self.layers.common_formats([group[0], u]) for u in group
-                ) else group[-1]  # fmt: skip
-                raise ScantlingError(
-                    f"layers that are tied have no common format: {self.layers.listed(group)}. For instance "
-                    f"{self.layers.names[group[0]]} is offered in {', '.join(self.layers.formats[group[0]])}, "
-                    f"{self.layers.names[other]} in {', '.join(self.layers.formats[other])}. Profile them alike."
-                )
-        return groups
-
-    def _order(self, rule: OrderRule, origin: str) -> LoweredConstraint:
-        finer = self.layers.matched_decided(rule.layers)
-        coarser = self.layers.matched_decided(rule.at_least_as_fine_as)
-        fine_groups, coarse_groups = (self.layers.groups(units, rule.per) for units in (finer, coarser))
-        num_pairs = sum(len(group) * len(coarse_groups.get(key, ())) for key, group in fine_groups.items())
-        if num_pairs > MAX_PAIRS:
-            raise ScantlingError(
-                f"the rule orders {num_pairs:,} pairs of layers; at most {MAX_PAIRS:,} are taken. Add per: block."
-            )
-        pairs = tuple(
-            (u, v) for key, group in fine_groups.items() for u in group for v in coarse_groups.get(key, ()) if u != v
+        limits = tuple(
+            Limit(row.name, row.name, math.floor(parse_quantity(part.at_most, row.measure)), origin=origin)
+            for part, row in zip(rule.devices, rows, strict=True)
         )
-        if not pairs:
-            raise ScantlingError("the rule has no effect: it orders no two layers. Match more layers, or change per.")
-        says = f"{', '.join(rule.layers)} at least as fine as {', '.join(rule.at_least_as_fine_as)}" + (
-            "" if rule.per == "all" else f" per {rule.per}"
+        says = ", ".join(
+            f"{limit.name} at most {part.at_most}" for limit, part in zip(limits, rule.devices, strict=True)
         )
-        name = rule.name or says
-        concerned = tuple(sorted({unit for pair in pairs for unit in pair}))
-        return LoweredConstraint(name, origin, says, concerned, (Order(name, pairs, origin),))
+        return LoweredConstraint(rule.name or says, origin, says, None, limits, tuple(rows))
 
-    def _distinct(self, rule: DistinctRule, origin: str) -> LoweredConstraint:
-        units = self.layers.matched_decided(rule.layers)
-        limit = rule.distinct_formats
-        says = f"at most {limit} different format{'s' if limit > 1 else ''}" + (
-            "" if rule.per == "all" else f" per {rule.per}"
-        )
-        says += "" if rule.layers is None else f" on {', '.join(rule.layers)}"
-        name = rule.name or says
-        rules = []
-        for key, group in self.layers.groups(units, rule.per).items():
-            offered = {offer for index in group for offer in self.layers.formats[index]}
-            if min(len(offered), len(group)) > limit:
-                rules.append(Distinct(name if key == "all" else f"{name} ({key})", group, limit, origin))
-        if not rules:
-            raise ScantlingError(
-                f"the rule has no effect: no {'choice' if rule.per == 'all' else rule.per} could have more than {limit}"
-                " different formats. Lower the number or remove the rule."
-            )
-        left_out = len(self.layers.matched(rule.layers)) - len(units)
-        return LoweredConstraint(name, origin, says, units, tuple(rules), (), left_out)
+
+def _limits(
+    name: str,
+    row: Row,
+    bounds: Bounds,
+    units: tuple[int, ...] | None,
+    origin: str,
+    sides: tuple[str, str] = _UPPER_AND_LOWER,
+) -> tuple[Limit, ...]:
+    """Bound a row from above and from below, each by a limit of its own."""
+    step, (high, low) = exact_number(row.step), bounds
+    names = [f"{name} ({side})" for side in sides] if high is not None and low is not None else [name, name]
+    limits = []
+    if high is not None:
+        limits.append(Limit(names[0], row.name, at_most=math.floor(high / step), units=units, origin=origin))
+    if low is not None:
+        limits.append(Limit(names[1], row.name, at_least=math.ceil(low / step), units=units, origin=origin))
+    return tuple(limits)
 
 
 def _describe_bounds(at_most: object, at_least: object) -> str:
@@ -351,40 +248,109 @@ def _describe_bounds(at_most: object, at_least: object) -> str:
 
 
 def describe_amount(row: Row, amount: int) -> str:
-    """Write an amount of a row in its measure.
-
-    Args:
-        row: the row.
-        amount: in steps of it.
-
-    Returns:
-        For instance ``14.29 ms``.
-    """
+    """Write an amount, in steps of a row, in its measure: ``14.29 ms``."""
     return render_quantity(amount * exact_number(row.step), row.measure)
 
 
-ORIGIN = "profile"
+def costs_by_domain(profile: Profile, *, with_deviations: bool) -> tuple[DomainCosts, ...]:
+    """Give the instance what formats cost on each of the profile's domains.
 
-_NAME = f"experts reached by fewer than {FEWEST_TOKENS} calibration tokens, no sibling measured"
+    The standard error of a sum of means over S samples is √(Σ_s (Σ_u d(u, f, s))²) with
+    d(u, f, s) = (sample − mean) / √(S (S − 1)).
+
+    Args:
+        profile: the profile.
+        with_deviations: whether d is needed, as it is for a robust objective.
+
+    Returns:
+        Costs, and deviations where they are needed and there are at least two samples.
+    """
+    return tuple(
+        _domain_costs(profile, name, samples, with_deviations=with_deviations)
+        for name, samples in profile.prices_by_domain.items()
+    )
 
 
-def lower_coverage(layers: LayerTable) -> list[LoweredConstraint]:
-    """State what experts ask whose price is not known at all.
+def _domain_costs(profile: Profile, name: str, samples: NDArray[np.float64], *, with_deviations: bool) -> DomainCosts:
+    num_samples = samples.shape[2]
+    costs, deviations = [], []
+    for index, layer in enumerate(profile.record.layers):
+        offered = samples[index, list(layer.formats)]
+        means = offered.mean(axis=1)
+        costs.append(tuple(means.tolist()))
+        if with_deviations and num_samples > 1:
+            spread = (offered - means[:, None]) / (num_samples * (num_samples - 1)) ** 0.5
+            deviations.append(tuple(map(tuple, spread.tolist())))
+    return DomainCosts(name, tuple(costs), tuple(deviations))
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What is minimised.
+
+    Attributes:
+        objectives: one after the other; empty for the loss.
+        origin: where they were given.
+        loss: how domains and uncertainty become one loss.
+        full_speed_watts: what power at full speed is counted from where it is minimised, see power_ratio.py; else None.
+    """
+
+    objectives: tuple[str, ...]
+    origin: str
+    loss: LossMeasure
+    full_speed_watts: Fraction | None = None
+
+
+def build_instance(layers: LayerTable, rows: Rows, lowered: Sequence[LoweredConstraint], aim: Aim) -> Instance:
+    """Put the solver's instance together; its units are the profile's layers in their order.
 
     Args:
         layers: of the profile.
+        rows: of the profile.
+        lowered: its limits and rules.
+        aim: what is minimised.
 
     Returns:
-        One statement; none where there are no such experts.
+        The instance.
+
+    Raises:
+        InputError: an objective is no row, or a row that cannot be computed.
     """
-    unknown = [index for rare, measured in siblings_by_coverage(layers.records) if not measured for index in rare]
-    if not unknown:
-        return []
-    rule = Allow(_NAME, tuple((index, _finest(layers, index)) for index in unknown), ORIGIN)
-    return [LoweredConstraint(_NAME, ORIGIN, "as fine as offered", tuple(unknown), (rule,))]
+    by_name = rows.available()
+    by_name |= {row.name: row for constraint in lowered for row in constraint.rows}
+    objectives, watts = aim.objectives, aim.full_speed_watts
+    if watts is not None:
+        row = rows.full_speed_power(f"power at full speed over {float(watts):.7g} W", watts)
+        by_name[row.name] = row
+        objectives = tuple(row.name if ROW_OF.get(name, name) == POWER else name for name in objectives)
+    return Instance(
+        units=tuple(
+            Unit(name, formats, tuple(layers.bits_of[offer] for offer in formats))
+            for name, formats in zip(layers.names, layers.formats, strict=True)
+        ),
+        rows=tuple(by_name.values()),
+        domains=costs_by_domain(layers.profile, with_deviations=aim.loss.standard_errors > 0),
+        rules=tuple(rule for constraint in lowered for rule in constraint.rules),
+        loss=aim.loss,
+        minimise=tuple(with_origin(aim.origin, _resolve, name, rows, by_name) for name in objectives) or (LOSS,),
+    )
 
 
-def _finest(layers: LayerTable, index: int) -> tuple[int, ...]:
-    """Find the positions of a layer's widest formats."""
-    bits = [layers.bits_of[name] for name in layers.formats[index]]
-    return tuple(position for position, width in enumerate(bits) if width == max(bits))
+def _resolve(name: str, rows: Rows, known_rows: Mapping[str, Row]) -> str:
+    """Find the instance's name of an objective."""
+    if name == LOSS or name in known_rows:
+        return name
+    if name == "speed":
+        raise InputError(
+            "cannot minimise 'speed': more of it is better. For the fastest plan minimise seconds_per_token."
+        )
+    row_name = ROW_OF.get(name, name)
+    if row_name in known_rows:
+        return row_name
+    if name in ROW_OF:
+        try:
+            rows.row(row_name)
+        except InputError as error:  # says which number it lacks
+            raise type(error)(f"cannot minimise {name}: {error}") from error
+    known = sorted({LOSS, *known_rows, *(key for key, row in ROW_OF.items() if row in known_rows)})
+    raise InputError(f"cannot minimise {name!r}. What can be: {', '.join(known)}.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from ..common.files import whole_file
 from ..common.progress import Progress
 from ..common.records import Finite, Record
@@ -154,13 +154,13 @@ def sweep_frontier(
         The frontier.
 
     Raises:
-        ScantlingError: a row that is not there, a range that is empty, or options that do not go together.
+        InputError: a row that is not there, a range that is empty, or options that do not go together.
     """
     if len(sweep.against) not in {1, 2}:
-        raise ScantlingError(f"--against was given {len(sweep.against)} times. Give one limit, or two for a grid.")
+        raise InputError(f"--against was given {len(sweep.against)} times. Give one limit, or two for a grid.")
     for flag, values in (("--from", sweep.lowest), ("--to", sweep.highest)):
         if values and len(values) != len(sweep.against):
-            raise ScantlingError(
+            raise InputError(
                 f"{flag} was given {len(values)} times for {len(sweep.against)} limits. Give one for each."
             )
     rows = [_axis_of(profile, instance, name) for name in sweep.against]
@@ -171,7 +171,7 @@ def sweep_frontier(
     ]
     if sweep.points == EVERY:
         if len(names) == 2 or sweep.nested:
-            raise ScantlingError("--points every goes with one limit and without --nested. Give a number of points.")
+            raise InputError("--points every goes with one limit and without --nested. Give a number of points.")
         low, high = ranges[0]
         breakpoints = every_breakpoint(instance, names[0], low, high, solver, settings)
         points: Iterable[FrontierSolution] = _watched_down(breakpoints, low, high, progress)
@@ -179,7 +179,7 @@ def sweep_frontier(
         spaced = [_spaced(low, high, sweep.points) for low, high in ranges]
         if len(names) == 2:
             if sweep.nested:
-                raise ScantlingError("--nested goes with one limit: over a grid, tighter in which of the two?")
+                raise InputError("--nested goes with one limit: over a grid, tighter in which of the two?")
             pairs = [(first, second) for first in spaced[0] for second in spaced[1]]
             points = _watched(
                 grid(instance, (names[0], names[1]), (spaced[0], spaced[1]), solver, settings), pairs, progress
@@ -228,7 +228,7 @@ def _row_name(instance: Instance, name: str) -> str:
     row = ROW_OF.get(name.replace("-", "_"), name)
     if row not in instance.row_index:
         known = sorted({*instance.row_index, *(key for key, value in ROW_OF.items() if value in instance.row_index)})
-        raise ScantlingError(
+        raise InputError(
             f"cannot sweep {name!r}. What this program has: {', '.join(known)}. Others need --hardware, --context "
             "or --rate."
         )
@@ -252,7 +252,7 @@ def _range(
     low = _steps(swept_row, lowest[0]) if lowest else low
     high = _steps(swept_row, highest[0]) if highest else high
     if low > high:
-        raise ScantlingError(
+        raise InputError(
             f"the range of {swept_row.name} from {swept_row.show(low)} to {swept_row.show(high)} is empty. Swap "
             "--from and --to."
         )
@@ -266,7 +266,7 @@ def _steps(row: FrontierAxis, text: str) -> int:
 
 def _spaced(low: int, high: int, points: str) -> list[int]:
     if not points.isdigit() or not 1 <= int(points) <= 100_000:
-        raise ScantlingError(f"--points {points!r} is not a number from 1 to 100000, nor {EVERY!r}.")
+        raise InputError(f"--points {points!r} is not a number from 1 to 100000, nor {EVERY!r}.")
     count = int(points)
     return [high] if count == 1 else sorted({low + (high - low) * index // (count - 1) for index in range(count)})
 

@@ -3,175 +3,64 @@
 Knows nothing about tensors; layers are names and numbers here.
 """
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from os import PathLike
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypedDict, Unpack
 
-from ..common.errors import ScantlingError
+from ..common.errors import FileFormatError, InputError
 from ..common.files import whole_file
-from ..common.records import Finite, Record, VersionedRecord, read_record
+from ..common.progress import Progress, silent
+from ..common.records import Finite, VersionedRecord, read_record
+from ..sensitivity.profile import Profile
 from ..solver.instance import INSTANCE, Instance
+from .original_model import load_original
+from .plan_parts import (
+    Assignment,
+    Certificate,
+    JointLoss,
+    LimitUse,
+    Objective,
+    RefinementStep,
+    SafetyClaim,
+    average_bits,
+)
+from .plan_profile import find_profile, matching_profile, profile_for
 
+if TYPE_CHECKING:
+    from ..models.loading import LoadedModel
+    from .diagnosis import Diagnosis
+    from .verify_plan import Verification
+
+__all__ = [
+    "PLAN_VERSION",
+    "Assignment",
+    "Certificate",
+    "JointLoss",
+    "LimitUse",
+    "Objective",
+    "Plan",
+    "RefinementStep",
+    "SafetyClaim",
+    "SearchOptions",
+    "average_bits",
+    "read_plan",
+    "remembering",
+    "write_plan",
+]
 PLAN_VERSION: Final = 3
 
 
-class Assignment(Record):
-    """One layer's format.
+class SearchOptions(TypedDict, total=False):
+    """How the solver searches; see ``Program.solve``."""
 
-    Attributes:
-        layer: the layer's module path.
-        kind: its path inside its block, or ``embedding``, ``head``.
-        block: the index of its block; None outside the blocks.
-        format: the name of its format.
-        bits: the width of one weight's code; of a type of GGUF, bits per weight with its scales.
-        num_weights: how many weights it has.
-        stored_bytes: what it takes in the checkpoint, scales and zero points included.
-        loss_increase_nats: its predicted share of the loss increase, in nats per token.
-        decided: whether the program had a choice here.
-    """
-
-    layer: str
-    kind: str
-    block: int | None
-    format: str
-    bits: int | Finite
-    num_weights: int
-    stored_bytes: int
-    loss_increase_nats: Finite
-    decided: bool
-
-
-class LimitUse(Record):
-    """A limit, how much of it the plan uses, and what it is worth.
-
-    Attributes:
-        name: as its user calls it.
-        origin: where it was stated.
-        measure: what it is counted in.
-        step: one integer step in that measure.
-        at_most: the upper bound in steps (nats for a limit on the loss); None for a lower bound.
-        at_least: the lower bound, likewise.
-        used: what the plan comes to.
-        price_per_step: by how much the linear relaxation of the objective falls for one step more; None where unknown.
-        has_effect: False where the optimum is proven to be the same without this limit; None where that was not
-            settled.
-    """
-
-    name: str
-    origin: str
-    measure: str
-    step: Finite
-    at_most: int | Finite | None
-    at_least: int | None
-    used: int | Finite
-    price_per_step: Finite | None = None
-    has_effect: bool | None = None
-
-
-class Objective(Record):
-    """What is proven about one objective.
-
-    Attributes:
-        name: ``loss_increase`` or a row's name.
-        measure: what it is counted in: ``nats per token``, ``bytes``.
-        step: one step of value and bound in that measure.
-        value: of the plan, added up without the solver.
-        bound: no plan within the limits has less.
-        resolution: how far the solver's numbers may be from the costs over a whole plan.
-    """
-
-    name: str
-    measure: str
-    step: Finite = 1.0
-    value: Finite
-    bound: Finite
-    resolution: Finite
-
-    @property
-    def gap(self) -> float:
-        """By how much a better plan could be better, at most."""
-        return self.value - self.bound
-
-
-class RefinementStep(Record):
-    """One step of a refinement that was tried, see evaluation/refinement.py.
-
-    Attributes:
-        num_moved: layers whose format changed.
-        predicted_change_nats: of the KL divergence, on the sequences of the gradient.
-        signal_share: of what the separable prices do not explain, the share that is not noise.
-        kl_nats: of the plan before the step, on the sequences that the gradient did not see.
-        change_nats: of the measured KL divergence there.
-        change_standard_error_nats: paired over those sequences; None for a single one.
-        kept: whether the step was kept.
-    """
-
-    num_moved: int
-    predicted_change_nats: Finite
-    signal_share: Finite
-    kl_nats: Finite
-    change_nats: Finite
-    change_standard_error_nats: Finite | None
-    kept: bool
-
-
-class Certificate(Record):
-    """What is proven about the plan.
-
-    Attributes:
-        status: ``OPTIMAL``; ``FEASIBLE`` where the search ended before the proof; ``EDITED`` where formats were set
-            by hand; ``REFINED`` where steps were taken from a proven plan to one that measures better.
-        objectives: in the order in which they were minimised; empty for an edited or refined plan.
-        solve_seconds: wall time from the program to the answer.
-        solver: its name and version.
-        seed: of its random choices.
-        num_units: decisions with more than one format.
-        num_options: their formats in all.
-        num_core_options: what was left for the solver after presolve; 0 where presolve proved the plan alone.
-        num_free_units: decisions to which the limits leave more than one format; None where that was not looked at.
-        refinement: the steps that were tried, of a refined plan.
-    """
-
-    status: Literal["OPTIMAL", "FEASIBLE", "EDITED", "REFINED"]
-    objectives: tuple[Objective, ...]
-    solve_seconds: Finite
     solver: str
+    time_limit: float
+    threads: int
     seed: int
-    num_units: int
-    num_options: int
-    num_core_options: int
-    num_free_units: int | None = None
-    refinement: tuple[RefinementStep, ...] = ()
-
-
-class SafetyClaim(Record):
-    """The factor of safety that a plan was solved for.
-
-    Attributes:
-        required_factor: that was asked for.
-        factor: D_yield / (γ · D_plan), the least over the domains.
-        factor_lower: the lower end of its interval.
-        confirmed: whether D_plan was measured; a predicted one is no confirmation.
-        num_solves: plans that were solved on the way.
-    """
-
-    required_factor: Finite
-    factor: Finite
-    factor_lower: Finite
-    confirmed: bool
-    num_solves: int
-
-
-class JointLoss(Record):
-    """What a plan is predicted to cost as a whole, with what the errors of its layers have in common.
-
-    Attributes:
-        loss_increase_nats: in nats per token.
-        loss_increase_standard_error_nats: over the pricing sequences; None where there is only one.
-    """
-
-    loss_increase_nats: Finite
-    loss_increase_standard_error_nats: Finite | None
+    gap: float
 
 
 class Plan(VersionedRecord):
@@ -223,6 +112,246 @@ class Plan(VersionedRecord):
     joint: JointLoss | None = None
     program: Instance
 
+    # Access
+
+    @property
+    def status(self) -> str:
+        """``OPTIMAL``, ``FEASIBLE``, ``EDITED`` or ``REFINED``; see ``Certificate``."""
+        return self.certificate.status
+
+    @property
+    def loss_increase(self) -> float:
+        """Predicted for the whole plan, in nats per token."""
+        return self.loss_increase_nats
+
+    @property
+    def gap(self) -> float | None:
+        """By how much the first objective could be lower at most, in its own measure; None of an unproven plan."""
+        return self.certificate.objectives[0].gap if self.certificate.objectives else None
+
+    @property
+    def shadow_prices(self) -> dict[str, float]:
+        """How much the first objective would fall, by limit, per unit of slack: nats per token per byte of memory.
+
+        Of the linear relaxation, in the measures of ``limits``; limits whose price is not known are left out.
+        """
+        return {use.name: use.price_per_step / use.step for use in self.limits if use.price_per_step is not None}
+
+    @cached_property
+    def _by_layer(self) -> dict[str, Assignment]:
+        return {assignment.layer: assignment for assignment in self.assignments}
+
+    def __getitem__(self, layer: str) -> Assignment:
+        """Give a layer's assignment: its format, bits, bytes and predicted loss.
+
+        Args:
+            layer: its module path.
+
+        Returns:
+            The assignment.
+
+        Raises:
+            InputError: the plan has no such layer.
+        """
+        if layer not in self._by_layer:
+            near = difflib.get_close_matches(layer, self._by_layer, 1, 0.0)
+            raise InputError(f"the plan has no layer {layer!r}. The nearest: {', '.join(near)}.")
+        return self._by_layer[layer]
+
+    def __contains__(self, layer: object) -> bool:
+        """Tell whether the plan has a layer of this name."""
+        return layer in self._by_layer
+
+    # Files
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "Plan":
+        """Read a plan; it remembers its folder, where its profile is looked for too.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The plan.
+
+        Raises:
+            FileFormatError: there is no such file, or it is not a plan of this version.
+        """
+        return remembering(read_plan(Path(path)), folder=Path(path).parent)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the plan as JSON, whole or not at all.
+
+        Args:
+            path: the file, replaced where it exists.
+        """
+        write_plan(self, Path(path))
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """The folder that the plan was loaded from; None where it was not."""
+        return None
+
+    @cached_property
+    def profile(self) -> Profile:
+        """The profile that the plan was solved from, read from its file unless it is in memory.
+
+        Raises:
+            InputError: it is not where the plan says, nor beside the plan, or the file has another hash.
+        """
+        path = find_profile(self, self.folder)
+        if path is None:
+            where = f"{self.profile_path} is not there" if self.profile_path else "was never saved"
+            raise InputError(f"the plan's profile {where}. Give it as profile.")
+        return matching_profile(self, path)
+
+    # What follows from a plan. The modules behind stand on this one or in later rooms, so they are imported late.
+
+    def verify(self, profile: str | PathLike[str] | None = None) -> "Verification":
+        """Add up every limit, rule and objective again, without any solver, and hold the plan against its profile.
+
+        Args:
+            profile: the profile's file; None where the plan says, or beside the plan.
+
+        Returns:
+            What holds and what does not.
+        """
+        from .verify_plan import verify_plan  # noqa: PLC0415
+
+        return verify_plan(self, find_profile(self, self.folder) if profile is None else Path(profile))
+
+    def diagnose(
+        self,
+        profile: str | PathLike[str] | Profile | None = None,
+        *,
+        cross_fit: bool = True,
+        engine_cost: bool = True,
+        **search: Unpack[SearchOptions],
+    ) -> "Diagnosis":
+        """Say what the plan saves and how far its prediction can be trusted.
+
+        Args:
+            profile: that the plan was solved from; None for the one that it remembers or names.
+            cross_fit: also price such plans on sequences that their solve did not see; four more solves.
+            engine_cost: also price the inference engine's rules; up to two more solves.
+            search: as of ``Program.solve``: solver, time_limit, threads, seed, gap.
+
+        Returns:
+            The diagnosis.
+
+        Raises:
+            InputError: the profile is not there, or not the plan's.
+        """
+        from .diagnose import diagnose_plan  # noqa: PLC0415
+        from .solve import search_with  # noqa: PLC0415
+
+        return diagnose_plan(
+            self,
+            profile_for(self, profile),
+            search_with(**search),
+            with_cross_fit=cross_fit,
+            with_engine_cost=engine_cost,
+        )
+
+    def refine(
+        self,
+        max_steps: int,
+        *,
+        model: "str | PathLike[str] | LoadedModel | None" = None,
+        trust_remote_code: bool = False,
+        progress: Progress | None = None,
+        report: Callable[[str], None] | None = None,
+        **search: Unpack[SearchOptions],
+    ) -> "Plan":
+        """Try steps to plans that measure better, with the model; see evaluation/refinement.py.
+
+        Args:
+            max_steps: steps that are tried.
+            model: the original model, loaded or by name or path; None for the one that the plan names.
+            trust_remote_code: run code that comes with the model.
+            progress: shows how far the passes are; None for silence.
+            report: is told what each step did; None for silence.
+            search: as of ``Program.solve``.
+
+        Returns:
+            The refined plan; this one where no step was kept.
+        """
+        from ..evaluation.refine_plan import refine_plan  # noqa: PLC0415
+        from .solve import search_with  # noqa: PLC0415
+
+        shown = progress or silent
+
+        def load() -> "LoadedModel":
+            return load_original(model, self.model_source, shown, trust_remote_code=trust_remote_code)
+
+        return refine_plan(self, self.profile, load, search_with(**search), max_steps, shown, report or _ignore)
+
+    def price_jointly(
+        self,
+        *,
+        model: "str | PathLike[str] | LoadedModel | None" = None,
+        trust_remote_code: bool = False,
+        progress: Progress | None = None,
+    ) -> "Plan":
+        """Price the plan as a whole, with what the errors of its layers have in common; the result has ``joint``."""
+        from .joint_loss import with_joint_loss  # noqa: PLC0415
+
+        shown = progress or silent
+        loaded = load_original(model, self.model_source, shown, trust_remote_code=trust_remote_code)
+        return with_joint_loss(self, self.profile, loaded, shown)
+
+    def export(
+        self,
+        output: str | PathLike[str],
+        *,
+        backend: str,
+        inputs: str | None = None,
+        shard: str = "4GiB",
+        in_memory: bool = False,
+        model: "str | PathLike[str] | LoadedModel | None" = None,
+        profile: str | PathLike[str] | Profile | None = None,
+        trust_remote_code: bool = False,
+        progress: Progress | None = None,
+    ) -> Path:
+        """Write the model in the plan's formats as a checkpoint; a run that was stopped goes on where it ended.
+
+        Args:
+            output: the folder, of ``gguf`` the file; it must not exist yet.
+            backend: ``gptq``, ``compressed-tensors``, ``auto-gptq``, ``fake`` or ``gguf``.
+            inputs: what layers are rounded against: ``original``, ``quantized`` or ``corrected`` inputs; None for the
+                backend's default.
+            shard: bytes of tensors in one file at most.
+            in_memory: hold all weights in memory rather than in a scratch file beside the output.
+            model: the original model, loaded or by name or path; None for the one that the plan names.
+            profile: that the plan was solved from; None for the one that it remembers or names.
+            trust_remote_code: run code that comes with the model.
+            progress: shows how far the work is; None for silence.
+
+        Returns:
+            The checkpoint's path.
+
+        Raises:
+            ScantlingError: the backend cannot write one of the formats, or model, profile and plan do not belong
+                together.
+        """
+        from ..backends.write import export_plan  # noqa: PLC0415
+
+        export_plan(
+            self,
+            Path(output),
+            backend=backend,
+            inputs=inputs,
+            shard=shard,
+            in_memory=in_memory,
+            model=model,
+            profile=profile_for(self, profile),
+            trust_remote_code=trust_remote_code,
+            progress=progress,
+        )
+        return Path(output)
+
+    # In the program's terms
+
     def choice(self) -> tuple[int, ...]:
         """Give the plan in the program's terms.
 
@@ -230,55 +359,41 @@ class Plan(VersionedRecord):
             The index of the format that each unit takes.
 
         Raises:
-            ScantlingError: the assignments are not of the program's units and formats.
+            FileFormatError: the assignments are not of the program's units and formats.
         """
         found = []
         for unit, assignment in zip(self.program.units, self.assignments, strict=False):
             if unit.name != assignment.layer or assignment.format not in unit.formats:
-                raise ScantlingError(
+                raise FileFormatError(
                     f"the plan gives {assignment.layer!r} the format {assignment.format!r}, where its program has "
                     f"{unit.name!r} with {', '.join(unit.formats)}. The file was edited: use scantling edit."
                 )
             found.append(unit.formats.index(assignment.format))
         if len(self.program.units) != len(self.assignments):
-            raise ScantlingError(
+            raise FileFormatError(
                 f"the plan has {len(self.assignments)} layers, its program {len(self.program.units)}. The file "
                 "was edited."
             )
         return tuple(found)
 
     def formats(self) -> dict[str, str]:
-        """Give the format of every layer.
-
-        Returns:
-            Layer names and format names.
-        """
+        """Give the format of every layer, by its name."""
         return {assignment.layer: assignment.format for assignment in self.assignments}
 
 
-def average_bits(bits_and_weights: Sequence[tuple[float, int]]) -> float:
-    """Average a width over weights: Σ bits · weights / Σ weights.
+def _ignore(line: str) -> None:
+    del line
 
-    Args:
-        bits_and_weights: the width and the number of weights of every layer.
 
-    Returns:
-        Bits per weight; 0 where there are no layers.
-
-    >>> average_bits([(2, 100), (8, 50)])
-    4.0
-    """
-    num_weights = sum(weights for _, weights in bits_and_weights)
-    return sum(bits * weights for bits, weights in bits_and_weights) / num_weights if num_weights else 0.0
+def remembering(plan: Plan, *, profile: Profile | None = None, folder: Path | None = None) -> Plan:
+    """Let a plan remember its profile or its folder: kept in its cached properties, so no part of the record."""
+    new = plan.model_copy()
+    new.__dict__ |= {key: value for key, value in (("profile", profile), ("folder", folder)) if value is not None}
+    return new
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Write ``plan.json``, whole or not at all.
-
-    Args:
-        plan: the plan.
-        path: the file, replaced where it exists.
-    """
+    """Write ``plan.json``, whole or not at all; a file that is there is replaced."""
     readable = plan.model_dump_json(indent=1, exclude={"program"}).removesuffix("\n}")
     with whole_file(path) as partial, partial.open("wb") as written:
         written.write(f'{readable},\n "program": '.encode())
@@ -295,6 +410,6 @@ def read_plan(path: Path) -> Plan:
         The plan.
 
     Raises:
-        ScantlingError: there is no such file, or it is not a plan of this version.
+        FileFormatError: there is no such file, or it is not a plan of this version.
     """
     return read_record(Plan, path, f"plan of version {PLAN_VERSION}", "scantling solve PROFILE")

@@ -6,7 +6,7 @@ Knows nothing about tensors.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from .plan import Plan
 
 
@@ -69,11 +69,11 @@ def difference(first: Plan, second: Plan) -> Difference:
         The difference.
 
     Raises:
-        ScantlingError: they are of different layers.
+        InputError: they are of different layers.
     """
     names = [[assignment.layer for assignment in plan.assignments] for plan in (first, second)]
     if names[0] != names[1]:
-        raise ScantlingError(
+        raise InputError(
             f"the plans are of different layers ({first.model_source} with {len(names[0])}, {second.model_source} with "
             f"{len(names[1])}). Compare plans of one model."
         )

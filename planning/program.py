@@ -1,34 +1,31 @@
-"""The integer program of a profile, put together wish by wish.
+"""What a user asks of a plan, put together call by call, and solved.
 
-A Program never changes: every method gives a new one with one wish more, so that programs can branch.
+A Program never changes: every method returns a new one with one constraint more, so that programs can branch.
 
-    program = Program(profile).memory("18 GiB").min_bits("*.v_proj", 4).engine("vllm-gptq")
-    instance = program.instance()
+    program = Program(profile).limit(memory="18 GiB").min_bits("*.v_proj", 4).engine("vllm")
+    plan = program.solve(time_limit=60)
 
-Knows nothing about how programs are solved.
+Knows nothing about how constraints become rows and rules, nor how those are solved.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Unpack
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
-
-from ..common.errors import ScantlingError
-from ..hardware.resources import POWER, ROW_OF, Rows
+from ..common.errors import InputError
+from ..hardware.resources import Rows
 from ..hardware.specification import Hardware, load_hardware
 from ..hardware.workload import Workload
 from ..sensitivity.profile import Profile
-from ..solver.instance import LOSS, DomainCosts, Instance, LossMeasure, Row, Unit
-from .constraint import Constraint, LoweredConstraint, PinToPlan, PlanLimit, RuleRequest
+from ..solver.instance import Instance, LossMeasure, write_instance
+from .constraint import Constraint, LoweredConstraint, PinToPlan, PlanLimit, Request, make_record, with_origin
 from .constraints.file import read_constraints
 from .constraints.inference_engines import EngineProfile, load_engine_profile
-from .constraints.limits import Limits, Robust
+from .constraints.limits import Limits, PlanLimits, Robust
 from .constraints.rules import (
     AllowRule,
     DevicesRule,
@@ -41,38 +38,39 @@ from .constraints.rules import (
     Term,
     TieRule,
 )
-from .engine_rules import lower_engine_rules
 from .layer_table import LayerTable
-from .lowering import Lowering, lower_coverage
+from .lowering import Aim, build_instance, lower_constraints
 from .plan import Plan
+from .power_ratio import lower_with_least_power
+from .safety_factor import SafetyOptions, solve_with_safety
+from .solve import search_with
+from .solve import solve as solve_instance
 
 Names = str | Sequence[str]
 Number = str | float
 CALL = "Python"
-_Made = TypeVar("_Made", bound=BaseModel)
-_Loaded = TypeVar("_Loaded")
 
 
 @dataclass(frozen=True)
-class ProgramState:
-    """Wishes about the plan of one profile.
+class Program:
+    """Limits, rules and objectives for the plan of one profile.
 
     Attributes:
         profile: what formats cost.
-        wishes: limits and rules, in the order of their statement.
+        constraints: limits and rules in their order.
         work: how the model is used.
-        on_hardware: where; None where nothing was said.
-        for_engine: what must load the checkpoint; None where nothing was said.
-        objectives: what is minimised, one after the other; empty where nothing was said.
-        loss: how domains and uncertainty become one loss; None where nothing was said.
-        objectives_origin: where the objectives were stated.
-        safety_factor: that the plan must reach; None where nothing was said. It becomes a limit on the loss when it is
-            known what the model bears, which only a measurement tells.
-        safety_origin: where it was stated.
+        on_hardware: where it runs; None where that was not said.
+        for_engine: the inference engine that must load the checkpoint; None where that was not said.
+        objectives: minimised one after the other; empty for the loss.
+        loss: how domains and uncertainty become one loss; None for the mean.
+        objectives_origin: where the objectives were given.
+        safety_factor: that the plan must reach; None where none was given. It becomes a limit on the loss when it is
+            known what the model bears, which takes a measurement.
+        safety_origin: where it was given.
     """
 
     profile: Profile
-    wishes: tuple[Constraint, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
     work: Workload = field(default_factory=Workload)
     on_hardware: Hardware | None = None
     for_engine: EngineProfile | None = None
@@ -82,192 +80,52 @@ class ProgramState:
     safety_factor: float | None = None
     safety_origin: str = ""
 
-    @cached_property
-    def layers(self) -> LayerTable:
-        """The profile's layers."""
-        return LayerTable(self.profile)
-
-    @cached_property
-    def rows(self) -> Rows:
-        """The rows of the profile, this workload and this machine."""
-        return Rows(self.profile, self.work, self.on_hardware)
-
-    @cached_property
-    def statements(self) -> tuple[LoweredConstraint, ...]:
-        """Every limit and rule, what it matched and what it became."""
-        named = self.rows.available()
-        lowering = Lowering(self.layers, self.rows, named)
-        made: dict[int, LoweredConstraint] = {}
-        for index, wish in enumerate(self.wishes):  # rows of one's own come first: other wishes may name them
-            if isinstance(wish.asked, LinearRule | DevicesRule):
-                made[index] = lowering.state(wish)
-                for row in made[index].rows:
-                    if row.name in named:
-                        raise ScantlingError(f"{wish.origin}: two rows are called {row.name!r}. Rename one.")
-                    named[row.name] = row
-        for index, wish in enumerate(self.wishes):
-            if index not in made:
-                made[index] = lowering.state(wish)
-        engine = [] if self.for_engine is None else lower_engine_rules(lowering, self.for_engine)
-        brought = [lowering.state(wish) for wish in self._brought()]
-        coverage = lower_coverage(self.layers)
-        return (*engine, *brought, *coverage, *(made[index] for index in range(len(self.wishes))))
-
-    def _brought(self) -> list[Constraint]:
-        """Say what machine and workload bring: the hardware's memory, and the demanded rate as a least speed."""
-        wishes = []
-        dealt_out = any(isinstance(wish.asked, DevicesRule) for wish in self.wishes)
-        if self.on_hardware is not None and self.on_hardware.memory is not None and not dealt_out:
-            origin = f"machine {self.on_hardware.name}"
-            bound = {"at_most": self.on_hardware.memory.value, "name": f"memory of {self.on_hardware.name}"}
-            wishes.append(
-                Constraint(PlanLimit("memory", Limits.model_validate({"memory": bound}).stated()["memory"]), origin)
-            )
-        if self.work.rate is not None:
-            bound = {"at_least": self.work.rate, "name": "rate of the workload"}
-            wishes.append(
-                Constraint(PlanLimit("speed", Limits.model_validate({"speed": bound}).stated()["speed"]), "workload")
-            )
-        return wishes
-
-    def instance(self, full_speed_watts: Fraction | None = None) -> Instance:
-        """State the integer program.
-
-        Args:
-            full_speed_watts: what power at full speed is counted from where it is minimised; see ``full_speed``.
-
-        Returns:
-            The instance; its units are the profile's layers in their order.
-
-        Raises:
-            ScantlingError: a wish matches nothing, has no effect, contradicts an engine, or needs a number that is
-                not there; or a factor of safety is asked for, which is not known without measuring.
-        """
-        if self.safety_factor is not None:
-            raise ScantlingError(
-                f"{self.safety_origin}: a factor of safety of {self.safety_factor:g} is no limit of the program before "
-                "it is measured what the model bears. scantling solve does that; elsewhere limit loss_increase."
-            )
-        rows: dict[str, Row] = self.rows.available()
-        for statement in self.statements:
-            for row in statement.rows:
-                rows[row.name] = row
-        objectives = self.objectives
-        if full_speed_watts is not None:
-            row = self.rows.full_speed_power(
-                f"power at full speed over {float(full_speed_watts):.7g} W", full_speed_watts
-            )
-            rows[row.name] = row
-            objectives = tuple(row.name if ROW_OF.get(name, name) == POWER else name for name in objectives)
-        units = tuple(
-            Unit(name, formats, tuple(self.layers.bits_of[offer] for offer in formats))
-            for name, formats in zip(self.layers.names, self.layers.formats, strict=True)
-        )
-        loss = self.loss or LossMeasure()
-        return Instance(
-            units,
-            tuple(rows.values()),
-            domains(self.profile, with_deviations=loss.standard_errors > 0),
-            tuple(rule for statement in self.statements for rule in statement.rules),
-            loss,
-            tuple(self._objective(name, rows) for name in objectives) or (LOSS,),
-        )
-
-    def _objective(self, name: str, rows: Mapping[str, Row]) -> str:
-        if name == LOSS or name in rows:
-            return name
-        row_name = ROW_OF.get(name, name)
-        if row_name not in rows:
-            known = sorted({LOSS, *rows, *(key for key, row in ROW_OF.items() if row in rows)})
-            why = f"cannot minimise {name!r}. What can be: {', '.join(known)}."
-            if name == "speed":
-                why = "cannot minimise 'speed': more of it is better. For the fastest plan minimise seconds_per_token."
-            if name in ROW_OF:
-                try:
-                    self.rows.row(row_name)
-                except ScantlingError as error:  # says what it lacks
-                    why = f"cannot minimise {name}: {error}"
-            raise ScantlingError(f"{self.objectives_origin}: {why}")
-        return row_name
-
-
-def domains(profile: Profile, *, with_deviations: bool) -> tuple[DomainCosts, ...]:
-    """State what formats cost on each of the profile's domains.
-
-    The standard error of a sum of means over S samples is √(Σ_s (Σ_u d(u, f, s))²) with
-    d(u, f, s) = (sample − mean) / √(S (S − 1)).
-
-    Args:
-        profile: the profile.
-        with_deviations: whether the samples are needed too.
-
-    Returns:
-        Costs, and deviations where they are needed and there are at least two samples.
-    """
-    return tuple(
-        _domain_costs(profile, name, samples, with_deviations=with_deviations)
-        for name, samples in profile.prices_by_domain.items()
-    )
-
-
-def _domain_costs(profile: Profile, name: str, samples: NDArray[np.float64], *, with_deviations: bool) -> DomainCosts:
-    num_samples = samples.shape[2]
-    costs, deviations = [], []
-    for index, layer in enumerate(profile.record.layers):
-        offered = samples[index, list(layer.formats)]
-        means = offered.mean(axis=1)
-        costs.append(tuple(means.tolist()))
-        if with_deviations and num_samples > 1:
-            spread = (offered - means[:, None]) / (num_samples * (num_samples - 1)) ** 0.5
-            deviations.append(tuple(map(tuple, spread.tolist())))
-    return DomainCosts(name, tuple(costs), tuple(deviations))
-
-
-@dataclass(frozen=True)
-class Program(ProgramState):
-    """Wishes about the plan of one profile, stated one after the other; see ``ProgramState`` for what it holds."""
-
     # Limits
 
     def limit(
         self,
-        row: str,
+        row: str | None = None,
         *,
         at_most: Number | None = None,
         at_least: Number | None = None,
         layers: Names | None = None,
         name: str | None = None,
         origin: str = CALL,
+        **limits: Unpack[PlanLimits],
     ) -> "Program":
-        """Limit a row, or the predicted loss.
+        """Limit rows: ``limit(memory="110 MiB")``, or one in detail: ``limit("speed", at_least="20 tok/s")``.
 
         Args:
-            row: a key of ``Limits``, a row's name, or the name of a row of your own.
-            at_most: upper bound with its unit.
-            at_least: lower bound with its unit.
+            row: a key of ``PlanLimits``, a row's name, or the name of a row of your own.
+            at_most: its upper bound with its unit.
+            at_least: its lower bound with its unit.
             layers: patterns of the layers that are summed; None for the whole plan.
             name: what messages call it.
-            origin: where it was stated.
+            origin: where it was given.
+            limits: whole-plan limits by key; all are upper bounds but ``speed``.
 
         Returns:
-            The program with this limit.
+            The program with these limits.
+
+        Raises:
+            InputError: no limit, an unknown key, or a bound that is no quantity of the row's measure.
         """
+        if row is None:
+            if at_most is not None or at_least is not None or layers is not None or not limits:
+                raise InputError(f"{origin}: limit what? Write limit(memory='60 MiB'), or limit('memory', at_most=…).")
+            made = make_record(Limits, limits, origin).bounds()
+            return replace(
+                self, constraints=(*self.constraints, *(Constraint(PlanLimit(k, b), origin) for k, b in made.items()))
+            )
+        if limits:
+            raise InputError(f"{origin}: give limits by keyword or one row by name, not both.")
         bounds = {"at_most": at_most, "at_least": at_least, "name": name}
         if layers is None and row in Limits.model_fields:
-            limits = _made(Limits, {row: bounds}, origin)
-            return self.wish(PlanLimit(row, limits.stated()[row]), origin)
-        return self.wish(_made(SumRule, {"sum": row, "layers": _many(layers), **bounds}, origin), origin)
+            return self.add(PlanLimit(row, make_record(Limits, {row: bounds}, origin).bounds()[row]), origin)
+        return self.add(make_record(SumRule, {"sum": row, "layers": _tuple(layers), **bounds}, origin), origin)
 
     def memory(self, at_most: Number, origin: str = CALL) -> "Program":
-        """Limit resident bytes: weights, what lies outside the program, and at a context KV cache and activations.
-
-        Args:
-            at_most: such as ``18 GiB``.
-            origin: where it was stated.
-
-        Returns:
-            The program with this limit.
-        """
+        """Limit resident bytes: weights, what lies outside the program, and at a context KV cache and activations."""
         return self.limit("memory", at_most=at_most, origin=origin)
 
     def row(
@@ -279,108 +137,61 @@ class Program(ProgramState):
         at_least: Number | None = None,
         origin: str = CALL,
     ) -> "Program":
-        """Add a linear row by number.
+        """Add a linear row by number, which later limits and objectives may name.
 
         Args:
-            name: of the row, which later limits and the objective may use.
+            name: of the row.
             coefficients: terms with the keys of ``Term``: layers, formats, bits, add.
             at_most: upper bound.
             at_least: lower bound.
-            origin: where it was stated.
+            origin: where it was given.
 
         Returns:
             The program with this row.
         """
-        terms = tuple(_made(Term, {**term, "layers": _many(term.get("layers"))}, origin) for term in coefficients)
-        asked = {"name": name, "linear": terms, "at_most": at_most, "at_least": at_least}
-        return self.wish(_made(LinearRule, asked, origin), origin)
+        terms = tuple(
+            make_record(Term, {**term, "layers": _tuple(term.get("layers"))}, origin) for term in coefficients
+        )
+        values = {"name": name, "linear": terms, "at_most": at_most, "at_least": at_least}
+        return self.add(make_record(LinearRule, values, origin), origin)
 
     def devices(self, parts: Sequence[Mapping[str, Any]], *, name: str | None = None, origin: str = CALL) -> "Program":
-        """Limit resident bytes on each of several devices.
+        """Limit resident bytes on each of several devices; parts have the keys of ``Part``: name, blocks, at_most."""
+        return self.add(make_record(DevicesRule, {"devices": tuple(parts), "name": name}, origin), origin)
 
-        Args:
-            parts: with the keys of ``Part``: name, blocks, at_most.
-            name: what messages call it.
-            origin: where it was stated.
-
-        Returns:
-            The program with these limits.
-        """
-        return self.wish(_made(DevicesRule, {"devices": tuple(parts), "name": name}, origin), origin)
-
-    # Rules about choices
+    # Rules about choices; layers are given by patterns
 
     def allow(self, layers: Names, formats: Names, *, name: str | None = None, origin: str = CALL) -> "Program":
-        """Let layers take only some formats.
-
-        Args:
-            layers: patterns.
-            formats: patterns of formats.
-            name: what messages call it.
-            origin: where it was stated.
-
-        Returns:
-            The program with this rule.
-        """
-        return self._allow({"layers": layers, "formats": _many(formats), "name": name}, origin)
+        """Restrict layers to some formats, by pattern."""
+        return self._allow(layers, origin, formats=_tuple(formats), name=name)
 
     def pin(self, layers: Names, format_name: str, *, name: str | None = None, origin: str = CALL) -> "Program":
-        """Give layers a format.
-
-        Args:
-            layers: patterns.
-            format_name: the format.
-            name: what messages call it.
-            origin: where it was stated.
-
-        Returns:
-            The program with this rule.
-        """
-        return self._allow({"layers": layers, "format": format_name, "name": name}, origin)
+        """Give layers one format."""
+        return self._allow(layers, origin, format=format_name, name=name)
 
     def min_bits(self, layers: Names, bits: float, *, name: str | None = None, origin: str = CALL) -> "Program":
-        """Bound the bits of layers from below.
-
-        Args:
-            layers: patterns.
-            bits: the fewest.
-            name: what messages call it.
-            origin: where it was stated.
-
-        Returns:
-            The program with this rule.
-        """
-        return self._allow({"layers": layers, "min_bits": bits, "name": name}, origin)
+        """Bound the bits of layers from below."""
+        return self._allow(layers, origin, min_bits=bits, name=name)
 
     def max_bits(self, layers: Names, bits: float, *, name: str | None = None, origin: str = CALL) -> "Program":
-        """Bound the bits of layers from above.
+        """Bound the bits of layers from above."""
+        return self._allow(layers, origin, max_bits=bits, name=name)
 
-        Args:
-            layers: patterns.
-            bits: the most.
-            name: what messages call it.
-            origin: where it was stated.
+    def _allow(self, layers: Names, origin: str, **values: object) -> "Program":
+        return self.add(make_record(AllowRule, {"layers": _tuple(layers), **values}, origin), origin)
 
-        Returns:
-            The program with this rule.
-        """
-        return self._allow({"layers": layers, "max_bits": bits, "name": name}, origin)
+    def pin_from(
+        self, plan: Plan | str | PathLike[str], layers: Names, *, plan_name: str | None = None, origin: str = CALL
+    ) -> "Program":
+        """Keep another plan's formats on some layers; messages call that plan ``plan_name``."""
+        name = plan_name or ("the plan" if isinstance(plan, Plan) else str(plan))
+        earlier = plan if isinstance(plan, Plan) else Plan.load(plan)
+        return self.add(PinToPlan(_tuple(layers) or (), earlier.formats(), name), origin)
 
     def tie(self, layers: Names, *, per: Per = "all", name: str | None = None, origin: str = CALL) -> "Program":
-        """Let layers take the same format.
-
-        Args:
-            layers: patterns.
-            per: all alike, or those of each block, kind or parent module.
-            name: what messages call it.
-            origin: where it was stated.
-
-        Returns:
-            The program with this rule.
-        """
-        return self.wish(
-            _made(TieRule, {"layers": _many(layers), "same": True, "per": per, "name": name}, origin), origin
-        )
+        """Give layers the same format: all alike, or those of each ``block``, ``kind`` or ``parent`` module."""
+        values = {"layers": _tuple(layers), "same": True, "per": per, "name": name}
+        return self.add(make_record(TieRule, values, origin), origin)
 
     def order(
         self,
@@ -391,20 +202,9 @@ class Program(ProgramState):
         name: str | None = None,
         origin: str = CALL,
     ) -> "Program":
-        """Give some layers at least as many bits as others.
-
-        Args:
-            finer: patterns.
-            coarser: patterns.
-            per: every finer with every coarser one, or within each block or parent module.
-            name: what messages call it.
-            origin: where it was stated.
-
-        Returns:
-            The program with this rule.
-        """
-        asked = {"layers": _many(finer), "at_least_as_fine_as": _many(coarser), "per": per, "name": name}
-        return self.wish(_made(OrderRule, asked, origin), origin)
+        """Give finer layers at least the bits of coarser ones: of all, or within each block or parent module."""
+        values = {"layers": _tuple(finer), "at_least_as_fine_as": _tuple(coarser), "per": per, "name": name}
+        return self.add(make_record(OrderRule, values, origin), origin)
 
     def distinct(
         self,
@@ -415,247 +215,195 @@ class Program(ProgramState):
         name: str | None = None,
         origin: str = CALL,
     ) -> "Program":
-        """Bound the number of different formats.
-
-        Args:
-            at_most: so many.
-            layers: patterns; None for all decided layers.
-            per: among all of them, or in each block or kind.
-            name: what messages call it.
-            origin: where it was stated.
-
-        Returns:
-            The program with this rule.
-        """
-        asked = {"distinct_formats": at_most, "layers": _many(layers), "per": per, "name": name}
-        return self.wish(_made(DistinctRule, asked, origin), origin)
-
-    def pin_from(self, plan: Plan, layers: Names, *, plan_name: str = "the plan", origin: str = CALL) -> "Program":
-        """Keep another plan's formats on some layers.
-
-        Args:
-            plan: the plan.
-            layers: patterns.
-            plan_name: what messages call it.
-            origin: where it was stated.
-
-        Returns:
-            The program with this rule.
-        """
-        return self.wish(PinToPlan(_many(layers) or (), plan.formats(), plan_name), origin)
+        """Bound the number of different formats: among all layers, or in each block or kind."""
+        values = {"distinct_formats": at_most, "layers": _tuple(layers), "per": per, "name": name}
+        return self.add(make_record(DistinctRule, values, origin), origin)
 
     # What there is one of
 
     def engine(self, name: str, origin: str = CALL) -> "Program":
-        """Respect what an inference engine asks.
-
-        Args:
-            name: of an engine profile.
-            origin: where it was stated.
-
-        Returns:
-            The program with the engine's rules.
-
-        Raises:
-            ScantlingError: there is no such engine, or another one is stated.
-        """
-        engine = _located(origin, load_engine_profile, name)
+        """Require that an inference engine loads the checkpoint; raises InputError where another one is named."""
+        engine = with_origin(origin, load_engine_profile, name)
         if self.for_engine is not None and self.for_engine.name != name:
-            raise ScantlingError(f"{origin}: two engines are stated, {self.for_engine.name} and {name}. State one.")
+            raise InputError(f"{origin}: two engines are stated, {self.for_engine.name} and {name}. State one.")
         return replace(self, for_engine=engine)
 
     def hardware(self, hardware: str | Hardware, origin: str = CALL, beside: Path | None = None) -> "Program":
-        """Say which machine the model runs on.
+        """Say which machine the model runs on; its memory becomes a limit.
 
         Args:
-            hardware: a known name, the path of a hardware file, or the machine.
-            origin: where it was stated.
+            hardware: a known name, the path of a hardware file, or the record.
+            origin: where it was given.
             beside: the folder that a relative path is looked for in first.
 
         Returns:
-            The program with the machine, whose memory is a limit.
+            The program for this machine.
 
         Raises:
-            ScantlingError: there is no such machine, or another one is stated.
+            InputError: there is no such machine, or another one is stated.
         """
-        found = _located(origin, load_hardware, hardware, beside) if isinstance(hardware, str) else hardware
+        found = with_origin(origin, load_hardware, hardware, beside) if isinstance(hardware, str) else hardware
         if self.on_hardware is not None and self.on_hardware != found:
-            raise ScantlingError(
-                f"{origin}: two machines are stated, {self.on_hardware.name} and {found.name}. State one."
-            )
+            raise InputError(f"{origin}: two machines are stated, {self.on_hardware.name} and {found.name}. State one.")
         return replace(self, on_hardware=found)
 
     def workload(self, origin: str = CALL, **values: object) -> "Program":
-        """Say how the model is used.
-
-        Args:
-            origin: where it was stated.
-            values: keys of ``Workload``: context, prompt, answer, batch, kv_bits, rate and others.
-
-        Returns:
-            The program with the workload; what was said before stays.
-
-        Raises:
-            ScantlingError: a value is stated twice.
-        """
-        stated = self.work.model_dump(exclude_none=True)
+        """Say how the model is used, by keys of ``Workload`` such as context, batch, kv_bits and rate."""
+        before = self.work.model_dump(exclude_none=True)
         new = {key: value for key, value in values.items() if value is not None}
-        for key in stated.keys() & new.keys():
-            if stated[key] != new[key]:
-                raise ScantlingError(f"{origin}: {key} is stated twice, as {stated[key]} and {new[key]}. State one.")
-        return replace(self, work=_made(Workload, {**stated, **new}, origin))
+        for key in before.keys() & new.keys():
+            if before[key] != new[key]:
+                raise InputError(f"{origin}: {key} is stated twice, as {before[key]} and {new[key]}. State one.")
+        return replace(self, work=make_record(Workload, {**before, **new}, origin))
 
     def minimize(self, *objectives: str, origin: str = CALL) -> "Program":
-        """Say what is minimised.
-
-        Args:
-            objectives: ``loss_increase`` or rows; the second decides among the optima of the first, and so on.
-            origin: where it was stated.
-
-        Returns:
-            The program with these objectives.
-
-        Raises:
-            ScantlingError: objectives are stated already, or one is named twice.
-        """
+        """Minimise ``loss_increase`` or rows such as ``power``; each among the optima of those before."""
         if self.objectives and self.objectives != objectives:
-            raise ScantlingError(
+            raise InputError(
                 f"{origin}: it was said already to minimise {', '.join(self.objectives)}. Say it once, as a list."
             )
         if not objectives or len(set(objectives)) < len(objectives):
-            raise ScantlingError(f"{origin}: minimise {', '.join(objectives) or 'nothing'}? Name each objective once.")
+            raise InputError(f"{origin}: minimise {', '.join(objectives) or 'nothing'}? Name each objective once.")
         return replace(self, objectives=objectives, objectives_origin=origin)
 
     def robust(
         self, standard_errors: float = 0.0, domains: Literal["mean", "worst"] = "mean", origin: str = CALL
     ) -> "Program":
-        """Let uncertainty enter the loss.
-
-        Args:
-            standard_errors: k in loss + k · standard error.
-            domains: the mean of the kinds of text, or the worst of them.
-            origin: where it was stated.
-
-        Returns:
-            The program with this measure of loss.
-
-        Raises:
-            ScantlingError: another one is stated already.
-        """
-        asked = _made(Robust, {"standard_errors": standard_errors, "domains": domains}, origin)
-        loss = LossMeasure(asked.domains, asked.standard_errors)
+        """Add k standard errors to the predicted loss, and take the mean or the worst of the domains."""
+        measure = make_record(Robust, {"standard_errors": standard_errors, "domains": domains}, origin)
+        loss = LossMeasure(measure.domains, measure.standard_errors)
         if self.loss is not None and self.loss != loss:
-            raise ScantlingError(f"{origin}: it was said twice how uncertainty enters the loss. Say it once.")
+            raise InputError(f"{origin}: it was said twice how uncertainty enters the loss. Say it once.")
         return replace(self, loss=loss)
 
     def safety(self, factor: float, origin: str = CALL) -> "Program":
-        """Ask for a factor of safety, which ``solve`` turns into a limit on the loss by measurement.
-
-        Args:
-            factor: that the lower bound at yield must reach.
-            origin: where it was stated.
-
-        Returns:
-            The program with it.
-
-        Raises:
-            ScantlingError: another one is stated.
-        """
-        asked = _made(Safety, {"factor": float(factor)}, origin).factor
-        if self.safety_factor is not None and self.safety_factor != asked:
-            raise ScantlingError(
-                f"{origin}: two factors of safety are asked for, {self.safety_factor:g} and {asked:g}. State one."
+        """Require a factor of safety: its lower bound at yield, which ``solve`` confirms by measurement."""
+        required = make_record(Safety, {"factor": float(factor)}, origin).factor
+        if self.safety_factor is not None and self.safety_factor != required:
+            raise InputError(
+                f"{origin}: two factors of safety are given, {self.safety_factor:g} and {required:g}. Give one."
             )
-        return replace(self, safety_factor=asked, safety_origin=origin)
+        return replace(self, safety_factor=required, safety_origin=origin)
 
     def without_safety(self) -> "Program":
-        """Leave the factor of safety out.
-
-        Returns:
-            The program with all other wishes.
-        """
+        """Leave the factor of safety out."""
         return replace(self, safety_factor=None, safety_origin="")
 
     def safe_below(self, loss_nats: float) -> "Program":
-        """Put a limit on the loss in the place of the factor of safety that was asked for.
-
-        Args:
-            loss_nats: predicted loss increase at most, in nats per token.
-
-        Returns:
-            The program with this limit.
-
-        Raises:
-            ScantlingError: no factor was asked for.
-        """
+        """Replace the factor of safety by a limit on the predicted loss increase, in nats per token."""
         if self.safety_factor is None:
-            raise ScantlingError("no factor of safety was asked for. Call safety first.")
+            raise InputError("no factor of safety was given. Call safety first.")
         name = f"factor of safety {self.safety_factor:g}"
-        bound = _made(Limits, {"loss_increase": {"at_most": loss_nats, "name": name}}, self.safety_origin)
-        limited = self.wish(PlanLimit("loss_increase", bound.stated()["loss_increase"]), self.safety_origin)
-        return replace(limited, safety_factor=None)
+        limited = self.limit("loss_increase", at_most=loss_nats, name=name, origin=self.safety_origin)
+        return limited.without_safety()
 
-    def read(self, path: Path) -> "Program":
-        """Add all that a constraint file asks.
-
-        Args:
-            path: the file.
-
-        Returns:
-            The program with the file's wishes.
-        """
-        file = read_constraints(path)
-        asked, program = file.constraints, self
-        if asked.engine is not None:
-            program = program.engine(asked.engine, file.where("engine"))
-        if asked.hardware is not None:
-            program = program.hardware(asked.hardware, file.where("hardware"), path.parent)
-        if asked.workload is not None:
-            program = program.workload(file.where("workload"), **asked.workload.model_dump(exclude_none=True))
-        for key, bound in asked.limits.stated().items():
-            program = program.wish(PlanLimit(key, bound), file.where("limits", key))
-        for index, rule in enumerate(asked.rules):
-            program = program.wish(rule, file.where("rules", index))
-        if asked.minimize is not None:
-            program = program.minimize(*asked.minimize, origin=file.where("minimize"))
-        if asked.robust is not None:
-            program = program.robust(**asked.robust.model_dump(), origin=file.where("robust"))
-        if asked.safety is not None:
-            program = program.safety(asked.safety.factor, file.where("safety"))
+    def read(self, path: str | PathLike[str]) -> "Program":
+        """Add everything in a constraint file."""
+        file = read_constraints(Path(path))
+        content, program = file.constraints, self
+        if content.engine is not None:
+            program = program.engine(content.engine, file.where("engine"))
+        if content.hardware is not None:
+            program = program.hardware(content.hardware, file.where("hardware"), Path(path).parent)
+        if content.workload is not None:
+            program = program.workload(file.where("workload"), **content.workload.model_dump(exclude_none=True))
+        for key, bound in content.limits.bounds().items():
+            program = program.add(PlanLimit(key, bound), file.where("limits", key))
+        for index, rule in enumerate(content.rules):
+            program = program.add(rule, file.where("rules", index))
+        if content.minimize is not None:
+            program = program.minimize(*content.minimize, origin=file.where("minimize"))
+        if content.robust is not None:
+            program = program.robust(**content.robust.model_dump(), origin=file.where("robust"))
+        if content.safety is not None:
+            program = program.safety(content.safety.factor, file.where("safety"))
         return program
 
-    def _allow(self, asked: dict[str, Any], origin: str) -> "Program":
-        return self.wish(_made(AllowRule, {**asked, "layers": _many(asked["layers"])}, origin), origin)
+    def add(self, request: Request, origin: str = CALL) -> "Program":
+        """Add a limit or rule that is a record already."""
+        return replace(self, constraints=(*self.constraints, Constraint(request, origin)))
 
-    def wish(self, asked: RuleRequest | PlanLimit | PinToPlan, origin: str = CALL) -> "Program":
-        """Add a limit or rule that is a record already.
+    # The solver's instance
+
+    @cached_property
+    def layers(self) -> LayerTable:
+        """The profile's layers."""
+        return LayerTable(self.profile)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The rows of the profile for this workload and hardware."""
+        return Rows(self.profile, self.work, self.on_hardware)
+
+    @cached_property
+    def lowered(self) -> tuple[LoweredConstraint, ...]:
+        """Every limit and rule, what it matched and what it became."""
+        return lower_constraints(self.layers, self.rows, self.constraints, self.for_engine)
+
+    def instance(self, full_speed_watts: Fraction | None = None) -> Instance:
+        """Make the solver's instance.
 
         Args:
-            asked: the record.
-            origin: where it was stated.
+            full_speed_watts: what power at full speed is counted from where it is minimised; see power_ratio.py.
 
         Returns:
-            The program with it.
+            The instance; its units are the profile's layers in their order.
+
+        Raises:
+            InputError: a constraint matches nothing, has no effect, contradicts an engine, or needs a number that
+                was not given; or a factor of safety is required, which takes a measurement.
         """
-        return replace(self, wishes=(*self.wishes, Constraint(asked, origin)))
+        if self.safety_factor is not None:
+            raise InputError(
+                f"{self.safety_origin}: a factor of safety of {self.safety_factor:g} is no limit before it is measured "
+                "what the model bears. scantling solve and Program.solve do that; elsewhere limit loss_increase."
+            )
+        aim = Aim(self.objectives, self.objectives_origin, self.loss or LossMeasure(), full_speed_watts)
+        return build_instance(self.layers, self.rows, self.lowered, aim)
+
+    def solve(
+        self,
+        *,
+        solver: str = "cpsat",
+        time_limit: float = 60.0,
+        threads: int = 1,
+        seed: int = 0,
+        gap: float = 0.0,
+        save_program: str | PathLike[str] | None = None,
+        **safety: Unpack[SafetyOptions],
+    ) -> Plan:
+        """Find the best plan, with its proof.
+
+        Power at full speed and a factor of safety take several solves.
+
+        Args:
+            solver: ``cpsat``, or ``highs``.
+            time_limit: seconds for each solve.
+            threads: for the solver; one repeats exactly.
+            seed: of the solver.
+            gap: stop at this proven gap, as a share of the objective; 0 for a proven optimum.
+            save_program: also write the solver's instance here as JSON, before it is solved.
+            safety: how a factor of safety is found out: safety_file, predicted_only, model, trust_remote_code,
+                progress, report; see ``SafetyOptions``.
+
+        Returns:
+            The plan.
+
+        Raises:
+            InfeasibleError: it is proven that there is no plan; ``conflict`` says why, ``mends`` what would help.
+            SolverTimeout: no plan was found in time; there may be one.
+            InputError: a constraint or a setting makes no sense, or there is no limit.
+        """
+        search = search_with(solver, time_limit, threads, seed, gap)
+
+        def solve_once(program: "Program") -> Plan:
+            instance = lower_with_least_power(program, search)
+            if save_program is not None:
+                write_instance(instance, Path(save_program))
+            return solve_instance(program.profile, program.profile.origin, instance, search.solver, search.settings)
+
+        return solve_with_safety(self, solve_once, safety)
 
 
-def _many(names: Names | None) -> tuple[str, ...] | None:
+def _tuple(names: Names | None) -> tuple[str, ...] | None:
     return None if names is None else (names,) if isinstance(names, str) else tuple(names)
-
-
-def _made(record: type[_Made], values: Mapping[str, Any], origin: str) -> _Made:
-    """Make a record of values that came by a call or a flag."""
-    try:
-        return record.model_validate({key: value for key, value in values.items() if value is not None}, strict=True)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(str(part) for part in fault["loc"])
-        raise ScantlingError(f"{origin}: {place}: {fault['msg']}" if place else f"{origin}: {fault['msg']}") from error
-
-
-def _located(origin: str, load: Callable[..., _Loaded], *arguments: object) -> _Loaded:
-    try:
-        return load(*arguments)
-    except ScantlingError as error:
-        raise ScantlingError(f"{origin}: {error}") from error

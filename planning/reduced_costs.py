@@ -17,7 +17,7 @@ Knows nothing about files or models.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from ..solver.instance import LOSS, Instance
 from ..solver.rules import Limit, LossLimit
 from .plan import Plan
@@ -58,7 +58,7 @@ def reduced_costs(plan: Plan, others: Mapping[str, str]) -> tuple[ReducedCost, .
         One a unit that differs, in the order of the program.
 
     Raises:
-        ScantlingError: the other choice gives a unit a format that the program does not offer.
+        InputError: the other choice gives a unit a format that the program does not offer.
     """
     program, choice = plan.program, plan.choice()
     worth = _worth(plan)
@@ -66,7 +66,7 @@ def reduced_costs(plan: Plan, others: Mapping[str, str]) -> tuple[ReducedCost, .
     for index, unit in enumerate(program.units):
         other = others.get(unit.name, "")
         if other not in unit.formats:
-            raise ScantlingError(
+            raise InputError(
                 f"the plan's program does not offer {unit.name} the format {other!r}. Those it offers: "
                 f"{', '.join(unit.formats)}."
             )

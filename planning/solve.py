@@ -1,34 +1,78 @@
-"""From the solver's choice to a plan.
+"""From the solver's instance to a plan: solve, explain, prove, price.
 
-Knows nothing about tensors or solvers.
+Knows nothing about tensors, nor how any solver works.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from .. import __version__
-from ..common.errors import ScantlingError
+from ..common.errors import InputError, OutOfRangeError, SolverTimeout
 from ..hardware.resources import BIT_WEIGHTS
 from ..quantization.formats import parse_format
 from ..sensitivity.profile import Profile, ProfileOrigin
 from ..solver.infeasibility import explain_infeasibility
 from ..solver.instance import LOSS, Instance
 from ..solver.milp.base import MilpSolver, SolverSettings, Status
+from ..solver.milp.registry import solver_named
 from ..solver.rules import Limit, LossLimit, Rule
 from ..solver.shadow_prices import LimitPrice, sensitivities
 from ..solver.solve import Proof
 from ..solver.solve import solve as solve_instance
 from .explanation import NATS_PER_TOKEN, InfeasibleError, LimitUnit, explained
-from .plan import Assignment, Certificate, LimitUse, Objective, Plan, average_bits
+from .plan import Assignment, Certificate, LimitUse, Objective, Plan, average_bits, remembering
+
+__all__ = ["ProfileOrigin", "Search", "choose_formats", "formats_or_none", "measure", "plan_of", "search_with", "solve"]
+_SEEDS: Final = 2**31
+
+
+@dataclass(frozen=True)
+class Search:
+    """A solver and how long it searches."""
+
+    solver: MilpSolver
+    settings: SolverSettings
+
+
+def search_with(
+    solver: str = "cpsat", time_limit: float = 60.0, threads: int = 1, seed: int = 0, gap: float = 0.0
+) -> Search:
+    """Choose a solver and its settings.
+
+    Args:
+        solver: ``cpsat`` or ``highs``.
+        time_limit: seconds for each search.
+        threads: for the solver; one repeats exactly.
+        seed: of the solver's random choices.
+        gap: stop at this proven gap, as a share of the objective; 0 for a proven optimum.
+
+    Returns:
+        The search.
+
+    Raises:
+        InputError: there is no such solver, or a setting makes no sense.
+    """
+    if not (math.isfinite(time_limit) and time_limit > 0):
+        raise InputError(f"the time limit must be a number of seconds above 0, got {time_limit:g}.")
+    if threads < 1:
+        raise InputError(f"threads must be at least 1, got {threads}.")
+    if not 0 <= seed < _SEEDS:
+        raise InputError(f"the seed must be between 0 and {_SEEDS - 1}, got {seed}.")
+    if not 0 <= gap < 1:
+        raise InputError(f"the gap must be a share from 0 to below 1, got {gap:g}. Write 0.01 for one percent.")
+    return Search(solver_named(solver), SolverSettings(time_limit, seed, threads, gap))
 
 
 def solve(
-    profile: Profile, origin: ProfileOrigin, instance: Instance, solver: MilpSolver, settings: SolverSettings
+    profile: Profile, origin: ProfileOrigin | None, instance: Instance, solver: MilpSolver, settings: SolverSettings
 ) -> Plan:
-    """Find the best plan of a program, with its certificate and what its limits are worth.
+    """Find the best plan of an instance, with its certificate and what its limits are worth.
 
     Args:
-        profile: the profile that the program was stated from.
-        origin: where it lies, for the record.
+        profile: the profile that the instance was made from.
+        origin: where it lies, for the record; None where it was not saved.
         instance: the program.
         solver: solves it.
         settings: limits of the search.
@@ -38,7 +82,8 @@ def solve(
 
     Raises:
         InfeasibleError: no plan meets all limits and rules.
-        ScantlingError: the only limit is beyond every plan, or no plan was found in time.
+        SolverTimeout: no plan was found in time.
+        InputError: there is no limit, or the only one is above every plan.
     """
     _require_binding_limit(profile, instance)
     solution = solve_instance(instance, solver, settings)
@@ -48,7 +93,7 @@ def solve(
             explained(conflict, instance, [measure(profile, instance, rule) for rule in instance.rules])
         )
     if solution.choice is None:
-        raise ScantlingError(f"no plan: {solution.status.value}. Give more with --time-limit.")
+        raise SolverTimeout(f"no plan: {solution.status.value}. Give more with --time-limit.")
     found = sensitivities(instance, solution, solver, settings)
     certificate = Certificate(
         status="OPTIMAL" if solution.status is Status.OPTIMAL else "FEASIBLE",
@@ -65,7 +110,7 @@ def solve(
 
 
 def choose_formats(instance: Instance, solver: MilpSolver, settings: SolverSettings) -> dict[str, str]:
-    """Find the best formats of a program, without writing a plan.
+    """Find the best formats of an instance, without writing a plan.
 
     Args:
         instance: the program.
@@ -76,16 +121,16 @@ def choose_formats(instance: Instance, solver: MilpSolver, settings: SolverSetti
         The format of every layer.
 
     Raises:
-        ScantlingError: there is no plan, or none was found in time.
+        InfeasibleError: no plan meets all limits and rules; without an explanation, which takes further solves.
     """
-    found = solve_instance(instance, solver, settings)
-    if found.choice is None:
-        raise ScantlingError(f"no plan: {found.status.value}.")
-    return {unit.name: unit.formats[index] for unit, index in zip(instance.units, found.choice, strict=True)}
+    formats = formats_or_none(instance, solver, settings)
+    if formats is None:
+        raise InfeasibleError
+    return formats
 
 
 def formats_or_none(instance: Instance, solver: MilpSolver, settings: SolverSettings) -> dict[str, str] | None:
-    """Find the best formats of a program, where it has a plan.
+    """Find the best formats of an instance, where it has a plan.
 
     Args:
         instance: the program.
@@ -96,47 +141,47 @@ def formats_or_none(instance: Instance, solver: MilpSolver, settings: SolverSett
         The format of every layer; None where it is proven that no plan meets all limits and rules.
 
     Raises:
-        ScantlingError: no plan was found in time.
+        SolverTimeout: no plan was found in time.
     """
     found = solve_instance(instance, solver, settings)
-    if found.choice is None and found.status is not Status.INFEASIBLE:
-        raise ScantlingError(f"no plan: {found.status.value}. Give more with --time-limit.")
-    if found.choice is None:
+    if found.status is Status.INFEASIBLE:
         return None
+    if found.choice is None:
+        raise SolverTimeout(f"no plan: {found.status.value}. Give more with --time-limit.")
     return {unit.name: unit.formats[index] for unit, index in zip(instance.units, found.choice, strict=True)}
 
 
 def plan_of(
     profile: Profile,
-    origin: ProfileOrigin,
+    origin: ProfileOrigin | None,
     instance: Instance,
     choice: tuple[int, ...],
     certificate: Certificate,
     prices: Sequence[LimitPrice] = (),
 ) -> Plan:
-    """Write a choice down as a plan.
+    """Make a plan of a choice.
 
     Args:
         profile: the profile.
-        origin: where it lies.
+        origin: where it lies; None where it was not saved.
         instance: the program.
         choice: the index of the format that each unit takes.
         certificate: what is proven.
         prices: what the limits are worth, where that is known.
 
     Returns:
-        The plan.
+        The plan, which remembers the profile.
     """
     formats = {unit.name: unit.formats[index] for unit, index in zip(instance.units, choice, strict=True)}
     predicted, error = profile.predict(formats)
     assignments = tuple(_assignment(profile, index, name) for index, name in enumerate(formats.values()))
     price_of = {price.rule: price for price in prices}
-    return Plan(
+    plan = Plan(
         scantling_version=__version__,
         model_source=profile.record.model_source,
         model_sha256=profile.record.model_sha256,
-        profile_path=str(origin.path),
-        profile_sha256=origin.sha256,
+        profile_path="" if origin is None else str(origin.path),
+        profile_sha256="" if origin is None else origin.sha256,
         loss_increase_nats=predicted,
         loss_increase_standard_error_nats=error,
         stored_bytes=profile.stored_bytes(formats),
@@ -151,6 +196,7 @@ def plan_of(
         assignments=assignments,
         program=instance,
     )
+    return remembering(plan, profile=profile)
 
 
 def _assignment(profile: Profile, index: int, format_name: str) -> Assignment:
@@ -169,16 +215,7 @@ def _assignment(profile: Profile, index: int, format_name: str) -> Assignment:
 
 
 def measure(profile: Profile, instance: Instance, rule: Rule) -> LimitUnit:
-    """Say what a limit is counted in.
-
-    Args:
-        profile: the profile.
-        instance: the program.
-        rule: a limit; anything else has no measure.
-
-    Returns:
-        The measure; average bits are counted per weight of the layers that are averaged.
-    """
+    """Give the unit of a limit; average bits are counted per weight of the layers that are averaged."""
     if not isinstance(rule, Limit):
         return NATS_PER_TOKEN
     row = instance.row(rule.row)
@@ -227,10 +264,10 @@ def _objective(instance: Instance, proof: Proof) -> Objective:
 
 
 def _require_binding_limit(profile: Profile, instance: Instance) -> None:
-    """Refuse a program whose only bound is above every plan: its user expects something of it."""
+    """Refuse an instance whose only limit is above every plan, since its user expects an effect."""
     limits = [rule for rule in instance.rules if isinstance(rule, Limit | LossLimit)]
     if not limits and instance.minimise == (LOSS,):
-        raise ScantlingError("no budget was given. Give --memory, such as 60MiB, or --average-bits, such as 3.5.")
+        raise InputError("no budget was given. Give --memory, such as 60MiB, or --average-bits, such as 3.5.")
     if len(limits) != 1 or instance.minimise != (LOSS,) or not isinstance(limits[0], Limit):
         return
     limit = limits[0]
@@ -239,7 +276,7 @@ def _require_binding_limit(profile: Profile, instance: Instance) -> None:
     smallest, largest = instance.span(limit)
     if limit.at_most > largest:
         counted = measure(profile, instance, limit)
-        raise ScantlingError(
+        raise OutOfRangeError(
             f"{limit.name} of {counted.show(limit.at_most)} is above the largest plan, and there is no other "
             "limit. Plans of "
             f"this profile have {counted.show(smallest)} to {counted.show(largest)}."

@@ -7,52 +7,33 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..common.errors import ScantlingError
+from ..common.errors import FileFormatError
 from ..common.files import file_sha256
 from ..sensitivity.profile import read_profile
 from ..solver.rules import Limit, LossLimit
 from ..solver.verify import violations
+from .lowering import costs_by_domain
 from .plan import Plan, average_bits
-from .program import domains
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was checked.
-
-    Attributes:
-        checked: what holds.
-        faults: what does not.
-    """
+    """What of a plan was checked and holds, and what does not."""
 
     checked: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     def note(self, *, holds: bool, what: str, otherwise: str = "") -> None:
-        """Add a finding.
-
-        Args:
-            holds: whether it holds.
-            what: in words.
-            otherwise: in words, where it does not; ``what`` by default.
-        """
+        """Add a finding, described by ``what``, or where it does not hold by ``otherwise``."""
         (self.checked if holds else self.faults).append(what if holds else otherwise or what)
 
 
 def verify_plan(plan: Plan, profile_path: Path | None) -> Verification:
-    """Add everything in a plan up again.
-
-    Args:
-        plan: the plan.
-        profile_path: its profile; None where it is not at hand.
-
-    Returns:
-        What holds and what does not.
-    """
+    """Add everything in a plan up again; ``profile_path`` is None where its profile is not at hand."""
     found = Verification()
     try:
         choice = plan.choice()
-    except ScantlingError as error:
+    except FileFormatError as error:
         found.faults.append(str(error))
         return found
     broken = violations(plan.program, choice)
@@ -62,8 +43,8 @@ def verify_plan(plan: Plan, profile_path: Path | None) -> Verification:
     _check_numbers(plan, choice, found)
     if profile_path is None:
         found.faults.append(
-            f"the profile {plan.profile_path} is not there, so bytes and losses were not held against it. "
-            "Say where it is with --profile"
+            f"the profile {plan.profile_path or '(never saved)'} is not there, so bytes and losses were not held "
+            "against it. Say where it is with --profile"
         )
     else:
         _check_against_profile(plan, profile_path, found)
@@ -117,7 +98,7 @@ def _check_against_profile(plan: Plan, path: Path, found: Verification) -> None:
         otherwise=f"the profile's formats store {stored:,} bytes; stated: {plan.stored_bytes:,}",
     )
     stated = [domain.loss_increase_nats for domain in plan.program.domains]
-    priced = [domain.loss_increase_nats for domain in domains(profile, with_deviations=False)]
+    priced = [domain.loss_increase_nats for domain in costs_by_domain(profile, with_deviations=False)]
     offered = [tuple(profile.record.formats[target] for target in layer.formats) for layer in profile.record.layers]
     found.note(
         holds=[unit.formats for unit in plan.program.units] == offered and stated == priced,

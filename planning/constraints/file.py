@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from ...common.errors import ScantlingError
+from ...common.errors import FileFormatError
 from ...common.validation import describe, validated
 from ...common.yaml_source import Place, SourceValue, read_yaml
 from .rules import Constraints
@@ -53,22 +53,22 @@ def read_constraints(path: Path) -> ConstraintFile:
         What it asks for.
 
     Raises:
-        ScantlingError: it cannot be read, or asks for something that does not exist; one line for each fault, with
+        FileFormatError: it cannot be read, or asks for something that does not exist; one line for each fault, with
             file, line and column.
     """
     read = read_yaml(path)
     if not isinstance(read.value, dict):
-        raise ScantlingError(
+        raise FileFormatError(
             f"{read.where(())}: a constraint file is a mapping of keys such as limits and rules, this is "
             f"{'a list' if isinstance(read.value, list) else repr(read.value)[:60]}. Begin with a key and a colon."
         )
     empty = [key for key, value in read.value.items() if value is None]
     if empty:
-        raise ScantlingError(f"{read.where((empty[0],))}: {empty[0]!r} has no value. Give it one or remove the key.")
+        raise FileFormatError(f"{read.where((empty[0],))}: {empty[0]!r} has no value. Give it one or remove the key.")
     try:
         return ConstraintFile(validated(Constraints, read.value), read)
     except ValidationError as error:
-        raise ScantlingError(describe(error, read, Constraints)) from error
+        raise FileFormatError(describe(error, read, Constraints)) from error
 
 
 def json_schema() -> dict[str, Any]:

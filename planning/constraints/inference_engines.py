@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from ...common.errors import ScantlingError
+from ...common.errors import InputError
 from ...common.patterns import compiled
 from ...common.records import Record
 from ...common.validation import describe, validated
@@ -166,7 +166,7 @@ def load_engine_profile(name: str) -> EngineProfile:
         The profile.
 
     Raises:
-        ScantlingError: there is none of that name.
+        InputError: there is none of that name.
 
     >>> load_engine_profile("vllm").title
     'vLLM, compressed-tensors checkpoint with several groups; vLLM, GPTQ checkpoint with per-module `dynamic` settings'
@@ -175,7 +175,7 @@ def load_engine_profile(name: str) -> EngineProfile:
         return _read(name)
     parts = [_read(known) for known in engine_names() if known.startswith(f"{name}-")]
     if not parts:
-        raise ScantlingError(f"{name!r} is not a known engine. Known: {', '.join(engine_names())}.")
+        raise InputError(f"{name!r} is not a known engine. Known: {', '.join(engine_names())}.")
     return EngineProfile(
         name=name,
         title="; ".join(part.title for part in parts),
@@ -206,4 +206,4 @@ def _read(name: str) -> EngineProfile:
     try:
         return validated(EngineProfile, read.value)
     except ValidationError as error:
-        raise ScantlingError(describe(error, read, EngineProfile)) from error
+        raise InputError(describe(error, read, EngineProfile)) from error

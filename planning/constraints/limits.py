@@ -3,7 +3,7 @@
 Knows nothing about profiles, nor how the records were written.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypedDict
 
 from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
@@ -142,13 +142,23 @@ class Limits(Record):
     seconds_per_token: SecondsBound | None = None
     loss_increase: LossBound | None = None
 
-    def stated(self) -> dict[str, Bound]:
-        """Give the limits that are there.
-
-        Returns:
-            Bounds by key.
-        """
+    def bounds(self) -> dict[str, Bound]:
+        """Give the bounds that were set, by key."""
         return {key: getattr(self, key) for key in Limits.model_fields if getattr(self, key) is not None}
+
+
+class PlanLimits(TypedDict, total=False):
+    """Bounds on the whole plan by key, for Python calls: upper bounds, of ``speed`` the lower one."""
+
+    memory: str | float
+    stored_bytes: str | float
+    read_bytes_per_token: str | float
+    average_bits: str | float
+    power: str | float
+    energy: str | float
+    speed: str | float
+    seconds_per_token: str | float
+    loss_increase: str | float
 
 
 class Robust(Record):

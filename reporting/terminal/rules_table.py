@@ -36,7 +36,7 @@ def constraint_records(program: Program) -> list[dict[str, Any]]:
             "left_out": statement.left_out,
             "bounds": describe_bounds(statement, instance),
         }
-        for statement in program.statements
+        for statement in program.lowered
     ]
     if program.safety_factor is not None:
         says, nothing = _describe_safety(program.safety_factor), {"num_layers": None, "layers": None, "left_out": 0}
@@ -86,7 +86,7 @@ def print_rules(program: Program, console: Console) -> None:
         console.print(
             Text(program.safety_origin, style="bold"), _describe_safety(program.safety_factor), soft_wrap=True
         )
-    for statement in program.statements:
+    for statement in program.lowered:
         name = statement.name.removeprefix(f"{statement.origin}: ")
         said = statement.says.startswith(name) or not statement.says
         what = (statement.says or name) if said else f"{name}: {statement.says}"
@@ -102,6 +102,6 @@ def print_rules(program: Program, console: Console) -> None:
             console.print(f"    {_counted(statement.left_out)} more match, but with a single format there is no choice")
     num_decided = len(program.layers.decided(range(len(program.layers.records))))
     console.print(
-        f"{len(program.statements)} limits and rules on {len(program.layers.records)} layers, {num_decided} of them to "
+        f"{len(program.lowered)} limits and rules on {len(program.layers.records)} layers, {num_decided} of them to "
         f"be decided. Minimised: {', then '.join(instance.minimise)}."
     )

@@ -173,9 +173,9 @@ def test_layers_without_counts_bring_no_rule():
         for record in profile.record.layers
     )
     old = replace(profile, record=profile.record.model_copy(update={"layers": layers}))
-    assert not Program(old).statements
+    assert not Program(old).lowered
     assert old.prices is old.measured_samples
-    assert len(Program(profile).statements) == 1
+    assert len(Program(profile).lowered) == 1
 
 
 class KilledError(BaseException):
