@@ -7,35 +7,26 @@ from collections.abc import Sequence
 
 from ..common.units import render_bytes
 from ..planning.plan import Plan
-from .base import FormattedLayer
-from .gptq import PLANAR_BITS, integer_layers, split_fusions
+from .folder_format import FolderFormat, FormattedLayer
 
 INPUTS_DESCRIBED = {
     "original": "the inputs of the original model",
     "quantized": "the inputs that the quantized layers before them give",
     "corrected": "the inputs that the quantized layers before them give, towards the outputs of the original model",
 }
-_HOW_TO_LOAD = {
-    "fake": "`AutoModelForCausalLM.from_pretrained(folder)` of transformers; the weights are float32 that hold the "
-    "quantized values.",
-    "compressed-tensors": "`AutoModelForCausalLM.from_pretrained(folder)` of transformers, with compressed-tensors "
-    "installed.",
-    "gptq": "`GPTQModel.load(folder)` of GPTQModel.",
-    "auto-gptq": "`AutoGPTQForCausalLM.from_quantized(folder)` of auto-gptq, and many engines that read its format.",
-}
 
 
-def model_card(plan: Plan, layers: Sequence[FormattedLayer], backend: str, inputs: str) -> str:
-    """Write the card.
+def model_card(plan: Plan, layers: Sequence[FormattedLayer], folder_format: FolderFormat, inputs: str) -> str:
+    """Write the card, as Markdown.
 
     Args:
         plan: the plan.
         layers: all layers with their formats.
-        backend: the checkpoint's format.
+        folder_format: the checkpoint's.
         inputs: what the layers were rounded against.
 
     Returns:
-        Markdown.
+        The text.
     """
     error = plan.loss_increase_standard_error_nats
     about = "" if error is None else f" ± {error:.2g}"
@@ -62,8 +53,8 @@ def model_card(plan: Plan, layers: Sequence[FormattedLayer], backend: str, input
         "",
         "## Loading",
         "",
-        f"- {_HOW_TO_LOAD[backend]}",
-        *[f"- {line}" for line in _cautions(layers, backend)],
+        f"- {folder_format.traits.how_to_load}",
+        *[f"- {line}" for line in folder_format.cautions(layers)],
         "",
         "The whole plan is in `scantling_plan.json`; `scantling check` compares what an engine computes from these "
         "files with what they should give.",
@@ -99,23 +90,3 @@ def _table(plan: Plan) -> list[str]:
         loss = sum(assignment.loss_increase_nats for assignment in members) / total_loss
         rows.append(f"| {name} | {len(members)} | {weights:.1%} | {loss:.1%} |")
     return rows
-
-
-def _cautions(layers: Sequence[FormattedLayer], backend: str) -> list[str]:
-    """Say which engines will not take this plan, and why."""
-    if backend not in {"gptq", "compressed-tensors"}:
-        return []
-    cautions = []
-    split = split_fusions(layers)
-    if split:
-        cautions.append(
-            f"vLLM and SGLang fuse layers and refuse this plan: the members of {len(split)} fused layers differ in "
-            f"format (first: {split[0]})."
-        )
-    if backend == "gptq":
-        widths = {target.bits for _, target in integer_layers(layers)}
-        if widths & PLANAR_BITS:
-            cautions.append("5 and 6 bits exist only in GPTQModel's layout gptq_p: no other engine reads these files.")
-        if len({formatted.format for formatted in layers if formatted.layer.block is not None}) > 1:
-            cautions.append("transformers' own GPTQ loader ignores the rules per layer and cannot load this plan.")
-    return cautions
