@@ -25,7 +25,7 @@ from ..common.errors import InputError
 from ..common.records import Record
 from ..common.units import render_bytes
 from .arithmetic_noise import relative_difference
-from .engine_process import EngineProcess, EngineRequest
+from .engine_process import EngineAnswer, EngineProcess, EngineRequest
 from .manifest import WrittenCheckpoint
 from .registry import read_checkpoint, writer_named
 
@@ -64,8 +64,8 @@ class CheckReport(Distance):
         largest_difference_nats: of any log-probability above −20 nats.
         same_first_choices: at how many positions the most probable token is the same.
         num_positions: how many were compared.
-        perplexity: on the check's tokens in the engine; None where the checkpoint does not say what it should be.
-        perplexity_in_memory: on the same tokens in the plan in memory, likewise.
+        perplexity: on the check's tokens in the engine.
+        perplexity_in_memory: on the same tokens in the plan in memory; None where the checkpoint does not say.
         num_tokens: of the check.
         prompt: what the generated line begins with.
         generated: what the engine makes of it.
@@ -80,7 +80,7 @@ class CheckReport(Distance):
     versions: dict[str, str]
     arithmetic: str
     tolerance: float
-    perplexity: float | None
+    perplexity: float
     perplexity_in_memory: float | None
     num_tokens: int
     prompt: str
@@ -99,7 +99,8 @@ class CheckReport(Distance):
         """Write the report for a person, in a few lines."""
         versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
         verdict = "within" if self.passed else "BEYOND"
-        lines = [
+        in_memory = "" if self.perplexity_in_memory is None else f", {self.perplexity_in_memory:.4f} in memory"
+        return "\n".join([
             f"size                  {render_bytes(self.checkpoint_bytes)}, as predicted",
             f"engine                {versions}, ready after {self.load_seconds:.1f} s",
             f"arithmetic            {self.arithmetic}",
@@ -108,14 +109,7 @@ class CheckReport(Distance):
             "                      = 4 × what the roundings of this arithmetic do to the plan in memory",
             f"                      by at most {self.largest_difference_nats:.2g} nats among those above −20 nats",
             f"most probable token   the same at {self.same_first_choices} of {self.num_positions} positions",
-        ]
-        if self.perplexity is not None:
-            lines.append(
-                f"perplexity            {self.perplexity:.4f} on {self.num_tokens} tokens of calibration text, "
-                f"{self.perplexity_in_memory:.4f} in memory"
-            )
-        return "\n".join([
-            *lines,
+            f"perplexity            {self.perplexity:.4f} on {self.num_tokens} tokens of calibration text{in_memory}",
             f"speed                 {self.tokens_per_second:.1f} tokens/s",
             f"it writes             …{self.prompt[-60:]!r} → {self.generated!r}",
         ])
@@ -151,30 +145,31 @@ def check_checkpoint(
     process = EngineProcess(_engine_for(checkpoint, engine), python, time_limit)
     process.require()
     expected = checkpoint.expected
-    tokens, in_memory = expected.token_ids.tolist(), expected.negative_log_likelihood_nats
-    own = [] if in_memory is None else [tokens]
-    answer = process.ask(
-        EngineRequest(
-            folder=str(checkpoint.path.absolute()),
-            dtype=checkpoint.manifest.float_dtype,
-            token_ids=tokens,
-            num_positions=len(expected.logits),
-            num_new_tokens=NUM_NEW_TOKENS,
-            sequences=[*own, *(list(map(int, sequence)) for sequence in sequences)],
-        )
+    request = EngineRequest(
+        folder=str(checkpoint.path.absolute()),
+        dtype=checkpoint.manifest.float_dtype,
+        token_ids=expected.token_ids.tolist(),
+        num_positions=len(expected.logits),
+        num_new_tokens=NUM_NEW_TOKENS,
+        sequences=[expected.token_ids.tolist(), *(list(map(int, sequence)) for sequence in sequences)],
     )
-    losses = answer.says.negative_log_likelihoods_nats
+    return _report(checkpoint, process.engine, process.ask(request))
+
+
+def _report(checkpoint: WrittenCheckpoint, engine: str, answer: EngineAnswer) -> CheckReport:
+    expected, in_memory = checkpoint.expected, checkpoint.expected.negative_log_likelihood_nats
+    own_loss, *losses = answer.says.negative_log_likelihoods_nats
     return CheckReport(
         **distance(answer.log_probabilities, expected.logits).model_dump(),
         **answer.says.model_dump(exclude={"negative_log_likelihoods_nats"}),
         backend=checkpoint.manifest.backend,
-        engine=process.engine,
+        engine=engine,
         tolerance=tolerance(answer.says.arithmetic, expected.noise),
-        perplexity=None if in_memory is None else math.exp(losses[0]),
+        perplexity=math.exp(own_loss),
         perplexity_in_memory=None if in_memory is None else math.exp(in_memory),
-        num_tokens=len(tokens),
+        num_tokens=len(expected.token_ids),
         checkpoint_bytes=checkpoint.manifest.checkpoint_bytes,
-        negative_log_likelihoods_nats=losses[len(own) :],
+        negative_log_likelihoods_nats=tuple(losses),
     )
 
 

@@ -51,7 +51,7 @@ def read_manifest(folder: Path) -> FolderManifest:
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise FileFormatError(
-            f"{folder} has no {MANIFEST_FILE}: it is no finished checkpoint of scantling. "
+            f"{folder} has no {MANIFEST_FILE}: it is not a finished scantling checkpoint. "
             "Write one with: scantling apply"
         )
     try:

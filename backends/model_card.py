@@ -9,11 +9,21 @@ from ..common.units import render_bytes
 from ..planning.plan import Plan
 from .folder_format import FolderFormat, FormattedLayer
 
-INPUTS_DESCRIBED = {
+_INPUTS_DESCRIBED = {
     "original": "the inputs of the original model",
     "quantized": "the inputs that the quantized layers before them give",
     "corrected": "the inputs that the quantized layers before them give, towards the outputs of the original model",
 }
+_HEADER = """\
+---
+library_name: transformers
+tags: [quantized, mixed-precision, scantling]
+---
+"""
+_FOOTER = """
+The whole plan is in `scantling_plan.json`. `scantling check` compares what an engine computes from these files with
+what the plan computed in memory.
+"""
 
 
 def model_card(plan: Plan, layers: Sequence[FormattedLayer], folder_format: FolderFormat, inputs: str) -> str:
@@ -28,14 +38,8 @@ def model_card(plan: Plan, layers: Sequence[FormattedLayer], folder_format: Fold
     Returns:
         The text.
     """
-    error = plan.loss_increase_standard_error_nats
-    about = "" if error is None else f" ± {error:.2g}"
-    lines = [
-        "---",
-        "library_name: transformers",
-        "tags: [quantized, mixed-precision, scantling]",
-        "---",
-        "",
+    return "\n".join([
+        _HEADER,
         f"# {plan.model_source.rstrip('/').rpartition('/')[2]}, {plan.average_bits:.2f} bits",
         "",
         f"Quantized by scantling {plan.scantling_version}: each layer has the format that an integer program chose.",
@@ -44,38 +48,39 @@ def model_card(plan: Plan, layers: Sequence[FormattedLayer], folder_format: Fold
         "|---|---|---|---|",
         *_table(plan),
         "",
-        f"- Predicted KL divergence from the original: {plan.loss_increase_nats:.4g}{about} nats per token, for "
-        "rounding against the inputs of the original model.",
-        *_as_a_whole(plan),
-        f"- These weights were rounded against {INPUTS_DESCRIBED[inputs]}.",
-        f"- Status of the plan: {plan.certificate.status}{_proven(plan)}.",
-        f"- Codes, scales, zero points and the 16-bit rest: {render_bytes(plan.stored_bytes)}.",
+        *_facts(plan, inputs),
         "",
         "## Loading",
         "",
         f"- {folder_format.traits.how_to_load}",
         *[f"- {line}" for line in folder_format.cautions(layers)],
-        "",
-        "The whole plan is in `scantling_plan.json`; `scantling check` compares what an engine computes from these "
-        "files with what they should give.",
-        "",
+        _FOOTER,
+    ])
+
+
+def _facts(plan: Plan, inputs: str) -> list[str]:
+    predicted = _nats(plan.loss_increase_nats, plan.loss_increase_standard_error_nats)
+    facts = [f"- Predicted KL divergence from the original: {predicted}, for rounding against the original's inputs."]
+    if plan.joint is not None:
+        together = _nats(plan.joint.loss_increase_nats, plan.joint.loss_increase_standard_error_nats)
+        facts.append(f"- Predicted with the errors of all layers taken together: {together}.")
+    return [
+        *facts,
+        f"- These weights were rounded against {_INPUTS_DESCRIBED[inputs]}.",
+        f"- Status of the plan: {plan.certificate.status}{_proven(plan)}.",
+        f"- Size of codes, scales, zero points and the 16-bit rest: {render_bytes(plan.stored_bytes)}.",
     ]
-    return "\n".join(lines)
 
 
-def _as_a_whole(plan: Plan) -> list[str]:
-    if plan.joint is None:
-        return []
-    error = plan.joint.loss_increase_standard_error_nats
-    about = "" if error is None else f" ± {error:.2g}"
-    predicted = f"{plan.joint.loss_increase_nats:.4g}{about}"
-    return [f"- Predicted with what the errors of its layers have in common: {predicted} nats per token."]
+def _nats(value: float, standard_error: float | None) -> str:
+    about = "" if standard_error is None else f" ± {standard_error:.2g}"
+    return f"{value:.4g}{about} nats per token"
 
 
 def _proven(plan: Plan) -> str:
     """Say what no other plan within the limits can better."""
     return "".join(
-        f", at least {objective.bound:.4g} {objective.measure} of {objective.name} for any other within the limits"
+        f"; no plan within the limits has less than {objective.bound:.4g} {objective.measure} of {objective.name}"
         for objective in plan.certificate.objectives[:1]
     )
 

@@ -68,8 +68,9 @@ def apply(
         trust_remote_code=trust_remote_code,
         progress=progress(),
     )
+    files = "1 file" if manifest.num_files == 1 else f"{manifest.num_files} files"
     typer.echo(
-        f"Wrote {output}: {render_bytes(manifest.checkpoint_bytes)} in {manifest.num_files} files, "
+        f"Wrote {output}: {render_bytes(manifest.checkpoint_bytes)} in {files}, "
         f"{render_bytes(manifest.tensor_bytes)} of them the model's tensors; "
         f"the plan predicts {manifest.plan_bytes:,} bytes.\n"
         f"Check it in its engine with: scantling check {output}"

@@ -266,7 +266,7 @@ def test_checkpoint_and_interpreter_may_be_named_from_where_the_user_stands(tmp_
         (lambda folder: (folder / "config.json").write_text("{}"), "config.json has 2 bytes"),
         (lambda folder: (folder / "more").write_text("x"), "more was added"),
         (lambda folder: (folder / MANIFEST_FILE).write_text("{}"), "is damaged"),
-        (lambda folder: (folder / MANIFEST_FILE).unlink(), "no finished checkpoint"),
+        (lambda folder: (folder / MANIFEST_FILE).unlink(), "not a finished scantling checkpoint"),
     ],
 )
 def test_a_changed_folder_is_refused(tmp_path, symmetric, damage, match):
