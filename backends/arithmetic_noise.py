@@ -1,9 +1,9 @@
 """How far the arithmetic of a narrow type moves a model's log-probabilities, by running it with that type's roundings.
 
-An engine that computes in float16 rounds every weight that it unpacks, and what every product, norm and activation
-gives, to 11 significant bits. Here the model stays in float32, and each module in turn is run with its parameters,
-inputs and outputs rounded to the type: one copy of one module's parameters at a time. What an engine differs by beyond
-a few times that is no rounding.
+An engine that computes in float16 rounds every weight that it unpacks, and the result of every product, norm and
+activation, to 11 significant bits. Here the model stays in float32, and each module in turn runs with its parameters,
+inputs and outputs rounded to the type, so only one module's parameters are copied at a time. Whatever an engine differs
+by beyond a few times that is not rounding.
 
 Knows nothing about engines.
 """
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 
 def relative_difference(found: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
-    """Compare log-probabilities.
+    """Compare log-probabilities, both [positions, vocabulary].
 
     Args:
-        found: [positions, vocabulary].
-        expected: likewise.
+        found: the ones in question.
+        expected: the reference.
 
     Returns:
         Root mean square of the difference, over that of the expected ones about the mean of their position.
@@ -33,7 +33,7 @@ def relative_difference(found: NDArray[np.float64], expected: NDArray[np.float64
 
 
 def arithmetic_noise(model: nn.Module, sequence: Tensor, dtype: torch.dtype, num_positions: int) -> float:
-    """Measure what a type's roundings do to the log-probabilities after the last tokens of a sequence.
+    """Measure what a type's roundings do to the log-probabilities at the end of a sequence.
 
     Args:
         model: a causal language model in float32; unchanged afterwards.
@@ -42,7 +42,7 @@ def arithmetic_noise(model: nn.Module, sequence: Tensor, dtype: torch.dtype, num
         num_positions: how many of the last positions are compared.
 
     Returns:
-        The relative difference, as above.
+        The relative difference.
     """
     exact = _log_probabilities(model, sequence, num_positions)
     with ExitStack() as hooks:
@@ -84,14 +84,14 @@ def _rounding(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 def _put(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
-    for parameter, value in zip(parameters, values, strict=False):  # no values: nothing was taken away
+    for parameter, value in zip(parameters, values, strict=False):  # empty where nothing was replaced
         parameter.data = value
 
 
 def _rounded(value: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401  whatever modules hand to each other
     if isinstance(value, Tensor) and value.is_floating_point():
         narrow = value.to(dtype).to(value.dtype)
-        return torch.where(narrow.isfinite(), narrow, value)  # masks hold the lowest number there is
+        return torch.where(narrow.isfinite(), narrow, value)  # masks hold the lowest finite number
     if type(value) is tuple:
         return tuple(_rounded(element, dtype) for element in value)
     return value

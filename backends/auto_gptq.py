@@ -6,127 +6,107 @@ so symmetric formats only), and a head of its own: where head and embedding are 
 Knows nothing about files.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from .. import __version__
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from ..quantization.formats import FloatFormat, Format, IntegerFormat
 from ..quantization.grid import Rounded, RoundedMatrix
-from .base import FormattedLayer, TensorSpec, UsualAnswers, require_float_ends, require_unstacked_experts
+from .folder_format import (
+    CONFIG_FILE,
+    FormattedLayer,
+    FormatTraits,
+    JsonObject,
+    TensorSpec,
+    require_float_ends,
+    require_unstacked_experts,
+)
 from .gptq import integer_layers, scheme
 from .gptq_layout import GptqLayout
 
 LEGAL_BITS = (2, 3, 4, 8)
 _LAYOUT = GptqLayout(zero_offset=1)
 _WORD_CODES = 32
+_TRAITS = FormatTraits(
+    how_to_load="`AutoGPTQForCausalLM.from_quantized(folder)` of auto-gptq, and many engines that read its format.",
+    unties_head=True,
+)
 
 
 @dataclass(frozen=True)
-class AutoGptqBackend(UsualAnswers):
+class AutoGptqBackend:
     """See the module."""
 
     name: str = "auto-gptq"
     engines: tuple[str, ...] = ("auto-gptq", "gptqmodel", "transformers", "vllm")
-    unties_head: bool = True
+    traits: FormatTraits = _TRAITS
 
-    def refuse(self, layers: Sequence[FormattedLayer]) -> None:
+    def validate(self, layers: Sequence[FormattedLayer]) -> None:
         """Refuse what auto-gptq cannot express.
 
-        Args:
-            layers: all layers.
-
         Raises:
-            ScantlingError: mixed formats, 5 or 6 bits, zero points, experts, or shapes that it does not take.
+            InputError: mixed formats, 5 or 6 bits, zero points, experts, or shapes that it does not take.
         """
         require_float_ends(layers, self.name)
         require_unstacked_experts(layers, self.name, "auto-gptq itself has no way to load them")
         targets = {formatted.format for formatted in layers if formatted.layer.block is not None}
         if len(targets) > 1:
             names = ", ".join(sorted(target.name for target in targets))
-            raise ScantlingError(
+            raise InputError(
                 f"auto-gptq reads one bit width and one group size for the whole model, this plan mixes {names}. Use "
                 "--backend gptq (GPTQModel, vLLM) or --backend compressed-tensors (transformers, vLLM; symmetric)."
             )
-        (target,) = targets
-        if isinstance(target, FloatFormat):
-            raise ScantlingError(
-                "this plan has no integer layers, so there is nothing to quantize. Use --backend fake."
-            )
-        if target.bits not in LEGAL_BITS:
-            raise ScantlingError(
-                f"auto-gptq reads 2, 3, 4 and 8 bits, this plan has {target.bits}. Use --backend gptq."
-            )
-        if not isinstance(target, IntegerFormat) or not target.symmetric:
-            raise ScantlingError(
-                "auto-gptq's layout stores every zero point minus one, so it cannot hold 0, and its successor "
-                f"GPTQModel refuses it without symmetry; this plan has {target.name}. Profile with symmetric formats "
-                f"({target.name}-sym), or use --backend gptq."
-            )
+        _validate_format(*targets)
         for formatted in layers:
             layer = formatted.layer
             if layer.block is not None and (layer.in_features % _WORD_CODES or layer.out_features % _WORD_CODES):
-                raise ScantlingError(
-                    f"{layer.name} is {layer.out_features} × {layer.in_features}, and auto-gptq reads layers whose "
-                    "sides are multiples of 32. Use --backend gptq."
+                raise InputError(
+                    f"{layer.name} is {layer.out_features} × {layer.in_features}, but auto-gptq reads only layers "
+                    "whose sides are multiples of 32. Use --backend gptq."
                 )
 
     def specs(self, formatted: FormattedLayer, formats: Collection[Format]) -> dict[str, TensorSpec]:
-        """Give the tensors of an integer layer.
-
-        Args:
-            formatted: the layer.
-            formats: not used.
-
-        Returns:
-            Shapes by name.
-        """
+        """Give the tensors of an integer layer without values."""
         del formats
         assert isinstance(formatted.format, IntegerFormat)
         return _LAYOUT.specs(formatted.format, formatted.layer.out_features, formatted.layer.in_features)
 
     def pack(self, formatted: FormattedLayer, record: Rounded, formats: Collection[Format]) -> dict[str, Tensor]:
-        """Pack an integer layer.
-
-        Args:
-            formatted: the layer.
-            record: its codes, scales and zero points.
-            formats: not used.
-
-        Returns:
-            The tensors by name.
-        """
+        """Pack an integer layer."""
         del formatted, formats
         assert isinstance(record, RoundedMatrix)
         return _LAYOUT.pack(record)
 
     def unpack(self, formatted: FormattedLayer, tensors: Mapping[str, Tensor], formats: Collection[Format]) -> Rounded:
-        """Read an integer layer back.
-
-        Args:
-            formatted: the layer.
-            tensors: as ``pack`` gives them.
-            formats: not used.
-
-        Returns:
-            The record.
-        """
+        """Read an integer layer back."""
         del formats
         assert isinstance(formatted.format, IntegerFormat)
         return _LAYOUT.unpack(tensors, formatted.format, formatted.layer.out_features, formatted.layer.in_features)
 
-    def configuration(self, layers: Sequence[FormattedLayer]) -> dict[str, object] | None:
-        """Give the entry ``quantization_config`` of config.json.
+    def json_files(self, config: JsonObject, layers: Sequence[FormattedLayer]) -> dict[str, JsonObject]:
+        """Give config.json, and quantize_config.json, which auto-gptq reads first.
 
-        Args:
-            layers: all layers, of one format.
+        auto-gptq runs on transformers 4, which reads ``rope_theta`` from the top of config.json; and head and embedding
+        are not tied in its checkpoints.
 
         Returns:
-            Plain values.
+            Contents by file name.
         """
+        adapted: JsonObject = {**config, "tie_word_embeddings": False}
+        rope = config.get("rope_parameters")
+        if isinstance(rope, Mapping) and "rope_theta" in rope:
+            adapted.setdefault("rope_theta", rope["rope_theta"])
+        quantization = self.configuration(layers)
+        return {
+            CONFIG_FILE: {**adapted, "quantization_config": quantization},
+            "quantize_config.json": {key: value for key, value in quantization.items() if key != "meta"},
+        }
+
+    def configuration(self, layers: Sequence[FormattedLayer]) -> JsonObject:
+        """Give the entry ``quantization_config`` of config.json, for layers of one format."""
         target = integer_layers(layers)[0][1]
         return {
             "quant_method": "gptq",
@@ -139,29 +119,20 @@ class AutoGptqBackend(UsualAnswers):
             "meta": {"quantizer": [f"scantling:{__version__}"]},
         }
 
-    def adapt(self, configuration: dict[str, object]) -> dict[str, object]:
-        """Write what transformers 4, which auto-gptq runs on, reads from elsewhere than transformers 5 does.
+    def cautions(self, layers: Sequence[FormattedLayer]) -> list[str]:
+        """Give none: what auto-gptq cannot load is refused."""
+        del layers
+        return []
 
-        Args:
-            configuration: config.json.
 
-        Returns:
-            A copy with ``rope_theta`` at the top, and without a tie of head and embedding.
-        """
-        adapted = {**configuration, "tie_word_embeddings": False}
-        rope = configuration.get("rope_parameters")
-        if isinstance(rope, Mapping) and "rope_theta" in rope:
-            adapted.setdefault("rope_theta", rope["rope_theta"])
-        return adapted
-
-    def further_files(self, configuration: Mapping[str, object] | None) -> dict[str, str]:
-        """Give ``quantize_config.json``, which auto-gptq reads first.
-
-        Args:
-            configuration: the entry of config.json.
-
-        Returns:
-            The file.
-        """
-        known = {key: value for key, value in (configuration or {}).items() if key != "meta"}
-        return {"quantize_config.json": json.dumps(known, indent=2) + "\n"}
+def _validate_format(target: Format) -> None:
+    if isinstance(target, FloatFormat):
+        raise InputError("this plan has no integer layers, so there is nothing to quantize. Use --backend fake.")
+    if target.bits not in LEGAL_BITS:
+        raise InputError(f"auto-gptq reads 2, 3, 4 and 8 bits, this plan has {target.bits}. Use --backend gptq.")
+    if not isinstance(target, IntegerFormat) or not target.symmetric:
+        raise InputError(
+            "auto-gptq's layout stores every zero point minus one, so it cannot hold 0, and its successor GPTQModel "
+            f"refuses it without symmetry; this plan has {target.name}. Profile with symmetric formats "
+            f"({target.name}-sym), or use --backend gptq."
+        )

@@ -1,7 +1,7 @@
 """Codes of b bits side by side in 32-bit words: a little-endian bit stream.
 
 Code i of a row occupies bits i·b to (i+1)·b − 1 of its stream, the lowest first; bit k of the stream is bit k mod 32 of
-word ⌊k / 32⌋. A code may straddle two words (3, 5, 6 bits). The last word of a row is filled with zeros.
+word ⌊k / 32⌋. A code may straddle two words (3, 5, 6 bits). The last word of a row is padded with zeros.
 
 Knows nothing about formats or checkpoints.
 """
@@ -14,14 +14,14 @@ _WORD_MASK = (1 << WORD_BITS) - 1
 
 
 def num_words(num_codes: int, bits: int) -> int:
-    """Count the words of a row.
+    """Count the words of a row: ⌈num_codes · bits / 32⌉.
 
     Args:
         num_codes: in the row.
         bits: of each.
 
     Returns:
-        ⌈num_codes · bits / 32⌉.
+        The number of words.
 
     >>> num_words(32, 3), num_words(33, 4)
     (3, 5)
@@ -34,7 +34,7 @@ def pack_rows(codes: Tensor, bits: int) -> Tensor:
 
     Args:
         codes: integers from 0 to 2^bits − 1, [rows, n].
-        bits: the width.
+        bits: of each code.
 
     Returns:
         int32 [rows, ⌈n · bits / 32⌉].
@@ -62,7 +62,7 @@ def unpack_rows(words: Tensor, bits: int, num_codes: int) -> Tensor:
 
     Args:
         words: int32 [rows, ⌈num_codes · bits / 32⌉].
-        bits: the width.
+        bits: of each code.
         num_codes: in each row.
 
     Returns:

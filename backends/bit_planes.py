@@ -1,8 +1,8 @@
 """Codes of b bits as planes: GPTQModel's layout ``gptq_p``, in which no code straddles two words.
 
-A code is cut into a low plane of 4 bits (of 2 bits where b = 3) and higher planes of the widths below. For every 32
-codes the words of the low plane stand first, then those of the higher planes; within a plane of width w each word
-holds 32 / w codes, the first lowest. Widths of 2, 4 and 8 bits are one plane, which is the same as the bit stream.
+A code is split into a low plane of 4 bits (2 bits where b = 3) and higher planes of the widths below. For every 32
+codes the words of the low plane come first, then those of the higher planes; within a plane of width w each word holds
+32 / w codes, the first lowest. Codes of 2, 4 and 8 bits have one plane, which equals the bit stream.
 
 Knows nothing about formats or checkpoints.
 """
@@ -20,7 +20,7 @@ def pack_planes(codes: Tensor, bits: int) -> Tensor:
 
     Args:
         codes: uint8 from 0 to 2^bits − 1, [rows, n] with n a multiple of 32.
-        bits: the width.
+        bits: of each code.
 
     Returns:
         int32 [rows, n · bits / 32].
@@ -44,7 +44,7 @@ def unpack_planes(words: Tensor, bits: int, num_codes: int) -> Tensor:
 
     Args:
         words: int32 [rows, num_codes · bits / 32].
-        bits: the width.
+        bits: of each code.
         num_codes: in each row, a multiple of 32.
 
     Returns:

@@ -14,16 +14,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..common.errors import ScantlingError
+from ..common.errors import EngineError, InputError, MissingDependencyError
 from ..quantization.formats import Format, IntegerFormat
 from ..quantization.grid import Rounded, RoundedMatrix
-from .base import FormattedLayer, TensorSpec, UsualAnswers, require_float_ends, require_unstacked_experts
-from .gptq import integer_layers, require_integers
+from .folder_format import (
+    CONFIG_FILE,
+    FormattedLayer,
+    FormatTraits,
+    JsonObject,
+    TensorSpec,
+    require_float_ends,
+    require_unstacked_experts,
+)
+from .gptq import fusion_cautions, integer_layers, require_integers
 
 if TYPE_CHECKING:
     from compressed_tensors.quantization import QuantizationScheme
 
 _FORMAT = "pack-quantized"
+_TRAITS = FormatTraits(
+    how_to_load="`AutoModelForCausalLM.from_pretrained(folder)` of transformers, with compressed-tensors installed."
+)
 _EXPERTS = "transformers unpacks all experts by one scheme, and their values in 16 bits"
 
 
@@ -31,25 +42,17 @@ def require_library() -> None:
     """Refuse to go on without the library.
 
     Raises:
-        ScantlingError: it is not installed.
+        MissingDependencyError: it is not installed.
     """
     if util.find_spec("compressed_tensors") is None:
-        raise ScantlingError(
+        raise MissingDependencyError(
             "the backend compressed-tensors needs the library of that name. "
             "Install it with: pip install 'scantling[compressed-tensors]'"
         )
 
 
 def quantization_scheme(target: IntegerFormat, names: Sequence[str]) -> "QuantizationScheme":
-    """Write a format in the library's words.
-
-    Args:
-        target: the format.
-        names: of the layers that have it.
-
-    Returns:
-        The scheme.
-    """
+    """Write a format, and the names of the layers that have it, as the library does."""
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme  # noqa: PLC0415  an optional extra
 
     arguments = QuantizationArgs(
@@ -69,21 +72,19 @@ def _compressor() -> Any:  # noqa: ANN401  the library's classes are not typed
 
 
 @dataclass(frozen=True)
-class PackQuantizedBackend(UsualAnswers):
+class PackQuantizedBackend:
     """See the module."""
 
     name: str = "compressed-tensors"
     engines: tuple[str, ...] = ("transformers", "vllm")
+    traits: FormatTraits = _TRAITS
 
-    def refuse(self, layers: Sequence[FormattedLayer]) -> None:
+    def validate(self, layers: Sequence[FormattedLayer]) -> None:
         """Refuse what the format, or transformers' reading of it, cannot express.
 
-        Args:
-            layers: all layers.
-
         Raises:
-            ScantlingError: the library is missing, or a layer is asymmetric, transposed, an expert's, embedding
-                or head.
+            InputError: a layer is asymmetric, transposed, an expert's, embedding or head.
+            MissingDependencyError: the library is not installed.
         """
         require_library()
         require_float_ends(layers, self.name)
@@ -91,27 +92,19 @@ class PackQuantizedBackend(UsualAnswers):
         require_integers(layers)
         for formatted, target in integer_layers(layers):
             if not target.symmetric:
-                raise ScantlingError(
+                raise InputError(
                     f"{formatted.layer.name} is {target.name}, with zero points, which transformers does not unpack "
                     f"from a compressed-tensors checkpoint. Profile with symmetric formats ({target.name}-sym), or "
                     "use --backend gptq."
                 )
             if formatted.transposed:
-                raise ScantlingError(
+                raise InputError(
                     f"{formatted.layer.name} is a transposed layer (Conv1D, as in GPT-2), which compressed-tensors "
                     "does not replace. Use --backend gptq or fake."
                 )
 
     def specs(self, formatted: FormattedLayer, formats: Collection[Format]) -> dict[str, TensorSpec]:
-        """Give the tensors of an integer layer, by letting the library compress a matrix without values.
-
-        Args:
-            formatted: the layer.
-            formats: not used.
-
-        Returns:
-            Shapes by name.
-        """
+        """Give the tensors of an integer layer, by letting the library compress a matrix without values."""
         del formats
         target, layer = formatted.format, formatted.layer
         assert isinstance(target, IntegerFormat)
@@ -126,16 +119,11 @@ class PackQuantizedBackend(UsualAnswers):
     def pack(self, formatted: FormattedLayer, record: Rounded, formats: Collection[Format]) -> dict[str, Tensor]:
         """Pack an integer layer with the library's compressor.
 
-        Args:
-            formatted: the layer.
-            record: its codes, scales and zero points.
-            formats: not used.
-
         Returns:
-            The tensors by name.
+            The tensors by name, relative to the module.
 
         Raises:
-            ScantlingError: the library read back other codes than it was given.
+            EngineError: the library read back other values than it was given.
         """
         del formats
         assert isinstance(record, RoundedMatrix)
@@ -145,23 +133,14 @@ class PackQuantizedBackend(UsualAnswers):
             {"weight": record.dequantize(), "weight_scale": scale}, weight_scheme
         )
         if not torch.equal(_compressor().decompress(compressed, weight_scheme)["weight"], record.dequantize()):
-            raise ScantlingError(
+            raise EngineError(
                 f"compressed-tensors read other values back from {formatted.layer.name} than it was given. "
                 "Report this with the library's version; --backend gptq does not depend on it."
             )
         return {name: tensor.contiguous() for name, tensor in compressed.items()} | {"weight_scale": record.scales}
 
     def unpack(self, formatted: FormattedLayer, tensors: Mapping[str, Tensor], formats: Collection[Format]) -> Rounded:
-        """Read an integer layer back.
-
-        Args:
-            formatted: the layer.
-            tensors: as ``pack`` gives them.
-            formats: not used.
-
-        Returns:
-            The record.
-        """
+        """Read an integer layer back."""
         del formats
         from compressed_tensors.compressors.pack_quantized.helpers import (  # noqa: PLC0415  an optional extra
             unpack_from_int32,
@@ -175,15 +154,16 @@ class PackQuantizedBackend(UsualAnswers):
         scales = tensors["weight_scale"]
         return RoundedMatrix(target, codes.to(torch.uint8), scales, torch.full_like(scales, middle, dtype=torch.uint8))
 
-    def configuration(self, layers: Sequence[FormattedLayer]) -> dict[str, object] | None:
-        """Give the entry ``quantization_config`` of config.json.
+    def json_files(self, config: JsonObject, layers: Sequence[FormattedLayer]) -> dict[str, JsonObject]:
+        """Give config.json with the library's configuration."""
+        return {CONFIG_FILE: {**config, "quantization_config": self.configuration(layers)}}
 
-        Args:
-            layers: all layers.
+    def cautions(self, layers: Sequence[FormattedLayer]) -> list[str]:
+        """Say which engines will not load this plan, and why."""
+        return fusion_cautions(layers)
 
-        Returns:
-            Plain values.
-        """
+    def configuration(self, layers: Sequence[FormattedLayer]) -> JsonObject:
+        """Give the entry ``quantization_config`` of config.json."""
         from compressed_tensors.quantization import (  # noqa: PLC0415  an optional extra
             QuantizationConfig,
             QuantizationStatus,
@@ -210,5 +190,5 @@ class PackQuantizedBackend(UsualAnswers):
             quantization_status=QuantizationStatus.COMPRESSED,
             ignore=kept,
         )
-        dumped: dict[str, object] = configuration.model_dump(mode="json", exclude_none=True)
+        dumped: JsonObject = configuration.model_dump(mode="json", exclude_none=True)
         return dumped

@@ -2,8 +2,8 @@
 
 This file is a script that imports nothing of scantling, since engines live in environments of their own. It reads a
 request as JSON from standard input (the engine, the folder, token ids, how many positions, where to write) and writes
-two files: the log-probabilities of the last positions as an array, and an answer as JSON. What engines print goes where
-it goes.
+two files: the log-probabilities of the last positions as an array, and an answer as JSON. What engines print is left
+to the caller.
 
 Knows nothing about plans.
 """
@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-_LONG_LOG_PROBABILITY = -1e30
+EIGHT_BIT_INPUTS = "8-bit inputs"
+_NO_LOG_PROBABILITY = -1e30
 
 
 class TorchEngine:
-    """Any engine that gives a torch model with transformers' call."""
+    """Any engine whose torch model is called as transformers' are."""
 
     def __init__(self, model: Any, tokenizer: Any, packages: tuple[str, ...]) -> None:
         self.model, self.tokenizer = model, tokenizer
@@ -99,7 +100,7 @@ class VllmEngine:
         rows = []
         for output in self._run(prompts, max_tokens=1, logprobs=-1):
             found = output.outputs[0].logprobs[0]
-            row = np.full(max(found) + 1, _LONG_LOG_PROBABILITY, dtype=np.float32)
+            row = np.full(max(found) + 1, _NO_LOG_PROBABILITY, dtype=np.float32)
             for token, entry in found.items():
                 row[token] = entry.logprob
             rows.append(row)
@@ -129,7 +130,9 @@ class LlamaCppEngine:
 
         del dtype
         self.versions = {name: version(name) for name in ("llama-cpp-python",)}
-        self.arithmetic = "8-bit inputs"  # each block of a product's inputs is rounded to 8 bits for quantized weights
+        self.arithmetic = (
+            EIGHT_BIT_INPUTS  # each block of a product's inputs is rounded to 8 bits, for quantized weights
+        )
         self.llm = llama_cpp.Llama(
             file,
             n_ctx=longest,
@@ -178,8 +181,8 @@ def _transformers(folder: str, dtype: str, longest: int) -> TorchEngine:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    # GPTQ goes through GPTQModel's kernels, one of which computes in bfloat16 whatever it is told; all else is compared
-    # in float32, to the last digit.
+    # GPTQ runs on GPTQModel's kernels, one of which computes in bfloat16 whatever it is told; all else is compared in
+    # float32, to the last digit.
     is_gptq = (_read_config(folder).get("quantization_config") or {}).get("quant_method") == "gptq"
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if is_gptq else torch.float32)
     return TorchEngine(model.eval(), AutoTokenizer.from_pretrained(folder), ("transformers", "torch"))
@@ -238,7 +241,7 @@ def main() -> None:
     sequence, num_positions = request["token_ids"], request["num_positions"]
     np.save(request["array"], engine.last_log_probabilities(sequence, num_positions))
     prompt = sequence[: len(sequence) // 2]
-    engine.generate(prompt, 2)  # whatever is compiled on first use
+    engine.generate(prompt, 2)  # compiles what is compiled on first use
     started = time.perf_counter()
     generated = engine.generate(prompt, request["num_new_tokens"])
     seconds = time.perf_counter() - started

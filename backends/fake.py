@@ -1,6 +1,7 @@
 """The backend ``fake``: a float32 checkpoint whose weights hold the quantized values.
 
 It is as large as the original in float32; its use is to run a plan in any program that loads a transformers folder.
+
 Knows nothing about files.
 """
 
@@ -12,85 +13,57 @@ from torch import Tensor
 
 from ..quantization.formats import Format
 from ..quantization.grid import CastMatrix, Rounded
-from .base import WEIGHT, FormattedLayer, TensorSpec, UsualAnswers, float_specs, pack_float
+from .folder_format import (
+    CONFIG_FILE,
+    WEIGHT,
+    FormattedLayer,
+    FormatTraits,
+    JsonObject,
+    TensorSpec,
+    float_specs,
+    pack_float,
+)
+
+_TRAITS = FormatTraits(
+    how_to_load="`AutoModelForCausalLM.from_pretrained(folder)` of transformers; the weights are float32 that hold the "
+    "quantized values.",
+    float_dtype="float32",
+)
 
 
 @dataclass(frozen=True)
-class FakeBackend(UsualAnswers):
+class FakeBackend:
     """See the module."""
 
     name: str = "fake"
     engines: tuple[str, ...] = ("transformers",)
+    traits: FormatTraits = _TRAITS
 
-    def float_dtype(self, sixteen_bit_format: str) -> torch.dtype:
-        """Give the type of all parameters.
-
-        Args:
-            sixteen_bit_format: not used.
-
-        Returns:
-            float32.
-        """
-        del sixteen_bit_format
-        return torch.float32
-
-    def refuse(self, layers: Sequence[FormattedLayer]) -> None:
-        """Refuse nothing: every value fits float32.
-
-        Args:
-            layers: not used.
-        """
+    def validate(self, layers: Sequence[FormattedLayer]) -> None:
+        """Refuse nothing: every value fits float32."""
 
     def specs(self, formatted: FormattedLayer, formats: Collection[Format]) -> dict[str, TensorSpec]:
-        """Give the tensor of a layer.
-
-        Args:
-            formatted: the layer.
-            formats: not used.
-
-        Returns:
-            The weight.
-        """
+        """Give the tensor of a layer: its weight."""
         del formats
         return float_specs(formatted, torch.float32)
 
     def pack(self, formatted: FormattedLayer, record: Rounded, formats: Collection[Format]) -> dict[str, Tensor]:
-        """Store a layer's values.
-
-        Args:
-            formatted: the layer.
-            record: its values.
-            formats: not used.
-
-        Returns:
-            The weight.
-        """
+        """Store a layer's values."""
         del formats
         return pack_float(formatted, record, torch.float32)
 
     def unpack(self, formatted: FormattedLayer, tensors: Mapping[str, Tensor], formats: Collection[Format]) -> Rounded:
-        """Read a layer's values back.
-
-        Args:
-            formatted: the layer.
-            tensors: as ``pack`` gives them.
-            formats: not used.
-
-        Returns:
-            The values; which codes they came from is not stored.
-        """
+        """Read a layer's values back; which codes they came from is not stored."""
         del formats
         weight = tensors[WEIGHT]
         return CastMatrix(weight.t() if formatted.transposed else weight)
 
-    def configuration(self, layers: Sequence[FormattedLayer]) -> dict[str, object] | None:
-        """Say that the checkpoint is an ordinary one.
-
-        Args:
-            layers: not used.
-
-        Returns:
-            None.
-        """
+    def json_files(self, config: JsonObject, layers: Sequence[FormattedLayer]) -> dict[str, JsonObject]:
+        """Give config.json as it is: the checkpoint is an ordinary one."""
         del layers
-        return None
+        return {CONFIG_FILE: config}
+
+    def cautions(self, layers: Sequence[FormattedLayer]) -> list[str]:
+        """Give none: transformers loads every plan."""
+        del layers
+        return []

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..quantization.formats import IntegerFormat
 from ..quantization.grid import RoundedMatrix
-from .base import TensorSpec
 from .bit_packing import num_words, pack_rows, unpack_rows
 from .bit_planes import pack_planes, unpack_planes
+from .folder_format import TensorSpec
 
 
 @dataclass(frozen=True)
@@ -25,24 +25,15 @@ class GptqLayout:
     """A variant of the layout.
 
     Attributes:
-        planar: codes as planes (``gptq_p``) and not as a bit stream.
-        zero_offset: what is taken from a zero point before it is stored: 1 in version 1, else 0.
+        planar: whether codes are stored as planes (``gptq_p``) instead of a bit stream.
+        zero_offset: what is subtracted from a zero point before it is stored: 1 in version 1, else 0.
     """
 
     planar: bool = False
     zero_offset: int = 0
 
     def specs(self, target: IntegerFormat, out_features: int, in_features: int) -> dict[str, TensorSpec]:
-        """Give the tensors of a layer without their values.
-
-        Args:
-            target: the format.
-            out_features: rows of its matrix.
-            in_features: columns.
-
-        Returns:
-            Shapes by name.
-        """
+        """Give the tensors of a layer, by name, without their values."""
         groups = in_features // target.group_width(in_features)
         return {
             "qweight": TensorSpec(torch.int32, (num_words(in_features, target.bits), out_features)),
@@ -52,14 +43,7 @@ class GptqLayout:
         }
 
     def pack(self, record: RoundedMatrix) -> dict[str, Tensor]:
-        """Pack a layer.
-
-        Args:
-            record: codes, scales and zero points.
-
-        Returns:
-            The tensors by name.
-        """
+        """Pack a layer's codes, scales and zero points: the tensors by name."""
         bits, in_features = record.format.bits, record.codes.shape[1]
         pack = pack_planes if self.planar else pack_rows
         zeros = (record.zeros.t() - self.zero_offset) & (2**bits - 1)  # uint8 wraps round, then the mask
@@ -74,17 +58,7 @@ class GptqLayout:
     def unpack(
         self, tensors: Mapping[str, Tensor], target: IntegerFormat, out_features: int, in_features: int
     ) -> RoundedMatrix:
-        """Read a layer back.
-
-        Args:
-            tensors: as ``pack`` gives them.
-            target: the format.
-            out_features: rows of its matrix.
-            in_features: columns.
-
-        Returns:
-            The record.
-        """
+        """Read a layer of this shape back from the tensors that ``pack`` gave."""
         unpack = unpack_planes if self.planar else unpack_rows
         zeros = unpack(tensors["qzeros"], target.bits, out_features)
         return RoundedMatrix(

@@ -1,40 +1,37 @@
-"""What a checkpoint says of itself: which plan it is of, how it was rounded, and the size of every file.
+"""What a checkpoint says of itself: its plan, how it was rounded, the size of every file, and what it should compute.
 
-Knows nothing about tensors.
+Knows nothing about how checkpoints are written.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
-from pydantic import ValidationError
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
 
-from ..common.errors import ScantlingError
 from ..common.records import Record
-
-MANIFEST_FILE: Final = "scantling_checkpoint.json"
-PLAN_FILE: Final = "scantling_plan.json"
-CHECK_FILE: Final = "scantling/check.safetensors"
-NOISE: Final = "noise_"
-NARROW_TYPES: Final = ("float16", "bfloat16")
-CARD_FILE: Final = "README.md"
 
 
 class Manifest(Record):
-    """The file ``scantling_checkpoint.json``.
+    """What is known of a checkpoint before its first weight is rounded.
 
     Attributes:
-        checkpoint_version: of this layout.
+        checkpoint_version: of this record.
         scantling_version: that wrote it.
-        backend: the format of the checkpoint.
+        backend: the checkpoint's format.
         model_source: where the original was loaded from.
         model_sha256: of the original's weights.
-        plan_sha256: of the plan's file in the checkpoint.
-        rounding_inputs: ``corrected``, ``quantized`` or ``original``: what the layers were rounded against.
-        float_dtype: of all parameters that are not integers.
+        plan_sha256: of the plan.
+        rounding_inputs: what layers were rounded against: ``corrected``, ``quantized`` or ``original`` inputs.
+        float_dtype: of every parameter that is not an integer; empty where each has its own.
         num_blocks: of the model.
         plan_bytes: what the plan predicts for codes, scales, zero points and the 16-bit rest.
-        tensor_bytes: of all tensors of the model in this backend's layout.
-        files: bytes of every file but this one.
+        tensor_bytes: of all tensors of the model in this format.
+        files: bytes of every file, without the one that holds this record.
+        emitted: the command of another tool that makes the same file, where one was asked for; not stored.
     """
 
     checkpoint_version: Literal[1] = 1
@@ -49,61 +46,40 @@ class Manifest(Record):
     plan_bytes: int
     tensor_bytes: int
     files: dict[str, int]
-
-    def text(self) -> str:
-        """Write the file.
-
-        Returns:
-            JSON.
-        """
-        return self.model_dump_json(indent=1) + "\n"
+    emitted: str | None = Field(default=None, exclude=True)
 
     @property
-    def folder_bytes(self) -> int:
-        """Bytes of all files of the folder, this one included."""
-        return sum(self.files.values()) + len(self.text().encode())
+    def num_files(self) -> int:
+        """How many files the checkpoint has."""
+        return len(self.files)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of all its files."""
+        return sum(self.files.values())
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read what a checkpoint says of itself.
+@dataclass(frozen=True)
+class Expectations:
+    """What the plan in memory computed when the checkpoint was written.
 
-    Args:
-        folder: the checkpoint.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        ScantlingError: it is not a checkpoint of ours, or the file is damaged.
+    Attributes:
+        token_ids: the sequence that it ran on, int64 [tokens].
+        logits: after the last positions, float32 [positions, vocabulary].
+        noise: how far an arithmetic's roundings move the log-probabilities, relative to their spread; by arithmetic.
+        negative_log_likelihood_nats: of the sequence, mean per predicted token; None where it was not kept.
     """
-    path = folder / MANIFEST_FILE
-    if not path.is_file():
-        raise ScantlingError(
-            f"{folder} has no {MANIFEST_FILE}: it is no finished checkpoint of scantling. "
-            "Write one with: scantling apply"
-        )
-    try:
-        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise ScantlingError(f"{path} is damaged: {str(error).splitlines()[0]}. Write the checkpoint again.") from error
+
+    token_ids: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    noise: Mapping[str, float]
+    negative_log_likelihood_nats: float | None = None
 
 
-def wrong_sizes(folder: Path, manifest: Manifest) -> list[str]:
-    """Compare the files of a checkpoint with what the manifest says.
+@dataclass(frozen=True)
+class WrittenCheckpoint:
+    """A finished checkpoint whose files are as they were written."""
 
-    Args:
-        folder: the checkpoint.
-        manifest: its own.
-
-    Returns:
-        What differs, in words; nothing where all is as predicted.
-    """
-    wrong = []
-    found = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
-    found.pop(MANIFEST_FILE, None)
-    for name, num_bytes in manifest.files.items():
-        if name not in found:
-            wrong.append(f"{name} is missing")
-        elif found[name] != num_bytes:
-            wrong.append(f"{name} has {found[name]:,} bytes, {num_bytes:,} were written")
-    return wrong + [f"{name} was added" for name in sorted(set(found) - set(manifest.files))]
+    path: Path
+    manifest: Manifest
+    expected: Expectations

@@ -7,44 +7,39 @@ from collections.abc import Sequence
 
 from ..common.units import render_bytes
 from ..planning.plan import Plan
-from .base import FormattedLayer
-from .gptq import PLANAR_BITS, integer_layers, split_fusions
+from .folder_format import FolderFormat, FormattedLayer
 
-INPUTS_DESCRIBED = {
+_INPUTS_DESCRIBED = {
     "original": "the inputs of the original model",
     "quantized": "the inputs that the quantized layers before them give",
     "corrected": "the inputs that the quantized layers before them give, towards the outputs of the original model",
 }
-_HOW_TO_LOAD = {
-    "fake": "`AutoModelForCausalLM.from_pretrained(folder)` of transformers; the weights are float32 that hold the "
-    "quantized values.",
-    "compressed-tensors": "`AutoModelForCausalLM.from_pretrained(folder)` of transformers, with compressed-tensors "
-    "installed.",
-    "gptq": "`GPTQModel.load(folder)` of GPTQModel.",
-    "auto-gptq": "`AutoGPTQForCausalLM.from_quantized(folder)` of auto-gptq, and many engines that read its format.",
-}
+_HEADER = """\
+---
+library_name: transformers
+tags: [quantized, mixed-precision, scantling]
+---
+"""
+_FOOTER = """
+The whole plan is in `scantling_plan.json`. `scantling check` compares what an engine computes from these files with
+what the plan computed in memory.
+"""
 
 
-def model_card(plan: Plan, layers: Sequence[FormattedLayer], backend: str, inputs: str) -> str:
-    """Write the card.
+def model_card(plan: Plan, layers: Sequence[FormattedLayer], folder_format: FolderFormat, inputs: str) -> str:
+    """Write the card, as Markdown.
 
     Args:
         plan: the plan.
         layers: all layers with their formats.
-        backend: the checkpoint's format.
+        folder_format: the checkpoint's.
         inputs: what the layers were rounded against.
 
     Returns:
-        Markdown.
+        The text.
     """
-    error = plan.loss_increase_standard_error_nats
-    about = "" if error is None else f" ± {error:.2g}"
-    lines = [
-        "---",
-        "library_name: transformers",
-        "tags: [quantized, mixed-precision, scantling]",
-        "---",
-        "",
+    return "\n".join([
+        _HEADER,
         f"# {plan.model_source.rstrip('/').rpartition('/')[2]}, {plan.average_bits:.2f} bits",
         "",
         f"Quantized by scantling {plan.scantling_version}: each layer has the format that an integer program chose.",
@@ -53,38 +48,39 @@ def model_card(plan: Plan, layers: Sequence[FormattedLayer], backend: str, input
         "|---|---|---|---|",
         *_table(plan),
         "",
-        f"- Predicted KL divergence from the original: {plan.loss_increase_nats:.4g}{about} nats per token, for "
-        "rounding against the inputs of the original model.",
-        *_as_a_whole(plan),
-        f"- These weights were rounded against {INPUTS_DESCRIBED[inputs]}.",
-        f"- Status of the plan: {plan.certificate.status}{_proven(plan)}.",
-        f"- Codes, scales, zero points and the 16-bit rest: {render_bytes(plan.stored_bytes)}.",
+        *_facts(plan, inputs),
         "",
         "## Loading",
         "",
-        f"- {_HOW_TO_LOAD[backend]}",
-        *[f"- {line}" for line in _cautions(layers, backend)],
-        "",
-        "The whole plan is in `scantling_plan.json`; `scantling check` compares what an engine computes from these "
-        "files with what they should give.",
-        "",
+        f"- {folder_format.traits.how_to_load}",
+        *[f"- {line}" for line in folder_format.cautions(layers)],
+        _FOOTER,
+    ])
+
+
+def _facts(plan: Plan, inputs: str) -> list[str]:
+    predicted = _nats(plan.loss_increase_nats, plan.loss_increase_standard_error_nats)
+    facts = [f"- Predicted KL divergence from the original: {predicted}, for rounding against the original's inputs."]
+    if plan.joint is not None:
+        together = _nats(plan.joint.loss_increase_nats, plan.joint.loss_increase_standard_error_nats)
+        facts.append(f"- Predicted with the errors of all layers taken together: {together}.")
+    return [
+        *facts,
+        f"- These weights were rounded against {_INPUTS_DESCRIBED[inputs]}.",
+        f"- Status of the plan: {plan.certificate.status}{_proven(plan)}.",
+        f"- Size of codes, scales, zero points and the 16-bit rest: {render_bytes(plan.stored_bytes)}.",
     ]
-    return "\n".join(lines)
 
 
-def _as_a_whole(plan: Plan) -> list[str]:
-    if plan.joint is None:
-        return []
-    error = plan.joint.loss_increase_standard_error_nats
-    about = "" if error is None else f" ± {error:.2g}"
-    predicted = f"{plan.joint.loss_increase_nats:.4g}{about}"
-    return [f"- Predicted with what the errors of its layers have in common: {predicted} nats per token."]
+def _nats(value: float, standard_error: float | None) -> str:
+    about = "" if standard_error is None else f" ± {standard_error:.2g}"
+    return f"{value:.4g}{about} nats per token"
 
 
 def _proven(plan: Plan) -> str:
     """Say what no other plan within the limits can better."""
     return "".join(
-        f", at least {objective.bound:.4g} {objective.measure} of {objective.name} for any other within the limits"
+        f"; no plan within the limits has less than {objective.bound:.4g} {objective.measure} of {objective.name}"
         for objective in plan.certificate.objectives[:1]
     )
 
@@ -99,23 +95,3 @@ def _table(plan: Plan) -> list[str]:
         loss = sum(assignment.loss_increase_nats for assignment in members) / total_loss
         rows.append(f"| {name} | {len(members)} | {weights:.1%} | {loss:.1%} |")
     return rows
-
-
-def _cautions(layers: Sequence[FormattedLayer], backend: str) -> list[str]:
-    """Say which engines will not take this plan, and why."""
-    if backend not in {"gptq", "compressed-tensors"}:
-        return []
-    cautions = []
-    split = split_fusions(layers)
-    if split:
-        cautions.append(
-            f"vLLM and SGLang fuse layers and refuse this plan: the members of {len(split)} fused layers differ in "
-            f"format (first: {split[0]})."
-        )
-    if backend == "gptq":
-        widths = {target.bits for _, target in integer_layers(layers)}
-        if widths & PLANAR_BITS:
-            cautions.append("5 and 6 bits exist only in GPTQModel's layout gptq_p: no other engine reads these files.")
-        if len({formatted.format for formatted in layers if formatted.layer.block is not None}) > 1:
-            cautions.append("transformers' own GPTQ loader ignores the rules per layer and cannot load this plan.")
-    return cautions

@@ -1,9 +1,9 @@
 """safetensors files laid out before their tensors exist, and filled in any order.
 
-A safetensors file is 8 bytes with the length of its header, the header (JSON with type, shape and place of every
-tensor, filled with spaces to a multiple of 8), and the tensors without gaps. All of that follows from types and shapes,
-so sizes are known to the byte beforehand, disk space is taken before the work, and each block's tensors go to their
-places as soon as they are there.
+A safetensors file is 8 bytes with the length of its header, the header (JSON with type, shape and offsets of every
+tensor, padded with spaces to a multiple of 8), and the tensors without gaps. All of that follows from types and shapes:
+sizes are known to the byte beforehand, disk space is reserved before the work, and each block's tensors are written as
+soon as they exist.
 
 Knows nothing about models.
 """
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import TensorSpec
+from .folder_format import TensorSpec
 
 _TYPE_NAMES = {
     torch.float32: "F32",
@@ -34,12 +34,7 @@ _TYPE_NAMES = {
 
 @dataclass(frozen=True)
 class Shard:
-    """One file.
-
-    Attributes:
-        file_name: its name.
-        specs: its tensors by name, in the order in which they lie there.
-    """
+    """One file, with its tensors by name in the order in which they lie there."""
 
     file_name: str
     specs: Mapping[str, TensorSpec]
@@ -62,13 +57,13 @@ class Shard:
         return len(text).to_bytes(8, "little") + text
 
     @cached_property
-    def places(self) -> dict[str, int]:
-        """Where every tensor begins in the file."""
-        places, place = {}, len(self.header)
+    def offsets(self) -> dict[str, int]:
+        """Where every tensor begins in the file, in bytes."""
+        offsets, offset = {}, len(self.header)
         for name, spec in self.specs.items():
-            places[name] = place
-            place += spec.num_bytes
-        return places
+            offsets[name] = offset
+            offset += spec.num_bytes
+        return offsets
 
     @property
     def tensor_bytes(self) -> int:
@@ -86,10 +81,10 @@ def lay_out(specs: Mapping[str, TensorSpec], largest_shard_bytes: int) -> list[S
 
     Args:
         specs: the tensors.
-        largest_shard_bytes: of tensors in a file; a tensor that is larger has a file of its own.
+        largest_shard_bytes: of tensors in a file; a larger tensor has a file of its own.
 
     Returns:
-        The files, named as transformers does.
+        The files, named as transformers names them.
     """
     parts: list[dict[str, TensorSpec]] = [{}]
     filled = 0
@@ -112,29 +107,17 @@ def _aligned(specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
 
 
 def index_file(shards: Sequence[Shard]) -> dict[str, str]:
-    """Write the index that tells which file holds which tensor.
-
-    Args:
-        shards: the files.
-
-    Returns:
-        The index by file name; nothing for a single file.
-    """
+    """Write the index that tells which file holds which tensor; empty for a single file."""
     if len(shards) == 1:
         return {}
-    places = {name: shard.file_name for shard in shards for name in shard.specs}
-    index = {"metadata": {"total_size": sum(shard.tensor_bytes for shard in shards)}, "weight_map": places}
+    file_of = {name: shard.file_name for shard in shards for name in shard.specs}
+    index = {"metadata": {"total_size": sum(shard.tensor_bytes for shard in shards)}, "weight_map": file_of}
     return {"model.safetensors.index.json": json.dumps(index, indent=2) + "\n"}
 
 
 @dataclass(frozen=True)
 class ShardFiles:
-    """Files that are being filled.
-
-    Attributes:
-        folder: where they lie.
-        shards: their layout.
-    """
+    """Files in a folder that are being filled."""
 
     folder: Path
     shards: Sequence[Shard]
@@ -144,7 +127,7 @@ class ShardFiles:
         return {name: shard for shard in self.shards for name in shard.specs}
 
     def allocate(self) -> None:
-        """Make the files at their full size, with their headers; the disk's room is taken now where it can be."""
+        """Make the files at full size, with their headers; disk space is reserved now where the system can."""
         for shard in self.shards:
             (self.folder / shard.file_name).parent.mkdir(parents=True, exist_ok=True)
             with (self.folder / shard.file_name).open("wb") as opened:
@@ -154,22 +137,15 @@ class ShardFiles:
                 opened.truncate(shard.num_bytes)
 
     def are_allocated(self) -> bool:
-        """Tell whether the files are there at their full size.
-
-        Returns:
-            Whether they are.
-        """
+        """Tell whether all files exist at their full size."""
         paths = [(self.folder / shard.file_name, shard.num_bytes) for shard in self.shards]
         return all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in paths)
 
     def write(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put tensors into their places and onto the disk.
-
-        Args:
-            tensors: by name; types and shapes are those of the layout.
+        """Write tensors to their offsets, and flush them to the disk.
 
         Raises:
-            ValueError: a type or shape is another than that of the layout.
+            ValueError: a type or shape is not that of the layout.
         """
         for shard, names in self._by_shard(tensors):
             with (self.folder / shard.file_name).open("r+b") as opened:
@@ -177,26 +153,19 @@ class ShardFiles:
                     tensor, spec = tensors[name].detach().contiguous(), shard.specs[name]
                     if (tensor.dtype, tuple(tensor.shape)) != (spec.dtype, spec.shape):
                         raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, its place is for {spec}")
-                    opened.seek(shard.places[name])
+                    opened.seek(shard.offsets[name])
                     opened.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
                 opened.flush()
                 os.fsync(opened.fileno())
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Read tensors back.
-
-        Args:
-            names: of tensors that have been written.
-
-        Returns:
-            The tensors by name.
-        """
+        """Read tensors back that have been written."""
         tensors = {}
         for shard, of_shard in self._by_shard(names):
             for name in of_shard:
                 spec = shard.specs[name]
                 raw = np.fromfile(
-                    self.folder / shard.file_name, np.uint8, count=spec.num_bytes, offset=shard.places[name]
+                    self.folder / shard.file_name, np.uint8, count=spec.num_bytes, offset=shard.offsets[name]
                 )
                 tensors[name] = torch.empty(spec.shape, dtype=spec.dtype)
                 tensors[name].reshape(-1).view(torch.uint8).copy_(torch.from_numpy(raw))

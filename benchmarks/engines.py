@@ -23,10 +23,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scantling.backends.check import CheckSettings, check
+from scantling.backends.check import check_checkpoint
+from scantling.backends.folder_manifest import read_manifest
 from scantling.backends.gptq import FUSED
-from scantling.backends.manifest import read_manifest
-from scantling.backends.write import ApplySettings, apply_plan
+from scantling.backends.write import apply_plan
+from scantling.backends.writer import ApplySettings
 from scantling.common.files import file_sha256
 from scantling.common.progress import silent
 from scantling.evaluation.compare import EvaluationSettings, evaluation_sequences
@@ -160,8 +161,8 @@ def run_case(case: Case, profiles: Mapping[str, Profile], pythons: Mapping[str, 
         if answer.is_file():
             continue
         print(f"{case.plan}, {case.backend}, {engine} …", file=sys.stderr, flush=True)
-        settings = CheckSettings(engine=engine, python=pythons.get(engine))
-        answer.write_text(check(checkpoint, settings, token_ids.tolist()).model_dump_json())
+        report = check_checkpoint(checkpoint, engine=engine, python=pythons.get(engine), sequences=token_ids.tolist())
+        answer.write_text(report.model_dump_json())
 
 
 def table(folder: Path) -> list[str]:
@@ -195,7 +196,7 @@ def table(folder: Path) -> list[str]:
                 f"| {report['relative_difference']:.2g} ({report['tolerance']:.2g}) "
                 f"| {report['same_first_choices']} of {report['num_positions']} "
                 f"| {memory:.3f} | {math.exp(math.fsum(losses) / len(losses)):.3f} "
-                f"| {read_manifest(checkpoint).folder_bytes:,} | {on_disk:,} | {report['tokens_per_second']:.1f} |"
+                f"| {read_manifest(checkpoint).checkpoint_bytes:,} | {on_disk:,} | {report['tokens_per_second']:.1f} |"
             )
     return lines
 

@@ -25,12 +25,12 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType
 
-from scantling.backends.check import CheckSettings
-from scantling.backends.check_gguf import check_gguf
+from scantling.backends.check import check_checkpoint
 from scantling.backends.engine_worker import LlamaCppEngine
-from scantling.backends.gguf_layout import fill_header, fill_tensor, lay_out_gguf
-from scantling.backends.gguf_source import open_gguf, values_of
-from scantling.backends.write_gguf import apply_gguf
+from scantling.backends.gguf.layout import fill_header, fill_tensor, lay_out_gguf
+from scantling.backends.gguf.source import open_gguf, values_of
+from scantling.backends.write import apply_plan
+from scantling.backends.writer import ApplySettings
 from scantling.common.files import file_sha256
 from scantling.common.progress import silent
 from scantling.evaluation.compare import EvaluationSettings, evaluation_sequences
@@ -139,9 +139,8 @@ def make_plan(folder: Path, kind: str, name: str, budget_bytes: int | None) -> N
     plan = solve(read, ProfileOrigin(path, file_sha256(path)), instance, CpSatSolver(), SolverSettings())
     write_plan(plan, folder / f"{name}.plan.json")
     loaded = load_model(str(folder / "source.gguf"))
-    apply_gguf(
-        loaded, read, plan, (folder / f"{name}.gguf", folder / "imatrix.gguf" if kind == "plan" else None), silent
-    )
+    settings = ApplySettings("gguf", write_imatrix=folder / "imatrix.gguf" if kind == "plan" else None)
+    apply_plan(loaded, read, plan, settings, folder / f"{name}.gguf", silent)
 
 
 def quantize(folder: Path, mix: str, out: Path) -> None:
@@ -258,7 +257,7 @@ def measure(folder: Path) -> None:
             continue
         found = measure_one(folder, name, sequences) | {"tokens_per_second": speed(folder, name)}
         if name.startswith("plan"):
-            found["check"] = check_gguf(folder / f"{name}.gguf", CheckSettings()).model_dump()
+            found["check"] = check_checkpoint(folder / f"{name}.gguf").model_dump()
         out.write_text(json.dumps(found))
         print(name, np.mean(found["kl_nats"]), flush=True)
 

@@ -5,10 +5,9 @@ from typing import Annotated
 
 import typer
 
-from ..common.errors import ScantlingError
-from .files import plan_and_profile
+from ..common.errors import EngineError
 from .flags import JsonOption, ModelOption, ProfileOption, TrustOption
-from .loading import load, progress
+from .loading import progress
 
 app = typer.Typer()
 
@@ -28,17 +27,19 @@ def apply(
         ),
     ] = None,
     write_imatrix: Annotated[
-        Path | None, typer.Option(help="Where the importance matrix that the file was rounded with shall go; for gguf.")
+        Path | None,
+        typer.Option(help="Where to write the importance matrix that the file was rounded with; gguf only."),
     ] = None,
     emit: Annotated[
-        str | None, typer.Option(help="llama-quantize: also print the command that makes the same file; for gguf.")
+        str | None,
+        typer.Option(help="llama-quantize: also print its command for the same file; gguf only."),
     ] = None,
-    shard: Annotated[str, typer.Option(help="Bytes of tensors in one file at most.")] = "4GiB",
+    shard: Annotated[str, typer.Option(help="Largest file of tensors, in bytes.")] = "4GiB",
     in_memory: Annotated[
         bool,
         typer.Option(
             "--in-memory",
-            help="Hold all weights in memory; without it they lie in a scratch file beside the output, 4 bytes each, "
+            help="Hold all weights in memory. Otherwise they lie in a scratch file beside the output, 4 bytes each, "
             "and memory holds a block at a time.",
         ),
     ] = False,
@@ -46,78 +47,59 @@ def apply(
     profile_path: ProfileOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Write a checkpoint of a plan; a run that was stopped goes on where it ended."""
-    from ..backends.write import ApplySettings, apply_plan, validate_plan, validate_settings
-    from ..common.units import parse_bytes, render_bytes
-
-    if backend == "gguf":
-        source = (plan_path, profile_path, model, trust_remote_code)
-        _apply_gguf(source, output, inputs or "original", write_imatrix, emit)
-        return
-    if write_imatrix is not None or emit is not None:
-        raise ScantlingError("--write-imatrix and --emit are for --backend gguf. Leave them out.")
-    settings = ApplySettings(backend, inputs or "quantized", parse_bytes(shard))
-    validate_settings(settings, output)
-    plan, read = plan_and_profile(plan_path, profile_path)
-    validate_plan(plan, read, settings)
-    scratch = None if in_memory else output.absolute().parent
-    loaded = load(model or plan.model_source, trust_remote_code=trust_remote_code, scratch=scratch)
-    manifest = apply_plan(loaded, read, plan, settings, output, progress())
-    typer.echo(
-        f"Wrote {output}: {render_bytes(manifest.folder_bytes)} in {len(manifest.files) + 1} files, "
-        f"{render_bytes(manifest.tensor_bytes)} of them the model's tensors; the plan counts {manifest.plan_bytes:,}.\n"
-        f"Compare what an engine makes of it with: scantling check {output}"
-    )
-
-
-def _apply_gguf(
-    source: tuple[Path, Path | None, str | None, bool],
-    output: Path,
-    inputs: str,
-    imatrix: Path | None,
-    emit: str | None,
-) -> None:
-    from ..backends.llama_quantize import command_line, validate_emission
-    from ..backends.write_gguf import apply_gguf, validate_gguf_settings
+    """Write the checkpoint of a plan; a run that was stopped goes on where it ended."""
+    from ..backends.write import export_plan
     from ..common.units import render_bytes
+    from ..planning.plan import read_plan
+    from ..planning.plan_files import profile_of
 
-    plan_path, profile_path, model, trust_remote_code = source
-    plan, read = plan_and_profile(plan_path, profile_path)
-    validate_emission(emit, imatrix, str(read.record.rounding["method"]))
-    validate_gguf_settings(plan, inputs, output)
-    loaded = load(model or plan.model_source, trust_remote_code=trust_remote_code)
-    manifest = apply_gguf(loaded, read, plan, (output, imatrix), progress())
-    typer.echo(
-        f"Wrote {output}: {render_bytes(manifest.file_bytes)}, {render_bytes(manifest.tensor_bytes)} of them tensors; "
-        f"the plan counts {manifest.plan_bytes:,}.\nCompare what llama.cpp makes of it with: scantling check {output}"
+    plan = read_plan(plan_path)
+    manifest = export_plan(
+        plan,
+        output,
+        backend=backend,
+        inputs=inputs,
+        shard=shard,
+        in_memory=in_memory,
+        write_imatrix=write_imatrix,
+        emit=emit,
+        model=model,
+        profile=profile_of(plan, profile_path, beside=plan_path.parent),
+        trust_remote_code=trust_remote_code,
+        progress=progress(),
     )
-    if emit is not None and imatrix is not None:
-        typer.echo(command_line(output, imatrix, loaded.source))
+    files = "1 file" if manifest.num_files == 1 else f"{manifest.num_files} files"
+    typer.echo(
+        f"Wrote {output}: {render_bytes(manifest.checkpoint_bytes)} in {files}, "
+        f"{render_bytes(manifest.tensor_bytes)} of them the model's tensors; "
+        f"the plan predicts {manifest.plan_bytes:,} bytes.\n"
+        f"Check it in its engine with: scantling check {output}"
+    )
+    if manifest.emitted is not None:
+        typer.echo(manifest.emitted)
 
 
 @app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder or a .gguf file that scantling apply wrote.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder or a .gguf file that scantling apply wrote.")],
     engine: Annotated[
-        str | None, typer.Option(help="transformers, gptqmodel, auto-gptq or vllm; by default the backend's own.")
+        str | None,
+        typer.Option(help="transformers, gptqmodel, auto-gptq, vllm or llama.cpp; by default the backend's first."),
     ] = None,
     python: Annotated[
-        str | None, typer.Option(help="A Python interpreter that has the engine, where this one has not.")
+        str | None, typer.Option(help="A Python interpreter that has the engine, where this one does not.")
     ] = None,
     time_limit: Annotated[float, typer.Option(help="Seconds for the engine.")] = 1800.0,
     as_json: JsonOption = False,
 ) -> None:
     """Load a checkpoint in its engine and compare what it computes with what the plan in memory did."""
-    from ..backends.check import CheckSettings
-    from ..backends.check import check as check_folder
-    from ..backends.check_gguf import check_gguf
+    from ..backends.check import check_checkpoint
     from ..reporting.terminal.plan_view import waiting
 
-    settings = CheckSettings(engine=engine, python=python, time_limit_seconds=time_limit)
-    with waiting(progress(), f"running {folder} in its engine"):
-        report = check_gguf(folder, settings) if folder.suffix == ".gguf" else check_folder(folder, settings)
+    with waiting(progress(), f"running {path} in its engine"):
+        report = check_checkpoint(path, engine=engine, python=python, time_limit=time_limit)
     typer.echo(report.model_dump_json() if as_json else report.describe())
     if not report.passed:
-        raise ScantlingError(
-            f"the engine computes something else from {folder} than the plan in memory: do not deploy it."
+        raise EngineError(
+            f"the engine computes something else from {path} than the plan in memory did: do not deploy it."
         )

@@ -19,10 +19,11 @@ from helpers.command_line import refused, run
 from helpers.engines import python_with
 from helpers.plans import a_plan
 from helpers.tiny_models import save_model
-from scantling.backends.base import FormattedLayer, TensorSpec
-from scantling.backends.check import CheckSettings, _complaint, check, tolerance
+from scantling.backends.check import check_checkpoint, tolerance
+from scantling.backends.engine_process import complaint
+from scantling.backends.folder_format import FormattedLayer, TensorSpec
+from scantling.backends.folder_manifest import MANIFEST_FILE, read_manifest, wrong_sizes
 from scantling.backends.gptq import GptqBackend, split_fusions
-from scantling.backends.manifest import MANIFEST_FILE, read_manifest, wrong_sizes
 from scantling.backends.resumable_writer import open_resumable_writer, work_folder
 from scantling.backends.shards import Shard, ShardFiles, index_file, lay_out
 from scantling.common.errors import ScantlingError
@@ -64,7 +65,7 @@ def test_the_folder_is_as_large_as_was_predicted_and_its_tensors_are_as_laid_out
     folder = tmp_path / "checkpoint"
     assert run("apply", symmetric, "--backend", backend, "-o", folder, "--shard", "8kB").exit_code == 0
     manifest = read_manifest(folder)
-    assert bytes_in(folder) == manifest.folder_bytes
+    assert bytes_in(folder) == manifest.checkpoint_bytes
     assert wrong_sizes(folder, manifest) == []
     assert list(tmp_path.iterdir()) == [folder]
     shards = sorted(folder.glob("*.safetensors"))
@@ -87,7 +88,7 @@ def test_transformers_loads_what_it_can_and_gives_the_logits_of_memory(tmp_path,
     logits = []
     for backend in ("fake", "compressed-tensors"):
         run("apply", plan, "--backend", backend, "-o", tmp_path / backend)
-        report = check(tmp_path / backend, CheckSettings())
+        report = check_checkpoint(tmp_path / backend)
         assert report.passed
         assert report.arithmetic == "float32"
         assert report.same_first_choices == report.num_positions == 8
@@ -125,7 +126,7 @@ def test_an_engine_of_its_own_gives_the_logits_of_memory(
     for name, plan in plans.items():
         folder = tmp_path / name
         run("apply", plan, "--backend", backend, "-o", folder)
-        report = check(folder, CheckSettings(engine=engine, python=python))
+        report = check_checkpoint(folder, engine=engine, python=python)
         assert report.passed, (name, report)
         assert report.generated
 
@@ -154,9 +155,7 @@ def layers_with(**formats):
 
 
 def rules_of(layers) -> dict[str, object]:
-    configuration = GptqBackend().configuration(layers)
-    assert configuration is not None
-    rules = configuration["dynamic"]
+    rules = GptqBackend().configuration(layers)["dynamic"]
     assert isinstance(rules, dict)
     return rules
 
@@ -188,7 +187,7 @@ def test_fused_layers_get_a_rule_where_their_members_agree():
 )
 def test_what_a_backend_cannot_express_is_refused_with_another(tmp_path, request, monkeypatch, backend, plan, match):
     plan_path = request.getfixturevalue(plan)
-    monkeypatch.setattr("scantling.commands.checkpoint.load", no_model)
+    monkeypatch.setattr("scantling.backends.write.load_model", no_model)
     refused(match, "apply", plan_path, "--backend", backend, "-o", tmp_path / "checkpoint")
     assert list(tmp_path.iterdir()) == []
 
@@ -215,7 +214,7 @@ def test_integers_in_the_embedding_are_refused_before_the_model_is_loaded(
     plan = a_plan(tmp_path, llama_folder, text_file, "int4-g32-sym,int8-g32-sym", 8, "--include", "embedding")
     for backend in ("gptq", "compressed-tensors", "auto-gptq"):
         with monkeypatch.context() as patched:
-            patched.setattr("scantling.commands.checkpoint.load", no_model)
+            patched.setattr("scantling.backends.write.load_model", no_model)
             match = "keeps embedding .* in 16 bits.* --backend gguf, which stores it"
             refused(match, "apply", plan, "--backend", backend, "-o", tmp_path / "x")
 
@@ -267,7 +266,7 @@ def test_checkpoint_and_interpreter_may_be_named_from_where_the_user_stands(tmp_
         (lambda folder: (folder / "config.json").write_text("{}"), "config.json has 2 bytes"),
         (lambda folder: (folder / "more").write_text("x"), "more was added"),
         (lambda folder: (folder / MANIFEST_FILE).write_text("{}"), "is damaged"),
-        (lambda folder: (folder / MANIFEST_FILE).unlink(), "no finished checkpoint"),
+        (lambda folder: (folder / MANIFEST_FILE).unlink(), "not a finished scantling checkpoint"),
     ],
 )
 def test_a_changed_folder_is_refused(tmp_path, symmetric, damage, match):
@@ -411,6 +410,6 @@ def test_an_engine_s_complaint_is_its_first_and_its_last_error():
     printed = (
         "INFO loading\n(Worker) ValueError: no kernel for 3 bits\nTraceback\nRuntimeError: engine failed\n  at exit\n"
     )
-    assert _complaint(printed) == "(Worker) ValueError: no kernel for 3 bits … RuntimeError: engine failed"
-    assert _complaint("a\nb\nc\n") == "b … c"
-    assert _complaint("") == "it ended without a word"
+    assert complaint(printed) == "(Worker) ValueError: no kernel for 3 bits … RuntimeError: engine failed"
+    assert complaint("a\nb\nc\n") == "b … c"
+    assert complaint("") == "it ended without a word"

@@ -24,9 +24,9 @@ from transformers import AutoTokenizer, LlamaForCausalLM, Qwen3ForCausalLM
 from helpers.command_line import refusal, run
 from helpers.tiny_gguf import SMALL, TEMPLATE, make, needs_library, save_gguf
 from helpers.tiny_models import make_model, save_model
-from scantling.backends.gguf_manifest import check_path
-from scantling.backends.gguf_source import open_gguf, row_order, values_of
-from scantling.backends.llama_quantize import rules
+from scantling.backends.gguf.llama_quantize import rules
+from scantling.backends.gguf.sidecar import sidecar_path
+from scantling.backends.gguf.source import open_gguf, row_order, values_of
 from scantling.common.errors import ScantlingError
 from scantling.common.progress import silent
 from scantling.hardware.ggml_kernels import MatrixShape, Products
@@ -397,7 +397,7 @@ def test_llama_cpp_computes_what_the_plan_does(applied):
     result = run("check", applied[0], "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.output)
-    assert report["file_bytes"] == applied[0].stat().st_size
+    assert report["checkpoint_bytes"] == applied[0].stat().st_size
     assert report["relative_difference"] < report["tolerance"]
     assert math.isclose(report["perplexity"], report["perplexity_in_memory"], rel_tol=0.05)
 
@@ -406,10 +406,10 @@ def test_llama_cpp_computes_what_the_plan_does(applied):
 def test_a_file_that_computes_something_else_is_noticed(applied, tmp_path, source):
     file = tmp_path / "q.gguf"
     file.write_bytes(applied[0].read_bytes())
-    with safe_open(check_path(applied[0]), framework="pt") as opened:
+    with safe_open(sidecar_path(applied[0]), framework="pt") as opened:
         metadata = opened.metadata()
         tensors = {name: opened.get_tensor(name) for name in ("token_ids", "logits")}
-    save_file(tensors | {"logits": tensors["logits"].flip(1).contiguous()}, check_path(file), metadata=metadata)
+    save_file(tensors | {"logits": tensors["logits"].flip(1).contiguous()}, sidecar_path(file), metadata=metadata)
     assert "something else" in refusal("check", file)
 
 
@@ -419,7 +419,7 @@ def test_a_file_that_was_changed_or_cut_off_is_refused(applied, tmp_path):
     whole = applied[0].read_bytes()
     file.write_bytes(whole)
     assert "beside it" in refusal("check", file)
-    check_path(file).write_bytes(check_path(applied[0]).read_bytes())
+    sidecar_path(file).write_bytes(sidecar_path(applied[0]).read_bytes())
     file.write_bytes(whole[:-40] + b"\7" + whole[-39:])
     assert "was changed" in refusal("check", file)
     file.write_bytes(whole[: len(whole) // 2])

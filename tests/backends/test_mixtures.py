@@ -15,7 +15,7 @@ from helpers.engines import python_with
 from helpers.routing import routed
 from helpers.tiny_models import make_model, make_tokenizer, prose, save_model
 from helpers.tiny_profiles import feasible, layer, profile_of
-from scantling.backends.check import CheckSettings, check
+from scantling.backends.check import check_checkpoint
 from scantling.backends.resumable_writer import ResumableWriter
 from scantling.common.errors import ScantlingError
 from scantling.common.progress import silent
@@ -347,7 +347,7 @@ def test_gptq_has_a_format_for_every_expert(packed):
 
 @pytest.mark.slow
 def test_gptqmodel_gives_the_logits_of_memory(packed, request):
-    report = check(packed / "checkpoint", CheckSettings(python=python_with("gptqmodel", request.config)))
+    report = check_checkpoint(packed / "checkpoint", python=python_with("gptqmodel", request.config))
     assert report.passed, report
 
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.engines import python_with
-from scantling.backends.base import FormattedLayer
 from scantling.backends.bit_packing import num_words, pack_rows, unpack_rows
 from scantling.backends.bit_planes import pack_planes, unpack_planes
 from scantling.backends.compressed_tensors import PackQuantizedBackend
+from scantling.backends.folder_format import FormattedLayer
 from scantling.backends.gptq_layout import GptqLayout
 from scantling.models.layers import Layer
 from scantling.quantization.formats import INTEGER_BITS, IntegerFormat

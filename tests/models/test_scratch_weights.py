@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from helpers.command_line import refused, run
 from helpers.plans import a_plan
 from helpers.tiny_models import make_model, make_tokenizer, save_model
-from scantling.backends.write import ApplySettings, apply_plan
+from scantling.backends.write import apply_plan
+from scantling.backends.writer import ApplySettings
 from scantling.common.errors import ScantlingError
 from scantling.common.progress import silent
 from scantling.models import scratch_weights

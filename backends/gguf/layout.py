@@ -1,7 +1,7 @@
 """A GGUF file laid out before there are values, and filled in any order.
 
-Everything that the source file says of the model is kept, key by key with its type; only what tells of the file's own
-types is replaced; ``general.file_type`` is left out, as llama.cpp then looks at the tensors. Tensors outside the plan
+Everything that the source file says of the model is kept, key by key with its type; only keys about the file's own
+types are replaced. ``general.file_type`` is left out: llama.cpp then looks at the tensors. Tensors outside the plan
 keep the type and the bytes that they have in the source.
 
 Knows nothing about plans or layers.
@@ -18,29 +18,31 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType, GGUFWriter
 from numpy.typing import NDArray
 
-from .gguf_source import GgufSource
+from .source import GgufSource
 
 ALIGNMENT = 32
 _QUANTIZATION_VERSION = 2
-_OWN_KEYS = ("GGUF.", "quantize.", "general.architecture", "general.file_type", "general.quantization_version")
-_OWN_KEYS_TOO = ("general.alignment", "scantling.")
+_REPLACED_KEYS = (
+    "GGUF.",
+    "quantize.",
+    "general.architecture",
+    "general.file_type",
+    "general.quantization_version",
+    "general.alignment",
+    "scantling.",
+)
 
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """A tensor of the file.
-
-    Attributes:
-        shape: rows before columns.
-        kind: its type.
-    """
+    """A tensor of the file: its shape, rows before columns, and its type."""
 
     shape: tuple[int, ...]
     kind: GGMLQuantizationType
 
     @property
     def num_bytes(self) -> int:
-        """What it takes, without the padding behind it."""
+        """Without the padding behind it."""
         weights, num_bytes = GGML_QUANT_SIZES[self.kind]
         return prod(self.shape) // weights * num_bytes
 
@@ -68,11 +70,7 @@ class GgufLayout:
         return len(self.header) + sum(_padded(tensor.num_bytes) for tensor in self.tensors.values())
 
     def offsets(self) -> dict[str, int]:
-        """Say where every tensor begins.
-
-        Returns:
-            Positions in the file, by name.
-        """
+        """Give the position of every tensor in the file, by name."""
         found, position = {}, len(self.header)
         for name, tensor in self.tensors.items():
             found[name] = position
@@ -103,13 +101,19 @@ def lay_out_gguf(
         for name, tensor in source.tensors.items()
         if name not in dropped
     }
+    header = _header(source, tensors, about)
+    return GgufLayout(header + bytes(_padded(len(header)) - len(header)), tensors)
+
+
+def _header(source: GgufSource, tensors: Mapping[str, GgufTensor], about: Mapping[str, str]) -> bytes:
+    """Let the package gguf write everything before the first tensor, without padding."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "header"
         writer = GGUFWriter(path, source.architecture)
-        for key, field in source.reader.fields.items():
-            if not key.startswith((*_OWN_KEYS, *_OWN_KEYS_TOO)):
-                sub_type = field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
-                writer.add_key_value(key, field.contents(), field.types[0], sub_type)
+        for key, entry in source.reader.fields.items():
+            if not key.startswith(_REPLACED_KEYS):
+                sub_type = entry.types[-1] if entry.types[0] == GGUFValueType.ARRAY else None
+                writer.add_key_value(key, entry.contents(), entry.types[0], sub_type)
         writer.add_quantization_version(_QUANTIZATION_VERSION)
         for key, value in about.items():
             writer.add_string(key, value)
@@ -119,30 +123,17 @@ def lay_out_gguf(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         writer.close()
-        header = path.read_bytes()
-    return GgufLayout(header + bytes(_padded(len(header)) - len(header)), tensors)
+        return path.read_bytes()
 
 
 def fill_header(layout: GgufLayout, file: BinaryIO) -> None:
-    """Write everything that is known without values: the header, and zeros to the file's end.
-
-    Args:
-        layout: of the file.
-        file: open for writing.
-    """
+    """Write everything that is known without values: the header, and zeros to the file's end."""
     file.write(layout.header)
     file.truncate(layout.file_bytes)
 
 
 def fill_tensor(layout: GgufLayout, file: BinaryIO, name: str, values: NDArray[np.generic]) -> None:
-    """Write a tensor.
-
-    Args:
-        layout: of the file.
-        file: open for writing.
-        name: of the tensor.
-        values: its bytes, in the file's order.
-    """
+    """Write a tensor's bytes, which are in the file's order of rows."""
     assert values.nbytes == layout.tensors[name].num_bytes, name
     file.seek(layout.offsets()[name])
     file.write(np.ascontiguousarray(values).tobytes())

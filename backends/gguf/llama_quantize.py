@@ -1,19 +1,21 @@
 """The llama-quantize command that makes the same tensors as a GGUF file of ours, for people who use their own build.
 
-One ``--tensor-type`` rule stands for all blocks in which a kind of tensor has a type; rules are regular expressions
-over tensor names. The type that ends the command is for tensors that no rule names, and there are none.
+One ``--tensor-type`` rule covers all blocks in which a kind of tensor has a type; rules are regular expressions over
+tensor names. llama-quantize takes as its last word a type for tensors that no rule names; there are none.
 
 Knows nothing about plans.
 """
 
 import shlex
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 from gguf import GGMLQuantizationType
 
-from ..common.errors import ScantlingError
-from .gguf_source import GgufSource, open_gguf
+from ...common.errors import InputError
+from .layout import GgufLayout
+from .source import open_gguf
 
 LLAMA_QUANTIZE = "llama-quantize"
 _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
@@ -21,57 +23,47 @@ _REST = "Q8_0"
 
 
 def validate_emission(emit: str | None, imatrix: Path | None, rounding: str) -> None:
-    """Refuse a command that cannot be printed.
+    """Refuse a command that cannot be emitted.
 
     Args:
-        emit: the user's word; None for none.
+        emit: the tool; None for no command.
         imatrix: where the importance matrix goes.
-        rounding: the method of the plan.
+        rounding: the plan's rounding method.
 
     Raises:
-        ScantlingError: another word than ``llama-quantize``, a plan that llama-quantize cannot make, or no file for the
-            importance matrix it needs.
+        InputError: a tool other than ``llama-quantize``, a plan that llama-quantize cannot make, or no file for the
+            importance matrix that it needs.
     """
     if emit is None:
         return
     if emit != LLAMA_QUANTIZE:
-        raise ScantlingError(f"{emit!r} cannot be emitted. Known: {LLAMA_QUANTIZE}.")
+        raise InputError(f"a command for {emit!r} cannot be emitted. Known: {LLAMA_QUANTIZE}.")
     if rounding != "ggml":
-        raise ScantlingError(
-            f"this plan is rounded by {rounding}, which {LLAMA_QUANTIZE} does not know. Leave --emit out and take the "
+        raise InputError(
+            f"this plan is rounded by {rounding}, which {LLAMA_QUANTIZE} does not know. Leave --emit out and use the "
             "file itself, or profile with --rounding ggml."
         )
     if imatrix is None:
-        raise ScantlingError(
-            "llama-quantize makes the same file only with the same importance matrix. Say where to write it, with "
+        raise InputError(
+            "llama-quantize makes the same file only with the same importance matrix. Name a file for it with "
             "--write-imatrix FILE."
         )
 
 
-def tensor_types(file: GgufSource) -> dict[str, str]:
-    """List the types of the tensors that are quantized by rule: two-dimensional weights.
-
-    Args:
-        file: a GGUF file.
-
-    Returns:
-        Types by tensor, in llama-quantize's spelling.
-    """
+def tensor_types(layout: GgufLayout) -> dict[str, str]:
+    """Give the types, in llama-quantize's spelling, of the tensors that it quantizes: weights of two dimensions."""
     return {
-        name: GGMLQuantizationType(tensor.tensor_type).name.lower()
-        for name, tensor in file.tensors.items()
-        if len(tensor.shape) > 1 and name.endswith(".weight") and tensor.tensor_type != GGMLQuantizationType.F32
+        name: tensor.kind.name.lower()
+        for name, tensor in layout.tensors.items()
+        if len(tensor.shape) > 1 and name.endswith(".weight") and tensor.kind != GGMLQuantizationType.F32
     }
 
 
-def rules(types: dict[str, str]) -> list[str]:
-    r"""Write the rules of the tensors inside blocks.
-
-    Args:
-        types: by tensor.
+def rules(types: Mapping[str, str]) -> list[str]:
+    r"""Write the rules of the tensors inside blocks: one ``pattern=type`` for every kind of tensor and type.
 
     Returns:
-        One ``pattern=type`` for every kind of tensor and type.
+        The rules.
 
     >>> print(*rules({"blk.0.ffn_up.weight": "q4_k", "blk.2.ffn_up.weight": "q4_k", "blk.1.ffn_up.weight": "q8_0"}))
     ^blk\.(0|2)\.ffn_up\.weight$=q4_k ^blk\.(1)\.ffn_up\.weight$=q8_0
@@ -87,18 +79,18 @@ def rules(types: dict[str, str]) -> list[str]:
     ]
 
 
-def command_line(file: Path, imatrix: Path, source: str) -> str:
-    """Write the command.
+def command_line(types: Mapping[str, str], file: Path, imatrix: Path, source: str) -> str:
+    """Write the command, preceded by that of the converter where the model is a folder.
 
     Args:
-        file: the GGUF file that was written.
+        types: by tensor, in llama-quantize's spelling.
+        file: the GGUF file of ours.
         imatrix: its importance matrix.
-        source: the model: a GGUF file, or a folder, which is converted first.
+        source: the model: a GGUF file or a folder.
 
     Returns:
-        The command, or two of them.
+        One line, or two.
     """
-    types = tensor_types(open_gguf(file))
     words = [LLAMA_QUANTIZE, "--imatrix", str(imatrix)]
     for name, option in ((_EMBEDDING, "--token-embedding-type"), (_HEAD, "--output-tensor-type")):
         if name in types:

@@ -1,0 +1,1 @@
+"""GGUF files for llama.cpp: every tensor in its planned type."""
