@@ -111,7 +111,7 @@ def check(
     from ..backends.check import CheckSettings
     from ..backends.check import check as check_folder
     from ..backends.check_gguf import check_gguf
-    from ..reporting.terminal.plan_view import waiting
+    from ..reporting.terminal.progress import waiting
 
     settings = CheckSettings(engine=engine, python=python, time_limit_seconds=time_limit)
     with waiting(progress(), f"running {folder} in its engine"):

@@ -162,7 +162,7 @@ def measure(
     from ..hardware.measure import measure_runs, stream_bandwidth, write_points
     from ..hardware.points import read_points
     from ..reporting.terminal.hardware_table import measured_hardware, print_measured
-    from ..reporting.terminal.plan_view import TerminalProgress
+    from ..reporting.terminal.progress import TerminalProgress
 
     require_writable(output, 1 << 16)
     if threads is not None:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from ..models.loading import LoadedModel
-    from ..reporting.terminal.plan_view import TerminalProgress
+    from ..reporting.terminal.progress import TerminalProgress
 
 
 def progress() -> "TerminalProgress":
@@ -19,7 +19,7 @@ def progress() -> "TerminalProgress":
     Returns:
         The bar.
     """
-    from ..reporting.terminal.plan_view import TerminalProgress
+    from ..reporting.terminal.progress import TerminalProgress
 
     return TerminalProgress(Console(stderr=True))
 
@@ -36,7 +36,7 @@ def load(source: str, *, trust_remote_code: bool, scratch: Path | None = None) -
         The model.
     """
     from ..models.loading import load_model
-    from ..reporting.terminal.plan_view import waiting
+    from ..reporting.terminal.progress import waiting
 
     with waiting(progress(), f"loading {source}"):
         return load_model(source, trust_remote_code=trust_remote_code, scratch=scratch)

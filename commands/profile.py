@@ -65,7 +65,7 @@ def profile(
     from ..models.experts import stacked_experts
     from ..quantization.methods import rounding_named
     from ..reporting.terminal.diagnostics import print_rarely_covered, print_regime, print_stacked_experts
-    from ..reporting.terminal.plan_view import print_profile
+    from ..reporting.terminal.profile_table import print_profile
     from ..sensitivity.calibration.resume_cache import discard_resume_cache
     from ..sensitivity.calibration.text import load_text
     from ..sensitivity.domains import Domain, named_sources

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from .diagnosis import naive_counterpart
 from .files import plan_and_profile, profile_path_of
 from .flags import PlanArgument, ProfileOption
 from .loading import progress
@@ -47,7 +48,8 @@ def report(
         *measured.sources,
     )
     frontiers = frontiers_of(plan, profile, points, (solver_named("cpsat"), SolverSettings()), progress())
-    material = Material(plan, profile, measured.comparison, measured.safety, frontiers, sources)
+    naive = naive_counterpart(profile, plan)
+    material = Material(plan, profile, naive, measured.comparison, measured.safety, frontiers, sources)
     sections = sections_of(material)
     if figures is not None:
         written = write_files(material, sections, figures)

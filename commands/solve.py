@@ -18,8 +18,10 @@ import typer
 from rich.console import Console
 
 from ..common.errors import ScantlingError
+from .diagnosis import diagnose
 from .files import profile_beside, profile_path_of
 from .flags import (
+    DetailsOption,
     JsonOption,
     ModelOption,
     PlanArgument,
@@ -32,6 +34,7 @@ from .loading import load, progress
 from .safety import SafeOptions, safe_plan
 
 if TYPE_CHECKING:
+    from ..planning.diagnosis import Diagnosis
     from ..planning.plan import Plan
     from ..planning.program import Program
     from ..planning.solve import ProfileOrigin
@@ -65,27 +68,13 @@ def _stated(program: "Program", search: Search) -> "Instance":
     return stated(program, lambda instance: formats_or_none(instance, *search))
 
 
-def _show(plan: "Plan", profile: "Profile", *, as_json: bool) -> None:
-    from ..reporting.terminal.plan_view import print_allocation, print_certificate, print_verdict
-    from ..reporting.terminal.safety_table import describe_safety
+def _show(plan: "Plan", diagnosis: "Diagnosis | None", *, as_json: bool, details: bool = False) -> None:
+    from ..reporting.terminal.plan_view import render_plan
 
-    if as_json:
+    if as_json or diagnosis is None:
         typer.echo(plan.model_dump_json(exclude={"program"}))
     else:
-        print_verdict(plan, profile, Console(markup=False))
-        print_allocation(plan, Console(markup=False))
-        print_certificate(plan, Console(markup=False))
-        if plan.safety is not None:
-            typer.echo(describe_safety(plan.safety))
-
-
-def _print_engine_cost(plan: "Plan", profile: "Profile", search: Search) -> None:
-    from ..planning.engine_cost import engine_cost
-    from ..reporting.terminal.diagnostics import engine_cost_sentence
-
-    cost = engine_cost(profile, plan.program, plan.formats(), *search)
-    if cost is not None:
-        typer.echo(engine_cost_sentence(cost, plan.loss_increase_nats))
+        render_plan(plan, diagnosis, Console(markup=False), details=details)
 
 
 @app.command()
@@ -137,6 +126,7 @@ def solve(
             "--safety-factor, which measures the plan."
         ),
     ] = True,
+    details: DetailsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find the best plan within limits and rules, with its proof.
@@ -144,11 +134,12 @@ def solve(
     Exit status 3 when it is proven that there is none: then the conflict and what would mend it are printed.
     """  # noqa: DOC501
     from ..common.files import require_writable
+    from ..planning.engine_cost import engine_cost
     from ..planning.explanation import InfeasibleError
     from ..planning.plan import write_plan
     from ..planning.solve import choose_formats
     from ..planning.solve import solve as solve_program
-    from ..reporting.terminal.diagnostics import print_cross_fit, print_rarely_covered
+    from ..reporting.terminal.diagnostics import print_rarely_covered
     from ..solver.instance import write_instance
 
     require_writable(output, 1 << 16)
@@ -183,15 +174,19 @@ def solve(
     if joint:
         plan = jointly_priced(plan, profile, later)
         write_plan(plan, output)
-    _show(plan, profile, as_json=as_json)
-    if not as_json and refine is None:
-        _print_engine_cost(plan, profile, search)
-    print_rarely_covered(profile, Console(markup=False, stderr=as_json))
-    if cross_fit and not as_json and program.safety_factor is None:
-        console = Console(markup=False)
-        print_cross_fit(
-            profile, plan, lambda part: choose_formats(_stated(_program(part, flags), search), *search), console
-        )
+    if as_json:
+        _show(plan, None, as_json=True)
+        print_rarely_covered(profile, Console(markup=False, stderr=True))
+        return
+    diagnosis = diagnose(
+        plan,
+        profile,
+        choose=(lambda part: choose_formats(_stated(_program(part, flags), search), *search))
+        if cross_fit and program.safety_factor is None
+        else None,
+        engine_cost=engine_cost(profile, plan.program, plan.formats(), *search) if refine is None else None,
+    )
+    _show(plan, diagnosis, as_json=False, details=details)
 
 
 def _validate_options(program: "Program", *, asks_for_safety: bool, refines: bool) -> None:
@@ -250,7 +245,7 @@ def edit(
             "the edited plan was not written: it breaks limits or rules. Write it anyway with --force."
         )
     write_plan(edited.plan, output)
-    _show(edited.plan, profile, as_json=as_json)
+    _show(edited.plan, None if as_json else diagnose(edited.plan, profile), as_json=as_json)
 
 
 @app.command()
@@ -291,7 +286,7 @@ def frontier(
     """The least predicted loss at every limit: each point a proven optimum."""
     from ..planning.pareto import FrontierRequest, sweep_frontier
     from ..reporting.terminal.plan_tables import print_frontier
-    from ..reporting.terminal.plan_view import TerminalProgress
+    from ..reporting.terminal.progress import TerminalProgress
 
     profile, _ = _profile_and_origin(profile_path)
     instance = _program(profile, flags).instance()

@@ -11,6 +11,7 @@ from ...common.files import file_sha256
 from ...evaluation.cache import formats_sha256
 from ...evaluation.comparison import Comparison, read_comparison
 from ...evaluation.safety.record import PlanSafety, SafetyFile, read_safety
+from ...planning.diagnosis import NaiveCounterpart
 from ...planning.pareto import Frontier
 from ...planning.plan import Plan
 from ...sensitivity.profile import Profile
@@ -38,6 +39,7 @@ class Material:
     Attributes:
         plan: the plan.
         profile: that it was solved from.
+        naive: what the plan's bytes buy without a program; None where no uniform format is as small.
         comparison: what ``scantling compare`` measured; None where it was not given.
         safety: what ``scantling safety`` measured; None where it was not given.
         frontiers: of the plan's program, against bytes first.
@@ -46,6 +48,7 @@ class Material:
 
     plan: Plan
     profile: Profile
+    naive: NaiveCounterpart | None
     comparison: Comparison | None
     safety: SafetyFile | None
     frontiers: tuple[Frontier, ...]

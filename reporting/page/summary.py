@@ -4,7 +4,7 @@ Knows nothing about the rest of the page.
 """
 
 from ..terminal.safety_table import verdict
-from ..terminal.verdicts import binding, comparison_verdict, plan_verdict, predicted_verdict, render_nats, render_size
+from ..terminal.verdicts import binding, comparison_verdict, naive_sentence, plan_verdict, render_nats, render_size
 from .markup import Section, cards, paragraph
 from .material import Material
 from .safety_section import render_factor
@@ -29,8 +29,8 @@ def summary_section(material: Material) -> Section:
     lines = [plan_verdict(material.plan)]
     if material.comparison is not None:
         lines.append(comparison_verdict(material.comparison))
-    else:
-        lines.append(predicted_verdict(material.profile, material.plan) or "")
+    elif material.naive is not None:
+        lines.append(naive_sentence(material.naive))
     if material.judged is not None:
         lines.append(verdict(material.judged))
     elif material.safety is not None:

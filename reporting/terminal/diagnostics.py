@@ -1,70 +1,32 @@
-"""What a person is told about how far predictions can be trusted.
+"""How far predictions can be trusted, in words.
 
 Knows nothing about how anything was measured.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from ...common.errors import ScantlingError
 from ...common.units import render_bytes
 from ...evaluation.prediction_validity import PredictionValidity
 from ...planning.engine_cost import EngineCost, Saved
 from ...planning.plan import Plan
 from ...sensitivity.calibration.expert_coverage import FEWEST_TOKENS, expert_of
-from ...sensitivity.cross_fit import CrossFit, cross_fit
+from ...sensitivity.cross_fit import CrossFit
 from ...sensitivity.estimators.names import WITHOUT_UNIT
 from ...sensitivity.profile import LayerRecord, Profile, RegimeRecord
+from .lines import print_warnings
 
-NUM_FOLDS = 4
 _MARKED = 1.05
 _MUCH_BETTER = 1.25
 _MOST = 0.5
-
-
-def print_cross_fit(
-    profile: Profile, plan: Plan, choose: Callable[[Profile], dict[str, str]], console: Console
-) -> None:
-    """Price a plan as its solve saw it and as other text sees it; say why not where there are too few sequences.
-
-    Args:
-        profile: that the plan was solved from.
-        plan: the plan.
-        choose: solves the same program from a part of the profile, for the formats of its plan.
-        console: where.
-    """
-    for warning in unit_warnings(profile):
-        console.print(f"Warning: {warning}", style="bold red", soft_wrap=True)
-    num_sequences = profile.samples.shape[2]
-    if num_sequences < 2 * NUM_FOLDS:
-        console.print(
-            f"{num_sequences} pricing sequences are too few to price a plan on sequences that its solve did not see: "
-            f"profile with --pricing-sequences {2 * NUM_FOLDS} or more."
-        )
-        return
-    try:
-        priced = cross_fit(profile, choose, NUM_FOLDS)
-    except ScantlingError as error:
-        console.print(
-            f"Not priced on sequences that the solve did not see, since a part of them has {error}", soft_wrap=True
-        )
-        return
-    console.print(cross_fit_sentence(plan.loss_increase_nats, priced), soft_wrap=True)
+_MOST_NAMED = 5
 
 
 def cross_fit_sentence(predicted_nats: float, priced: CrossFit) -> str:
-    """Put a cross-fit into words.
-
-    Args:
-        predicted_nats: of the plan, on the sequences that it was solved from.
-        priced: the cross-fit.
-
-    Returns:
-        A sentence or two.
-    """
+    """Put a cross-fit of a plan whose predicted loss increase is ``predicted_nats`` into a sentence or two."""
     sentence = (
         f"Such plans, solved from {priced.num_folds - 1} of {priced.num_folds} parts of the sequences, cost "
         f"{priced.unseen_nats:.4f}±{priced.unseen_standard_error_nats:.4f} nats on the part that their solve did not "
@@ -78,16 +40,15 @@ def cross_fit_sentence(predicted_nats: float, priced: CrossFit) -> str:
     return sentence
 
 
+def cross_fit_expectation(plan: Plan, priced: CrossFit) -> str | None:
+    """What a plan should cost on text that its solve did not see; None where that is what it is predicted to cost."""
+    if priced.optimism <= _MARKED:
+        return None
+    return f"expect about {plan.loss_increase_nats * priced.optimism:.4f} nats, {priced.optimism:.2f} × the prediction"
+
+
 def engine_cost_sentence(cost: EngineCost, plan_nats: float) -> str:
-    """Put the cost of an engine's rules into words.
-
-    Args:
-        cost: the cost.
-        plan_nats: the predicted loss increase of the plan that keeps the rules.
-
-    Returns:
-        A sentence.
-    """
+    """Put the cost of an engine's rules into a sentence; ``plan_nats`` is of the plan that keeps them."""
     said = []
     if cost.without_ties is not None:
         said.append(f"its ties cost {_describe_saving(cost.without_ties, plan_nats)}")
@@ -108,12 +69,7 @@ def _describe_saving(saved: Saved, plan_nats: float) -> str:
 
 
 def print_prediction_validity(found: PredictionValidity, console: Console) -> None:
-    """Show a map of truth.
-
-    Args:
-        found: the map.
-        console: where.
-    """
+    """Print how far predictions hold, plan by plan."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("KL, nats\nper token", no_wrap=True)
     ratios = ("measured /\npredicted", "holds", "as a\nwhole", "measured /\nwhole")
@@ -134,46 +90,30 @@ def print_prediction_validity(found: PredictionValidity, console: Console) -> No
     console.print(table)
     console.print(
         "Predicted: the sum of the layers' prices, which the program minimises. As a whole: with what the errors of "
-        "the layers have in common, as solve --joint predicts.",
-        soft_wrap=True,
+        "the layers have in common, as solve --joint predicts."
     )
     if found.elastic_limit_nats is None or found.correction is None:
-        console.print("The elastic range is empty: not even the lightest prediction holds.", soft_wrap=True)
+        console.print("The elastic range is empty: not even the lightest prediction holds.")
         return
     error = "" if found.correction_error is None else f" ± {found.correction_error:.0%} from plan to plan"
     console.print(
         f"The elastic range ends at a predicted loss increase of {found.elastic_limit_nats:.4f} nats. Within it "
-        f"measured is {found.correction:.3f} × predicted{error}; predictions are printed without this correction.",
-        soft_wrap=True,
+        f"measured is {found.correction:.3f} × predicted{error}; predictions are printed without this correction."
     )
 
 
 def print_regime(profile: Profile, console: Console) -> None:
-    """Warn where the model was measured outside its normal regime.
-
-    Args:
-        profile: the profile.
-        console: where.
-    """
-    for warning in [*unit_warnings(profile), *silent_layer_warnings(profile)]:
-        console.print(f"Warning: {warning}", style="bold red", soft_wrap=True)
+    """Warn where predictions from a profile may not hold."""
+    warnings = [*unit_warnings(profile), *silent_layer_warnings(profile)]
     regime = profile.record.regime
-    if regime is None:
-        return
-    vocabulary = next(layer.out_features for layer in profile.record.layers if layer.kind in {"embedding", "head"})
-    for warning in regime_warnings(regime, vocabulary):
-        console.print(f"Warning: {warning}", style="bold red", soft_wrap=True)
+    if regime is not None:
+        vocabulary = next(one.out_features for one in profile.record.layers if one.kind in {"embedding", "head"})
+        warnings += regime_warnings(regime, vocabulary)
+    print_warnings(warnings, console)
 
 
 def unit_warnings(profile: Profile) -> list[str]:
-    """Say where a profile's prices are not losses.
-
-    Args:
-        profile: the profile.
-
-    Returns:
-        One sentence, or none.
-    """
+    """Warn where a profile's prices are not losses."""
     if profile.record.estimator not in WITHOUT_UNIT:
         return []
     return [
@@ -183,14 +123,7 @@ def unit_warnings(profile: Profile) -> list[str]:
 
 
 def silent_layer_warnings(profile: Profile) -> list[str]:
-    """Say which layers calibration says nothing about: every format costs nothing, since nothing passes through them.
-
-    Args:
-        profile: the profile.
-
-    Returns:
-        One sentence, or none.
-    """
+    """Warn of layers whose every format costs nothing, since calibration sends nothing through them."""
     decided = [
         (index, layer)
         for index, layer in enumerate(profile.record.layers)
@@ -207,15 +140,7 @@ def silent_layer_warnings(profile: Profile) -> list[str]:
 
 
 def regime_warnings(regime: RegimeRecord, vocabulary: int) -> list[str]:
-    """Say what is wrong with a regime.
-
-    Args:
-        regime: as measured.
-        vocabulary: number of words that the model knows.
-
-    Returns:
-        One sentence for every trouble; none where there is none.
-    """
+    """Warn where the model was measured outside its normal regime; ``vocabulary`` counts the words that it knows."""
     found = []
     if regime.perplexity > vocabulary:
         found.append(
@@ -237,41 +162,27 @@ def regime_warnings(regime: RegimeRecord, vocabulary: int) -> list[str]:
     return found
 
 
-_NAMED = 50
-
-
-def print_rarely_covered(profile: Profile, console: Console) -> None:
-    """Name the experts whose price is not known, and say what becomes of them; nothing where there are none.
-
-    Args:
-        profile: the profile.
-        console: where.
-    """
-    experts = rare_experts(profile)
-    if not experts:
-        return
-    named = [f"{expert} ({tokens})" for expert, tokens in list(experts.items())[:_NAMED]]
-    more = f" and {len(experts) - _NAMED} more" if len(experts) > _NAMED else ""
-    total = len({_expert(layer) for layer in profile.record.layers if layer.coverage is not None})
-    console.print(
-        f"Warning: {len(experts)} of {total} experts were reached by fewer than {FEWEST_TOKENS} calibration tokens (in "
-        f"brackets), so what their formats cost is not known: {', '.join(named)}{more}. Each is priced as the "
-        "dearest sibling that was measured, in the predicted loss too; where none was, it keeps the finest format. "
-        "More text, or more varied text, reaches more of them.",
-        style="bold red",
-        soft_wrap=True,
+def rare_experts_sentence(rare: Mapping[str, int], num_experts: int) -> str:
+    """Name the experts whose prices are not known, and say how they are priced."""
+    named = ", ".join(f"{expert} ({tokens})" for expert, tokens in list(rare.items())[:_MOST_NAMED])
+    more = f" and {len(rare) - _MOST_NAMED} more" if len(rare) > _MOST_NAMED else ""
+    return (
+        f"{len(rare)} of {num_experts} experts were reached by fewer than {FEWEST_TOKENS} calibration tokens (in "
+        f"brackets), so the cost of their formats is not known: {named}{more}. Each is priced as its most expensive "
+        "measured sibling, in the predicted loss too; without one it keeps the finest format. More, or more varied, "
+        "text reaches more experts."
     )
 
 
+def print_rarely_covered(profile: Profile, console: Console) -> None:
+    """Warn of experts whose prices are not known."""
+    experts = rare_experts(profile)
+    if experts:
+        print_warnings([rare_experts_sentence(experts, num_experts(profile))], console)
+
+
 def rare_experts(profile: Profile) -> dict[str, int]:
-    """List the experts whose price is not known.
-
-    Args:
-        profile: the profile.
-
-    Returns:
-        How many tokens reached each, by its path, in the order of the model.
-    """
+    """Count the tokens that reached each expert whose price is not known, by its path, in the model's order."""
     found: dict[str, int] = {}
     for layer in profile.record.layers:
         coverage = layer.coverage
@@ -283,24 +194,20 @@ def rare_experts(profile: Profile) -> dict[str, int]:
     return found
 
 
+def num_experts(profile: Profile) -> int:
+    """Count the experts of a model; 0 for a dense one."""
+    return len({_expert(layer) for layer in profile.record.layers if layer.coverage is not None})
+
+
 def _expert(layer: LayerRecord) -> str:
     return layer.name.removesuffix(layer.kind) + (expert_of(layer.kind) or "")
 
 
 def print_stacked_experts(names: Sequence[str], num_bytes: int, architecture: str, console: Console) -> None:
-    """Name tensors of experts that are no layers; nothing where there are none.
-
-    Args:
-        names: of the tensors.
-        num_bytes: that they take in 16 bits.
-        architecture: the model's class.
-        console: where.
-    """
+    """Warn of expert tensors that are no layers and stay in 16 bits."""
     if names:
-        console.print(
-            f"Warning: {len(names)} tensors of three dimensions are no layers and stay in 16 bits, "
-            f"{render_bytes(num_bytes)} (first: {names[0]}): {architecture} does not call its experts in the way "
-            "that scantling takes them apart.",
-            style="bold red",
-            soft_wrap=True,
+        warning = (
+            f"{len(names)} tensors of three dimensions are no layers and stay in 16 bits, {render_bytes(num_bytes)} "
+            f"(first: {names[0]}): {architecture} does not call its experts in a way that scantling can split."
         )
+        print_warnings([warning], console)

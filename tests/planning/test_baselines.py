@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from helpers.tiny_profiles import FORMATS, layer, make_profile, profile_of
+from scantling.commands.diagnosis import predicted_difference
 from scantling.common.errors import ScantlingError
 from scantling.evaluation.compare import widths
 from scantling.planning.baselines import NEAREST, SAME_BITS, SAME_BYTES, baselines, engines_that_load, uniform_names
-from scantling.reporting.terminal.verdicts import predicted_difference
 from scantling.sensitivity.profile import decided_layers, uniform_formats
 
 PROFILE = make_profile(num_blocks=8)
