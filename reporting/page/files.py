@@ -14,8 +14,8 @@ from pathlib import Path
 from ...common.errors import ScantlingError
 from ...common.files import whole_file
 from ...common.records import Record
-from .markup import Section
 from .material import Material
+from .parts import Section
 from .svg import Chart
 
 _ZOOM = 2  # pixels of a PNG for one of the SVG

@@ -17,8 +17,8 @@ from ...solver.instance import LOSS, Instance
 from ...solver.milp.base import MilpSolver, SolverSettings
 from ...solver.rules import Limit, LossLimit
 from ..terminal.verdicts import byte_unit, render_nats
-from .markup import Section, figure, missing, paragraph
 from .material import Material
+from .parts import Figure, Missing, Paragraph, Part, Section
 from .svg import Chart, Plot, spanning
 
 _WIDTH, _HEIGHT = 720, 400
@@ -84,28 +84,18 @@ def _amount(program: Instance, profile: Profile, name: str, row: str) -> int:
 
 
 def frontier_section(material: Material) -> Section:
-    """Show the frontiers.
-
-    Args:
-        material: with frontiers, or without.
-
-    Returns:
-        The section.
-    """
+    """The frontiers, with the certificate of the plan."""
     title = "Loss against size and power"
     if not material.frontiers:
-        return Section(
-            "frontier", title, missing("No frontier was solved. Make one with:", "scantling report PLAN --points 40")
-        )
-    drawn = [_FrontierChart(material, found) for found in material.frontiers]
-    charts = [chart.draw() for chart in drawn]
-    html = "".join(figure(chart, one.caption()) for chart, one in zip(charts, drawn, strict=True))
-    if all(one.row != POWER for one in drawn):
-        html += missing(
-            "The plan's program knows no watts. State machine and rate when it is solved:",
-            'scantling solve PROFILE --hardware NAME --rate "26 tok/s"',
-        )
-    return Section("frontier", title, paragraph(_certificate(material.plan)) + html, tuple(charts))
+        words = "No frontier was solved. Make one with:"
+        return Section("frontier", title, (Missing(words, "scantling report PLAN --points 40"),))
+    charts = [_FrontierChart(material, found) for found in material.frontiers]
+    parts: list[Part] = [Paragraph(_certificate(material.plan))]
+    parts += [Figure(chart.draw(), chart.caption()) for chart in charts]
+    if all(chart.row != POWER for chart in charts):
+        words = "The plan's program knows no watts. State hardware and rate when it is solved:"
+        parts.append(Missing(words, 'scantling solve PROFILE --hardware NAME --rate "26 tok/s"'))
+    return Section("frontier", title, tuple(parts))
 
 
 def _certificate(plan: Plan) -> str:

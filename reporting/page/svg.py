@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from html import escape
 
+from markupsafe import Markup
+
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 LIGHT = {
     "ink": "#1b1b1b",
@@ -203,20 +205,12 @@ class Chart:
     height: float
     body: str
 
-    def inline(self) -> str:
-        """Give it for a page whose style has the chart's rules.
-
-        Returns:
-            An element.
-        """
-        return self._wrapped(f"<title>{escape(self.title)}</title>")
+    def inline(self) -> Markup:
+        """The element for a page whose style has the chart's rules; what is shown in it is escaped already."""
+        return Markup(self._wrapped(f"<title>{escape(self.title)}</title>"))  # noqa: S704
 
     def standalone(self) -> str:
-        """Give it as a file of its own, on white.
-
-        Returns:
-            A whole SVG document.
-        """
+        """A whole SVG document, on white."""
         style = f"<title>{escape(self.title)}</title><style>{chart_style(LIGHT)}</style>"
         return self._wrapped(f'{style}<rect width="100%" height="100%" fill="#ffffff"/>') + "\n"
 

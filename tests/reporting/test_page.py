@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from html.parser import HTMLParser
+from typing import get_args
 from xml.etree import ElementTree
 
 import pytest
@@ -30,7 +31,9 @@ from scantling.hardware.resources import STORED_BYTES
 from scantling.planning.plan import read_plan
 from scantling.reporting.page.frontier_section import frontiers_of
 from scantling.reporting.page.heat_map import heat_map
-from scantling.reporting.page.svg import Scale, spanning, text
+from scantling.reporting.page.page import environment, page
+from scantling.reporting.page.parts import Card, Cards, Figure, Missing, Paragraph, Part, Section, Table, columns
+from scantling.reporting.page.svg import Chart, Scale, spanning, text
 from scantling.sensitivity.profile import read_profile, uniform_formats, write_profile
 from scantling.solver.milp.base import SolverSettings
 from scantling.solver.milp.cpsat import CpSatSolver
@@ -332,6 +335,45 @@ def test_hostile_names_are_shown_and_not_obeyed(tmp_path):
         assert not list(ElementTree.fromstring(picture.read_text()).iter(f"{SVG}script"))
 
 
+PICTURE = Chart("hostile", HOSTILE, 10, 10, text(0, 0, HOSTILE))
+HOSTILE_PARTS = [
+    Paragraph(HOSTILE),
+    Paragraph(HOSTILE, HOSTILE),
+    Missing(HOSTILE, HOSTILE),
+    Figure(PICTURE, HOSTILE, HOSTILE),
+    Cards((Card(HOSTILE, HOSTILE, HOSTILE),)),
+    Table(HOSTILE, columns(HOSTILE, HOSTILE + "#"), ((HOSTILE, HOSTILE),), HOSTILE),
+    Table(HOSTILE, columns(HOSTILE), ((HOSTILE,),)),
+]
+
+
+@pytest.mark.parametrize("part", HOSTILE_PARTS, ids=lambda part: type(part).__name__)
+def test_no_template_lets_a_hostile_name_out(part):
+    written = page(HOSTILE, HOSTILE, [Section(HOSTILE, HOSTILE, (part,))])
+    found = Balanced()
+    found.feed(written)
+    found.close()
+    assert found.open == []
+    assert found.scripts == 1
+    assert "<script>alert" not in written
+    assert HOSTILE in found.words
+
+
+def test_every_template_is_tried_and_escapes():
+    made = environment()
+    assert made.loader is not None
+    templates = set(made.list_templates())
+    tried = {part.template for part in HOSTILE_PARTS}
+    assert templates - tried == {"page.html.j2", "page.css.j2", "cells.js.j2"}
+    assert {part.template for part in get_args(Part)} == tried
+    for name in templates:
+        source = made.loader.get_source(made, name)[0]
+        unescaped = re.findall(r"\{\{\s*(\w+)\s*\|\s*safe", source)
+        assert set(unescaped) <= {"font", "light_charts", "dark_charts"}
+        assert "autoescape" not in source
+    assert made.from_string("{{ name }}").render(name="<b>") == "&lt;b&gt;"
+
+
 def test_the_plan_lies_on_the_frontier_and_uniforms_above(folder):
     plan, profile = read_plan(folder / "plan.json"), read_profile(folder / "profile.safetensors")
     (found,) = frontiers_of(plan, profile, 60, (CpSatSolver(), SolverSettings()), silent)
@@ -372,7 +414,7 @@ def test_a_threshold_that_the_sweep_does_not_reach_is_not_drawn(whole_page):
     assert "yield at 0.02 (0.016 to 0.025)" in words
     assert "collapse at" not in words
     page = " ".join(parsed(whole_page).words)
-    assert "collapse: 100% above (not reached by the ladder: more than 0.07 nats)" in page
+    assert "collapse: 100% above (not reached by the sweep: more than 0.07 nats)" in page
     assert "≥ 16.00" in page
     assert "≥ 4.50" not in page
 
