@@ -95,9 +95,9 @@ def _format_changes(found: Comparison) -> Table:
         "saved, nats#", "paid, nats#", "net, nats#",
     )  # fmt: skip
     caption = (
-        f"Layers that changed against {found.changes_from}: the {len(rows)} of {len(found.format_changes)} with "
-        "the most to lose if put back. Saved: predicted loss of the layer alone. Paid: what its bytes and bits are worth in "
-        "other layers, at the shadow prices of the plan's limits. Net: the difference, the reduced cost of the old "
+        f"Layers that changed against {found.changes_from}: the {len(rows)} of {len(found.format_changes)} with the "
+        "most to lose if put back. Saved: predicted loss of the layer alone. Paid: what its bytes and bits are worth "
+        "in other layers, at the shadow prices of the plan's limits. Net: the difference, the reduced cost of the old "
         "format."
     )
     return Table("format_changes", headings, rows, caption)

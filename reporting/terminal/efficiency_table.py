@@ -1,4 +1,4 @@
-"""Accuracies and intelligence per watt in the terminal.
+"""Accuracies, and accuracy per watt and joule, in the terminal.
 
 Knows nothing about how they were found.
 """
@@ -14,12 +14,7 @@ from ...evaluation.tasks.efficiency import Efficiency
 
 
 def print_accuracies(found: AccuracyFile, console: Console) -> None:
-    """Show accuracies.
-
-    Args:
-        found: the accuracies.
-        console: where.
-    """
+    """Print accuracies."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("", "task"):
         table.add_column(heading, overflow="fold")
@@ -33,19 +28,14 @@ def print_accuracies(found: AccuracyFile, console: Console) -> None:
             )
     console.print(table)
     console.print(
-        f"Measured by {found.origin}; {found.bootstrap.confidence:.0%} intervals by drawing questions anew "
+        f"Measured by {found.origin}; {found.bootstrap.confidence:.0%} intervals by resampling the questions "
         f"{found.bootstrap.num_resamples} times.",
         style="dim",
     )
 
 
 def print_efficiency(rows: Sequence[Efficiency], console: Console) -> None:
-    """Show every figure with what it is made of.
-
-    Args:
-        rows: the figures.
-        console: where.
-    """
+    """Print every figure with what it is made of."""
     for task in dict.fromkeys(row.accuracy.task for row in rows):
         of_task = [row for row in rows if row.accuracy.task == task]
         console.print(f"{task} ({of_task[0].accuracy.metric}), chance {_chance(of_task[0].accuracy)}", style="bold")

@@ -3,6 +3,7 @@
 Knows nothing about how numbers came about.
 """
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -64,7 +65,9 @@ def print_heat_map(plan: Plan, console: Console) -> None:
     """Draw the plan: one row a kind of layer, one column a block, the digit is the width."""
     grid = grid_of([one for one in plan.assignments if one.decided])
     margin = min(max((len(kind) for kind in grid.kinds), default=5), _WIDEST_KIND) + 2
-    per_line = max(10, console.width - margin - _MEAN_WIDTH)
+    most = max(10, console.width - margin - _MEAN_WIDTH)
+    num_parts = max(1, math.ceil(len(grid.blocks) / most))
+    per_line = max(1, math.ceil(len(grid.blocks) / num_parts))
     for start in range(0, len(grid.blocks), per_line):
         part = grid.blocks[start : start + per_line]
         ruler = "".join(str(block // 10 % 10) if block % 10 == 0 else "·" for block in part)

@@ -1,4 +1,4 @@
-"""Predictions of machine needs as tables for a person.
+"""What plans need of the hardware, predicted, in the terminal.
 
 Knows nothing about how they came about.
 """
@@ -13,28 +13,26 @@ _GIB, _MIB = BYTES_PER_UNIT["GiB"], BYTES_PER_UNIT["MiB"]
 
 
 def print_prediction(found: Prediction, console: Console) -> None:
-    """Show what contenders need, and what that rests on.
-
-    Args:
-        found: the prediction.
-        console: where.
-    """
-    console.print(_contenders(found))
+    """Print what each plan needs of the hardware, and what that rests on."""
+    console.print(_entries(found))
     for row in found.entries:
         for note in row.notes:
             console.print(f"{row.name}: {note}")
     console.print(_describe(found), style="dim")
-    table = Table("number of the machine", "value", "origin", "source", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("number of the hardware", "value", "origin", "source"):
+        table.add_column(heading, overflow="fold")
     for parameter in found.parameters:
         table.add_row(parameter.name, str(parameter.value), parameter.origin, parameter.source)
     console.print(table)
 
 
-def _contenders(found: Prediction) -> Table:
+def _entries(found: Prediction) -> Table:
     unit, name = (_GIB, "GiB") if min(row.stored_bytes for row in found.entries) >= _GIB else (_MIB, "MiB")
     rate = found.same_rate_tokens_per_second
-    table = Table("", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    headings = [f"exact\n{name}", f"predicted\nresident {name}", "predicted\nKL", "predicted\ntok/s"]
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", overflow="fold")
+    headings = [f"exact\n{name}", f"resident\n{name}", "predicted\nKL", "predicted\ntok/s"]
     headings += ["W, J/token at\nfull speed", "no common\nrate" if rate is None else f"W, J/token at\n{rate:.4g} tok/s"]
     queried = any(row.query is not None for row in found.entries)
     for heading in [*headings, *(["s, J a\nquery"] if queried else [])]:
@@ -77,7 +75,7 @@ def _describe(found: Prediction) -> str:
     if found.same_rate_tokens_per_second is not None:
         words.append(
             f"Powers are comparable at the same rate only: {found.same_rate_tokens_per_second:.4g} tok/s "
-            f"({found.same_rate_origin}); at full speed each contender does a different amount of work."
+            f"({found.same_rate_origin}); at full speed each plan does a different amount of work."
         )
     if found.estimates:
         words.append(f"These rest on estimates: {', '.join(found.estimates)}.")

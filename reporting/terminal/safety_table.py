@@ -14,12 +14,7 @@ from ...planning.plan import SafetyClaim
 
 
 def print_safety(safety: SafetyFile, console: Console) -> None:
-    """Show one line of verdict a plan, then the ladder, yield and collapse, and the factors.
-
-    Args:
-        safety: what was found.
-        console: where.
-    """
+    """Print a line of verdict a plan, then the budget sweep, yield and collapse, and the factors."""
     for plan in safety.plans:
         console.print(verdict(plan), style="bold green" if plan.passes else "bold red")
         needed = documents_to_decide(safety, plan)
@@ -35,14 +30,7 @@ def print_safety(safety: SafetyFile, console: Console) -> None:
 
 
 def verdict(plan: PlanSafety) -> str:
-    """Say in one line whether a plan passes.
-
-    Args:
-        plan: its factors.
-
-    Returns:
-        The line.
-    """
+    """Say in one line whether a plan passes."""
     governing = next(domain for domain in plan.domains if domain.domain == plan.governing_domain)
     at_least = "at least " if governing.at_least_at_yield else ""
     return (
@@ -77,14 +65,7 @@ def documents_to_decide(safety: SafetyFile, plan: PlanSafety) -> int | None:
 
 
 def describe_safety(claim: SafetyClaim) -> str:
-    """Say what a plan claims about its factor of safety.
-
-    Args:
-        claim: the claim.
-
-    Returns:
-        The line.
-    """
+    """Say in one line what a plan claims about its factor of safety."""
     found = f"factor of safety {claim.factor:.2f}, lower bound {claim.factor_lower:.2f}, required "
     found += f"{claim.required_factor:g}; {claim.num_solves} solve{'s' if claim.num_solves > 1 else ''}"
     if claim.confirmed:
@@ -106,9 +87,9 @@ def _print_sweep(safety: SafetyFile, curve: DomainCurve, console: Console) -> No
     offset, ultimate = f"{safety.offset:.0%}", f"{safety.ultimate:.0%}"
     console.print(f"yield     perplexity {offset} up: {_describe_point(curve.yield_point)}")
     console.print(f"ultimate  perplexity {ultimate} up: {_describe_point(curve.ultimate_point)}")
-    onset = "no rung" if curve.onset_point is None else f"{curve.onset_point}, {curve.onset_kl_nats:.4g} nats"
+    onset = "no point" if curve.onset_point is None else f"{curve.onset_point}, {curve.onset_kl_nats:.4g} nats"
     console.print(f"onset     worse than the original beyond doubt on this text from: {onset}")
-    elastic = "no rung" if curve.elastic_limit_nats is None else f"{curve.elastic_limit_nats:.4g} nats measured"
+    elastic = "no point" if curve.elastic_limit_nats is None else f"{curve.elastic_limit_nats:.4g} nats measured"
     console.print(f"elastic   predictions hold up to: {elastic}")
     console.print(
         f"Per token, on {curve.num_sequences} × {curve.sequence_length} tokens of {curve.num_documents} documents of "
@@ -138,7 +119,7 @@ def _show(interval: Interval, spec: str) -> str:
 def _describe_point(point: ThresholdPoint) -> str:
     if point.reached:
         return f"{_show(point.kl_nats, '.4f')} nats, between {' and '.join(point.between)}"
-    return f"not reached by the ladder: more than {point.kl_nats.estimate:.4f} nats, at {point.between[0]}"
+    return f"not reached by the sweep: more than {point.kl_nats.estimate:.4f} nats, at {point.between[0]}"
 
 
 def _print_factors(safety: SafetyFile, console: Console) -> None:
