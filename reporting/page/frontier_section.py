@@ -37,7 +37,7 @@ def frontiers_of(
         plan: the plan.
         profile: that it was solved from.
         num_points: of each; none are solved for 0.
-        search: the engine and its settings.
+        search: the solver and its settings.
         progress: is told of every point.
 
     Returns:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...evaluation.comparison import Comparison, FormatChange
+from .tables import Column, fitting_table, name_column, number_columns
 from .verdicts import comparison_verdict, render_difference, render_nats, render_signed, render_size
 
 _MOST_CHANGES = 8
@@ -20,7 +21,7 @@ def print_comparison(comparison: Comparison, console: Console, *, details: bool 
     """Print a comparison, the verdict first; without ``details`` only the rows and how they were measured."""
     console.print(comparison_verdict(comparison), style="bold")
     wide = console.width >= _WIDE
-    console.print(_rows(comparison, wide=wide))
+    console.print(_rows(comparison, console.width, wide=wide))
     if details:
         _print_details(comparison, console, wide=wide)
     console.print(_describe_method(comparison), style="dim")
@@ -28,7 +29,7 @@ def print_comparison(comparison: Comparison, console: Console, *, details: bool 
 
 def _print_details(comparison: Comparison, console: Console, *, wide: bool) -> None:
     if not wide and comparison.differences:
-        console.print(_differences(comparison))
+        console.print(_differences(comparison, console.width))
     for row in comparison.entries:
         if row.says and row.role == "baseline":
             console.print(f"{row.name}: {row.says}.", style="dim")
@@ -40,15 +41,12 @@ def _print_details(comparison: Comparison, console: Console, *, wide: bool) -> N
     console.print()
 
 
-def _rows(comparison: Comparison, *, wide: bool) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("", overflow="fold")
+def _rows(comparison: Comparison, width: int, *, wide: bool) -> Table:
     headings = ["size", "bits", "predicted\nKL", "measured\nKL", "ppl"]
-    for heading in [*headings, "plan better by\nKL (interval)"] if wide else headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+    columns = number_columns(*headings, *(["plan better by\nKL (interval)"] if wide else []))
     differences = {found.other: render_difference(found) for found in comparison.differences}
-    for row in comparison.entries:
-        table.add_row(
+    rows = [
+        (
             row.name,
             render_size(row.stored_bytes),
             f"{row.average_bits:.2f}",
@@ -56,18 +54,17 @@ def _rows(comparison: Comparison, *, wide: bool) -> Table:
             render_nats(row.measured_kl_nats, row.measured_kl_standard_error_nats) if row.role != "original" else "0",
             f"{row.measured_perplexity:.2f}",
             *([differences.get(row.name, "")] if wide else []),
-            style="bold" if row.role == "plan" else "",
         )
-    return table
+        for row in comparison.entries
+    ]
+    styles = ["bold" if row.role == "plan" else "" for row in comparison.entries]
+    return fitting_table((name_column(""), *columns), rows, width, styles=styles)
 
 
-def _differences(comparison: Comparison) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("plan better by, KL (interval)", overflow="fold")
-    table.add_column("", no_wrap=True)
-    for found in comparison.differences:
-        table.add_row(f"than {found.other}", render_difference(found))
-    return table
+def _differences(comparison: Comparison, width: int) -> Table:
+    columns = (name_column("plan better by, KL (interval)"), Column(""))
+    rows = [(f"than {found.other}", render_difference(found)) for found in comparison.differences]
+    return fitting_table(columns, rows, width)
 
 
 def _print_widths(comparison: Comparison, console: Console) -> None:
@@ -75,12 +72,13 @@ def _print_widths(comparison: Comparison, console: Console) -> None:
     others = [row for row in comparison.entries if row.role == "plan"][1:] + [
         row for row in comparison.entries if row.name.startswith("even ")
     ]
-    table = Table(box=None, pad_edge=False)
-    for heading in ("average bits by kind", plan.name, *(row.name for row in others)):
-        table.add_column(heading, overflow="fold")
-    for kind, bits in plan.bits_by_kind.items():
-        table.add_row(kind, f"{bits:.2f}", *(f"{row.bits_by_kind[kind]:.2f}" for row in others))
-    console.print(table)
+    headings = [plan.name, *(row.name for row in others)]
+    columns = (name_column("average bits by kind"), *(Column(name, gives_way=True) for name in headings))
+    rows = [
+        (kind, f"{bits:.2f}", *(f"{row.bits_by_kind[kind]:.2f}" for row in others))
+        for kind, bits in plan.bits_by_kind.items()
+    ]
+    console.print(fitting_table(columns, rows, console.width))
     blocks = list(plan.bits_by_block.items())
     if blocks:
         console.print("average bits of the plan by block")
@@ -102,7 +100,7 @@ def _print_changes(comparison: Comparison, console: Console, *, wide: bool) -> N
         f"Against {comparison.changes_from}, {len(wider)} layers are larger ({_describe_sum(wider)}) and "
         f"{len(narrower)} smaller ({_describe_sum(narrower)}), predicted. Where most was gained:"
     )
-    console.print(_changes_table(largest_changes(comparison.format_changes, _MOST_CHANGES), wide=wide))
+    console.print(_changes_table(largest_changes(comparison.format_changes, _MOST_CHANGES), console.width, wide=wide))
     if any(change.net_nats is None for change in comparison.format_changes):
         console.print("The plan has no shadow prices, so what these bytes are worth elsewhere is not known.")
     else:
@@ -130,14 +128,10 @@ def _describe_sum(found: Sequence[FormatChange]) -> str:
     return f"{'+' if num_bytes >= 0 else '−'}{render_size(abs(num_bytes))}, {-nats:+.4f} nats"
 
 
-def _changes_table(found: Sequence[FormatChange], *, wide: bool) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("layer", overflow="fold")
-    table.add_column("change", no_wrap=True)
-    for heading in ("bytes", "share\nof loss", "saved\nnats", *(["paid\nnats"] if wide else []), "net\nnats"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for change in found:
-        table.add_row(
+def _changes_table(found: Sequence[FormatChange], width: int, *, wide: bool) -> Table:
+    numbers = ("bytes", "share\nof loss", "saved\nnats", *(["paid\nnats"] if wide else []), "net\nnats")
+    rows = [
+        (
             _short(change),
             f"{change.before} → {change.after}",
             f"{change.stored_bytes:+,}",
@@ -146,7 +140,10 @@ def _changes_table(found: Sequence[FormatChange], *, wide: bool) -> Table:
             *([render_signed(change.paid_nats)] if wide else []),
             render_signed(change.net_nats),
         )
-    return table
+        for change in found
+    ]
+    columns = (name_column("layer"), Column("change", "left"), *number_columns(*numbers))
+    return fitting_table(columns, rows, width, gap=2 if wide else 1)
 
 
 def _short(change: FormatChange) -> str:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from ...common.units import render_bytes
 from ...evaluation.prediction_validity import PredictionValidity
@@ -18,6 +17,7 @@ from ...sensitivity.cross_fit import CrossFit
 from ...sensitivity.estimators.names import WITHOUT_UNIT
 from ...sensitivity.profile import LayerRecord, Profile, RegimeRecord
 from .lines import print_warnings
+from .tables import fitting_table, name_column, number_columns
 
 _MARKED = 1.05
 _MUCH_BETTER = 1.25
@@ -70,14 +70,11 @@ def _describe_saving(saved: Saved, plan_nats: float) -> str:
 
 def print_prediction_validity(found: PredictionValidity, console: Console) -> None:
     """Print how far predictions hold, plan by plan."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("KL, nats\nper token", no_wrap=True)
-    ratios = ("measured /\npredicted", "holds", "as a\nwhole", "measured /\nwhole")
-    for heading in ("bits", "predicted", "measured", *ratios):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ("bits", "predicted", "measured", "measured /\npredicted", "holds", "as a\nwhole", "measured /\nwhole")
+    rows = []
     for one in found.sweep_points:
         error = "" if one.ratio_standard_error is None else f"±{one.ratio_standard_error:.2f}"
-        table.add_row(
+        rows.append((
             one.name,
             f"{one.average_bits:.2f}",
             f"{one.predicted_kl_nats:.5f}",
@@ -86,8 +83,9 @@ def print_prediction_validity(found: PredictionValidity, console: Console) -> No
             "yes" if one.holds else "no",
             "" if one.joint_kl_nats is None else f"{one.joint_kl_nats:.5f}",
             "" if not one.joint_kl_nats else f"{one.measured_kl_nats / one.joint_kl_nats:.2f}",
-        )
-    console.print(table)
+        ))
+    columns = (name_column("KL, nats\nper token"), *number_columns(*headings))
+    console.print(fitting_table(columns, rows, console.width, gap=1))
     console.print(
         "Predicted: the sum of the layers' prices, which the program minimises. As a whole: with what the errors of "
         "the layers have in common, as solve --joint predicts."

@@ -6,11 +6,11 @@ Knows nothing about how they were found.
 import math
 
 from rich.console import Console
-from rich.table import Table
 
 from ...evaluation.bootstrap import Interval
 from ...evaluation.safety.record import DomainCurve, MeasuredPlan, PlanSafety, SafetyFile, ThresholdPoint
 from ...planning.plan import SafetyClaim
+from .tables import fitting_table, name_column, number_columns
 
 
 def print_safety(safety: SafetyFile, console: Console) -> None:
@@ -74,14 +74,10 @@ def describe_safety(claim: SafetyClaim) -> str:
 
 
 def _print_sweep(safety: SafetyFile, curve: DomainCurve, console: Console) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("sweep", "predicted\nKL", "measured KL", "perplexity", "accuracy", "same top\ntoken", "flips"):
-        table.add_column(heading, justify="left" if heading == "sweep" else "right", no_wrap=True)
-    table.add_row(
-        "original", "", "", f"{curve.original_perplexity:.2f}", f"{curve.original_accuracy.estimate:.1%}", "", ""
-    )
-    for sweep_point in safety.sweep:
-        table.add_row(*_point_cells(sweep_point, curve))
+    headings = ("pred.\nKL", "measured KL", "perplex-\nity", "accu-\nracy", "same top\ntoken", "flips")
+    original = ("original", "", "", f"{curve.original_perplexity:.2f}", f"{curve.original_accuracy.estimate:.1%}")
+    rows = [(*original, "", ""), *(_point_cells(point, curve) for point in safety.sweep)]
+    table = fitting_table((name_column("sweep"), *number_columns(*headings)), rows, console.width, gap=1)
     console.print(f"Domain {curve.domain}:", style="bold")
     console.print(table)
     offset, ultimate = f"{safety.offset:.0%}", f"{safety.ultimate:.0%}"
@@ -93,8 +89,8 @@ def _print_sweep(safety: SafetyFile, curve: DomainCurve, console: Console) -> No
     console.print(f"elastic   predictions hold up to: {elastic}")
     console.print(
         f"Per token, on {curve.num_sequences} × {curve.sequence_length} tokens of {curve.num_documents} documents of "
-        f"{curve.text_source} that were not calibrated on; {safety.bootstrap.confidence:.0%} intervals by drawing "
-        f"documents anew {safety.bootstrap.num_resamples} times. Rounded against {safety.rounding_inputs} inputs.",
+        f"{curve.text_source} that were not calibrated on; {safety.bootstrap.confidence:.0%} intervals by "
+        f"{safety.bootstrap.num_resamples:,} resamples of documents. Rounded against {safety.rounding_inputs} inputs.",
         style="dim",
     )
 
@@ -123,22 +119,20 @@ def _describe_point(point: ThresholdPoint) -> str:
 
 
 def _print_factors(safety: SafetyFile, console: Console) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     several = len(safety.curves) > 1
-    table.add_column("plan", overflow="fold")
-    if several:
-        table.add_column("domain", overflow="fold")
-    for heading in ("bits", "KL", "γ", "factor\nat yield", "factor\nat ultimate"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for plan in safety.plans:
-        for domain in plan.domains:
-            table.add_row(
-                plan.plan.name,
-                *([domain.domain] * several),
-                f"{plan.plan.average_bits:.2f}",
-                f"{domain.kl_nats:.4f}",
-                f"{plan.prediction_margin.value:.2f}",
-                ("≥ " if domain.at_least_at_yield else "") + _show(domain.at_yield, ".2f"),
-                ("≥ " if domain.at_least_at_ultimate else "") + _show(domain.at_ultimate, ".2f"),
-            )
-    console.print(table)
+    names = ("plan", "domain") if several else ("plan",)
+    columns = (*map(name_column, names), *number_columns("bits", "KL", "γ", "factor\nat yield", "factor\nat ultimate"))
+    rows = [
+        (
+            plan.plan.name,
+            *([domain.domain] * several),
+            f"{plan.plan.average_bits:.2f}",
+            f"{domain.kl_nats:.4f}",
+            f"{plan.prediction_margin.value:.2f}",
+            ("≥ " if domain.at_least_at_yield else "") + _show(domain.at_yield, ".2f"),
+            ("≥ " if domain.at_least_at_ultimate else "") + _show(domain.at_ultimate, ".2f"),
+        )
+        for plan in safety.plans
+        for domain in plan.domains
+    ]
+    console.print(fitting_table(columns, rows, console.width, gap=1))

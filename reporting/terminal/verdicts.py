@@ -14,14 +14,10 @@ _SAME_SIZE = 0.001
 
 
 def render_nats(value: float, error: float | None) -> str:
-    """Write a loss with its standard error, to two significant digits of the error.
-
-    Args:
-        value: in nats per token.
-        error: likewise; None where unknown.
+    """Write a loss in nats per token with its standard error, to two significant digits of the error.
 
     Returns:
-        The value, or the value and its error.
+        The value, or the value and its error where that is known.
 
     >>> render_nats(0.21082, 0.01214)
     '0.211±0.012'
@@ -37,22 +33,12 @@ def render_nats(value: float, error: float | None) -> str:
 
 
 def byte_unit(num_bytes: int) -> str:
-    """Choose a unit for bytes.
-
-    Args:
-        num_bytes: the number of bytes.
-
-    Returns:
-        The largest binary unit that leaves at least 1; ``B`` below 1 KiB.
-    """
+    """The largest binary unit that leaves at least 1; ``B`` below 1 KiB."""
     return next((unit for unit in ("TiB", "GiB", "MiB", "KiB") if num_bytes >= BYTES_PER_UNIT[unit]), "B")
 
 
 def render_size(num_bytes: int) -> str:
     """Write bytes shortly, for tables that have the exact number elsewhere.
-
-    Args:
-        num_bytes: the number of bytes.
 
     Returns:
         Two decimals in the largest binary unit that leaves at least 1.
@@ -65,10 +51,7 @@ def render_size(num_bytes: int) -> str:
 
 
 def render_signed(nats: float | None) -> str:
-    """Write a difference of losses.
-
-    Args:
-        nats: the difference; None where it is not known.
+    """Write a difference of losses, in nats.
 
     Returns:
         Five decimals with their sign; nothing where it is not known.
@@ -84,14 +67,7 @@ def _digits(error: float) -> int:
 
 
 def render_difference(found: PairedDifference) -> str:
-    """Write a paired difference with what is known of its uncertainty.
-
-    Args:
-        found: the difference.
-
-    Returns:
-        The mean and its interval, or its standard error where there are too few documents for an interval.
-    """
+    """Write a paired difference with its interval, or its standard error where documents are too few for one."""
     if found.interval is None:
         return render_nats(found.kl_nats, found.standard_error_nats)
     width = found.interval.upper - found.interval.lower

@@ -17,6 +17,7 @@ from scantling.evaluation.prediction_validity import PredictionValidity, SweepPo
 from scantling.evaluation.tasks.accuracies import Accuracy, AccuracyFile, PlanAccuracy
 from scantling.evaluation.tasks.efficiency import Efficiency, Power
 from scantling.hardware.fit import FittedNumber, LawFit, Residual
+from scantling.hardware.measured_hardware import MeasuredHardware, RunRecord
 from scantling.hardware.points import MeasuredPoint
 from scantling.hardware.specification import hardware_names, load_hardware
 from scantling.hardware.workload import Workload
@@ -28,13 +29,7 @@ from scantling.planning.plan_diff import Difference, LayerChange
 from scantling.reporting.terminal.comparison_tables import print_comparison
 from scantling.reporting.terminal.diagnostics import print_prediction_validity
 from scantling.reporting.terminal.efficiency_table import print_accuracies, print_efficiency
-from scantling.reporting.terminal.hardware_table import (
-    MeasuredHardware,
-    RunRecord,
-    print_fits,
-    print_hardware,
-    print_measured,
-)
+from scantling.reporting.terminal.hardware_table import print_fits, print_hardware, print_measured
 from scantling.reporting.terminal.lines import shorten_left
 from scantling.reporting.terminal.plan_tables import print_difference, print_frontier
 from scantling.reporting.terminal.plan_view import render_plan
@@ -119,7 +114,7 @@ def test_a_solved_plan_fits_one_screen(solved):
     assert len(shown) <= SCREEN
     assert max(map(len, shown)) <= WIDTH
     words = words_of(shown)
-    for said in ("Optimal:", "Without a program the same bytes buy", "proof optimal:", "held back by average bits"):
+    for said in ("Optimal:", "Without a program the same bytes buy", "proof optimal:", "held back by average_bits"):
         assert said in words
     assert "share of weights" not in words
     heat_map = {line.split()[0]: line.split()[1] for line in shown if "_proj" in line}
