@@ -29,8 +29,8 @@ def report(
 ) -> None:
     """Write a plan as one page that opens offline in a browser."""
     from ..common.files import file_sha256, require_writable
+    from ..planning.plan_frontiers import frontiers_of
     from ..reporting.page.files import require_renderer, write_files
-    from ..reporting.page.frontier_section import frontiers_of
     from ..reporting.page.material import Material, Source, read_measurements
     from ..reporting.page.report import sections_of, write_page
     from ..solver.milp.base import SolverSettings

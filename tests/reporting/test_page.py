@@ -18,7 +18,7 @@ from scantling.evaluation.comparison import write_comparison
 from scantling.evaluation.safety.record import SafetyFile, write_safety
 from scantling.hardware.resources import STORED_BYTES
 from scantling.planning.plan import read_plan
-from scantling.reporting.page.frontier_section import frontiers_of
+from scantling.planning.plan_frontiers import frontiers_of
 from scantling.reporting.page.heat_map import heat_map
 from scantling.reporting.page.page import environment, page
 from scantling.reporting.page.parts import Card, Cards, Figure, Missing, Paragraph, Part, Section, Table, columns
