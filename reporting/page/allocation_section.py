@@ -13,8 +13,7 @@ def allocation_section(plan: Plan) -> Section:
     """The heat map, and the formats that were chosen."""
     caption = (
         "Every cell is a layer, the digit its bits (f: 16), dark for wide; on the right the row's average, below the "
-        "block's, weighted by weights. Rest the pointer on a cell, or go to it with Tab and the arrow keys, for its "
-        "details."
+        "block's, weighted by weights. Hover over a cell, or reach it with Tab and the arrow keys, for its details."
     )
     chart = Figure(heat_map(plan), caption, "Details of a cell appear here.")
     outside = notes([_outside(one) for one in outside_blocks(plan.assignments)])

@@ -20,7 +20,9 @@ def comparison_section(material: Material) -> Section:
     """A plan beside its baselines, predicted and measured."""
     found = material.comparison
     if found is None:
-        words = "Nothing was measured for this page. Measure the plan beside uniforms, then give it with --comparison:"
+        words = (
+            "No comparison was given. Measure the plan beside uniform formats, then pass the file with --comparison:"
+        )
         return Section("comparison", TITLE, (Missing(words, "scantling compare PLAN -o comparison.json"),))
     inputs = "the same" if found.rounding_inputs == "original" else f"{found.rounding_inputs} ones"
     caption = (

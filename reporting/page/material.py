@@ -56,7 +56,7 @@ class Material:
 
     @property
     def judged(self) -> PlanSafety | None:
-        """The plan's own factors; None where the safety file does not speak of it."""
+        """The plan's own factors; None where the safety file does not cover it."""
         if self.safety is None:
             return None
         own = formats_sha256(self.plan.formats())

@@ -20,7 +20,7 @@ def safety_section(material: Material) -> Section:
     """The curve of every domain, and the factors."""
     safety = material.safety
     if safety is None:
-        words = "No factor of safety was measured for this page. Measure one, then give it with --safety:"
+        words = "No factor of safety was given. Measure one, then pass the file with --safety:"
         return Section("safety", TITLE, (Missing(words, "scantling safety PLAN -o safety.json"),))
     figures = [Figure(deflection_chart(safety, curve), _caption(safety, curve)) for curve in safety.curves]
     return Section("safety", TITLE, (_factors(safety), *notes(_prediction_margins(safety)), *figures))

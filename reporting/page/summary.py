@@ -27,7 +27,7 @@ def summary_section(material: Material) -> Section:
     if material.judged is not None:
         lines.append(verdict(material.judged))
     elif material.safety is not None:
-        lines.append("The safety file does not speak of this plan. Measure it with: scantling safety PLAN")
+        lines.append("The safety file does not cover this plan. Measure it with: scantling safety PLAN")
     held = [use.name for use in binding(material.plan)]
     lines.append(f"Held back by {', '.join(held)}." if held else "No limit holds it back.")
     return Section("summary", "Summary", (Cards(_cards(material)), *(Paragraph(line) for line in lines)))

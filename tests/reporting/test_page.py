@@ -144,13 +144,13 @@ def test_the_whole_page_loads_nothing_and_has_every_section(whole_page):
     assert "prefers-color-scheme:dark" in whole_page.read_text()
 
 
-def test_a_safety_file_that_does_not_speak_of_the_plan_lends_it_no_factor(folder, tmp_path):
+def test_a_safety_file_that_does_not_cover_the_plan_lends_it_no_factor(folder, tmp_path):
     safety = safety_of(read_plan(folder / "plan.json"))
     write_safety(safety.model_copy(update={"plans": safety.plans[:1]}), tmp_path / "safety.json")
     run("report", folder / "plan.json", "-o", tmp_path / "p", "--safety", tmp_path / "safety.json", "--points", "0")
     summary = re.search(r'<section id="summary".*?</section>', (tmp_path / "p").read_text(), re.DOTALL)
     assert summary is not None
-    assert "does not speak of this plan" in summary[0]
+    assert "does not cover this plan" in summary[0]
     assert "factor of safety" not in summary[0]
 
 
