@@ -203,7 +203,7 @@ def _rounding_task(
         validate_floats(unscaled.layers, loaded.sixteen_bit_format)
     method, token_ids = rounding_method(record.rounding), torch.from_numpy(job.profile.rounding_token_ids)
     offered = [parse_format(target) for target in record.formats]
-    scale_inputs_for(method, loaded, structure, (token_ids, offered), progress)
+    scale_inputs_for(method, loaded, structure, token_ids, offered, progress)
     loaded.take_back_weights()
     # parameters outside the layers may have been replaced by now
     contents = Contents(loaded, structure, formats, folder_format)

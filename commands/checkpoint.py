@@ -94,7 +94,7 @@ def check(
 ) -> None:
     """Load a checkpoint in its engine and compare what it computes with what the plan in memory did."""
     from ..backends.check import check_checkpoint
-    from ..reporting.terminal.plan_view import waiting
+    from ..reporting.terminal.progress import waiting
 
     with waiting(progress(), f"running {path} in its engine"):
         report = check_checkpoint(path, engine=engine, python=python, time_limit=time_limit)

@@ -20,6 +20,9 @@ ModelOption = Annotated[
     str | None, typer.Option("--model", help="The model, where it has moved since it was profiled.")
 ]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")]
+DetailsOption = Annotated[
+    bool, typer.Option("--details", help="Also print formats, limits, bytes, the cross-fit and the engine's cost.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 _LIMITS, _USE, _RULES, _AIM = "Limits", "Hardware and workload", "Rules", "Objective"

@@ -160,9 +160,10 @@ def measure(
     from ..common.units import parse_bytes
     from ..hardware.energy_meters import SECONDS_OF_A_WINDOW, find_meters
     from ..hardware.measure import measure_runs, stream_bandwidth, write_points
+    from ..hardware.measured_hardware import measured_hardware
     from ..hardware.points import read_points
-    from ..reporting.terminal.hardware_table import measured_hardware, print_measured
-    from ..reporting.terminal.plan_view import TerminalProgress
+    from ..reporting.terminal.hardware_table import print_measured
+    from ..reporting.terminal.progress import TerminalProgress
 
     require_writable(output, 1 << 16)
     if threads is not None:

@@ -10,12 +10,12 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from ..models.loading import LoadedModel
-    from ..reporting.terminal.plan_view import TerminalProgress
+    from ..reporting.terminal.progress import TerminalProgress
 
 
 def progress() -> "TerminalProgress":
     """Make a progress bar on standard error."""
-    from ..reporting.terminal.plan_view import TerminalProgress
+    from ..reporting.terminal.progress import TerminalProgress
 
     return TerminalProgress(Console(stderr=True))
 
@@ -23,7 +23,7 @@ def progress() -> "TerminalProgress":
 def load(source: str, *, trust_remote_code: bool, scratch: Path | None = None) -> "LoadedModel":
     """Load a model, and show that it is being loaded; its weights lie in a file in ``scratch``, or in memory."""
     from ..models.loading import load_model
-    from ..reporting.terminal.plan_view import waiting
+    from ..reporting.terminal.progress import waiting
 
     with waiting(progress(), f"loading {source}"):
         return load_model(source, trust_remote_code=trust_remote_code, scratch=scratch)

@@ -92,7 +92,7 @@ def profile(
 def _print(built: "Profile", loaded: "LoadedModel") -> None:
     from ..models.experts import stacked_experts
     from ..reporting.terminal.diagnostics import print_rarely_covered, print_regime, print_stacked_experts
-    from ..reporting.terminal.plan_view import print_profile
+    from ..reporting.terminal.profile_table import print_profile
 
     console = Console(markup=False)
     print_profile(built, console)

@@ -28,8 +28,9 @@ def report(
 ) -> None:
     """Write a plan as one page that opens offline in a browser."""
     from ..common.files import file_sha256, require_writable
+    from ..planning.diagnose import naive_of
+    from ..planning.plan_frontiers import frontiers_of
     from ..reporting.page.files import require_renderer, write_files
-    from ..reporting.page.frontier_section import frontiers_of
     from ..reporting.page.material import Material, Source, read_measurements
     from ..reporting.page.report import sections_of, write_page
     from ..solver.milp.base import SolverSettings
@@ -47,7 +48,8 @@ def report(
         *measured.sources,
     )
     frontiers = frontiers_of(plan, profile, points, (solver_named("cpsat"), SolverSettings()), progress())
-    material = Material(plan, profile, measured.comparison, measured.safety, frontiers, sources)
+    naive = naive_of(plan, profile)
+    material = Material(plan, profile, naive, measured.comparison, measured.safety, frontiers, sources)
     sections = sections_of(material)
     if figures is not None:
         written = write_files(material, sections, figures)

@@ -9,6 +9,7 @@ from rich.console import Console
 from ..common.errors import InputError
 from .files import profile_path_of
 from .flags import (
+    DetailsOption,
     JsonOption,
     ModelOption,
     PlanArgument,
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from ..planning.diagnosis import Diagnosis
     from ..planning.plan import Plan
     from ..planning.program import Program
-    from ..sensitivity.profile import Profile
 
 app = typer.Typer()
 NO_PLAN_STATUS = 3
@@ -36,32 +36,16 @@ def _program(profile_path: Path, flags: dict[str, Any]) -> "Program":
     return program_from_options(read_profile(profile_path), ProgramOptions(**flags))
 
 
-def _print_plan(plan: "Plan", diagnosis: "Diagnosis", profile: "Profile", *, as_json: bool) -> None:
+def _print_plan(plan: "Plan", diagnosis: "Diagnosis", *, as_json: bool, details: bool = False) -> None:
     import json
 
-    from ..reporting.terminal.diagnostics import cross_fit_sentence, engine_cost_sentence, print_rarely_covered
-    from ..reporting.terminal.plan_view import print_allocation, print_certificate, print_verdict
-    from ..reporting.terminal.safety_table import describe_safety
+    from ..reporting.terminal.plan_view import render_plan
 
     if as_json:
         record = {**plan.model_dump(mode="json", exclude={"program"}), "diagnosis": diagnosis.model_dump(mode="json")}
         typer.echo(json.dumps(record, ensure_ascii=False))
-        return
-    console = Console(markup=False)
-    print_verdict(plan, profile, console)
-    print_allocation(plan, console)
-    print_certificate(plan, console)
-    if plan.safety is not None:
-        typer.echo(describe_safety(plan.safety))
-    if diagnosis.engine_cost is not None:
-        typer.echo(engine_cost_sentence(diagnosis.engine_cost, plan.loss_increase_nats))
-    print_rarely_covered(profile, console)
-    for warning in diagnosis.warnings:
-        console.print(f"Warning: {warning}", style="bold red", soft_wrap=True)
-    if diagnosis.cross_fit is not None:
-        console.print(cross_fit_sentence(plan.loss_increase_nats, diagnosis.cross_fit), soft_wrap=True)
-    elif diagnosis.cross_fit_left_out is not None:
-        console.print(diagnosis.cross_fit_left_out, soft_wrap=True)
+    else:
+        render_plan(plan, diagnosis, Console(markup=False), details=details)
 
 
 @app.command()
@@ -113,6 +97,7 @@ def solve(
             "--safety-factor, which measures the plan."
         ),
     ] = True,
+    details: DetailsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find the best plan within limits and rules, with its proof.
@@ -159,7 +144,7 @@ def solve(
     diagnosis = plan.diagnose(
         cross_fit=cross_fit and program.safety_factor is None, engine_cost=refine is None, **search
     )
-    _print_plan(plan, diagnosis, program.profile, as_json=as_json)
+    _print_plan(plan, diagnosis, as_json=as_json, details=details)
 
 
 def _print_joint(plan: "Plan", *, err: bool) -> None:
@@ -221,7 +206,7 @@ def edit(
         raise InputError("the edited plan was not written: it breaks limits or rules. Write it anyway with --force.")
     edited.plan.save(output)
     diagnosis = edited.plan.diagnose(profile, cross_fit=False, engine_cost=False)
-    _print_plan(edited.plan, diagnosis, profile, as_json=as_json)
+    _print_plan(edited.plan, diagnosis, as_json=as_json)
 
 
 @app.command()

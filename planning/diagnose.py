@@ -46,7 +46,7 @@ def diagnose_plan(
     if with_engine_cost:
         cost = engine_cost(profile, plan.program, plan.formats(), search.solver, search.settings)
     return Diagnosis(
-        naive=_naive(plan, profile),
+        naive=naive_of(plan, profile),
         cross_fit=priced,
         cross_fit_left_out=left_out,
         engine_cost=cost,
@@ -56,7 +56,7 @@ def diagnose_plan(
     )
 
 
-def _naive(plan: Plan, profile: Profile) -> NaiveCounterpart | None:
+def naive_of(plan: Plan, profile: Profile) -> NaiveCounterpart | None:
     naive = naive_counterpart(profile, plan.formats())
     if naive is None:
         return None

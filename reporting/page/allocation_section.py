@@ -4,30 +4,20 @@ Knows nothing about why.
 """
 
 from ...planning.plan import Assignment, Plan
-from .heat_map import heat_map, outside_blocks
-from .markup import Section, Table, figure, paragraph
+from ..allocation import outside_blocks
+from .heat_map import heat_map
+from .parts import Figure, Section, Table, columns, notes
 
 
 def allocation_section(plan: Plan) -> Section:
-    """Show the allocation.
-
-    Args:
-        plan: the plan.
-
-    Returns:
-        The section.
-    """
-    chart = heat_map(plan)
+    """The heat map, and the formats that were chosen."""
     caption = (
         "Every cell is a layer, the digit its bits (f: 16), dark for wide; on the right the row's average, below the "
-        "block's, weighted by weights. Rest the pointer on a cell, or go to it with Tab and the arrow keys, for its "
-        "details."
+        "block's, weighted by weights. Hover over a cell, or reach it with Tab and the arrow keys, for its details."
     )
-    details = '<p class="details" aria-live="polite">Details of a cell appear here.</p>'
-    html = figure(chart, caption) + details + _formats(plan).html()
-    outside = outside_blocks(plan)
-    html += "".join(paragraph(_outside(one), "note") for one in outside)
-    return Section("allocation", "Bits of every layer", html, (chart,))
+    chart = Figure(heat_map(plan), caption, "Details of a cell appear here.")
+    outside = notes([_outside(one) for one in outside_blocks(plan.assignments)])
+    return Section("allocation", "Bits of every layer", (chart, _formats(plan), *outside))
 
 
 def _outside(one: Assignment) -> str:
@@ -47,5 +37,5 @@ def _formats(plan: Plan) -> Table:
         stored = sum(one.stored_bytes for one in chosen)
         weight_share = f"{sum(one.num_weights for one in chosen) / weights:.1%}"
         rows.append((name, str(len(chosen)), weight_share, f"{stored:,}", f"{nats:.5f}", share))
-    headings = ("format", "layers#", "share of weights#", "bytes#", "predicted loss, nats#", "share of it#")
+    headings = columns("format", "layers#", "share of weights#", "bytes#", "predicted loss, nats#", "share of it#")
     return Table("formats", headings, tuple(rows), "What the program decided, by format")

@@ -1,4 +1,4 @@
-"""Plan, uniforms and original, predicted and measured; and which layers moved.
+"""Plan, uniforms and original, predicted and measured; and which layers changed.
 
 Knows nothing about how they were measured.
 """
@@ -6,8 +6,8 @@ Knows nothing about how they were measured.
 from ...evaluation.comparison import Comparison, ComparisonEntry
 from ..terminal.comparison_tables import largest_changes
 from ..terminal.verdicts import comparison_verdict, render_difference, render_nats, render_signed, render_size
-from .markup import Section, Table, figure, missing, paragraph
 from .material import Material
+from .parts import Column, Figure, Missing, Paragraph, Part, Section, Table, columns, notes
 from .svg import Chart, Plot, spanning
 
 _WIDTH, _HEIGHT = 480, 420
@@ -17,19 +17,13 @@ TITLE = "Predicted against measured"
 
 
 def comparison_section(material: Material) -> Section:
-    """Show a comparison.
-
-    Args:
-        material: with a comparison, or without.
-
-    Returns:
-        The section.
-    """
+    """A plan beside its baselines, predicted and measured."""
     found = material.comparison
     if found is None:
-        words = "Nothing was measured for this page. Measure the plan beside uniforms, then give it with --comparison:"
-        return Section("comparison", TITLE, missing(words, "scantling compare PLAN -o comparison.json"))
-    chart = agreement_chart(found)
+        words = (
+            "No comparison was given. Measure the plan beside uniform formats, then pass the file with --comparison:"
+        )
+        return Section("comparison", TITLE, (Missing(words, "scantling compare PLAN -o comparison.json"),))
     inputs = "the same" if found.rounding_inputs == "original" else f"{found.rounding_inputs} ones"
     caption = (
         f"Measured on {found.num_sequences} × {found.sequence_length} tokens of {found.text_source} that were not "
@@ -38,14 +32,20 @@ def comparison_section(material: Material) -> Section:
         f"{inputs}. Both axes are logarithmic."
     )
     baselines = [row for row in found.entries if row.role == "baseline"]
-    says = "".join(paragraph(f"{row.name}: {row.says}.", "note") for row in baselines)
-    left_out = "".join(paragraph(f"Left out, {reason}", "note") for reason in found.left_out)
-    html = paragraph(comparison_verdict(found), "verdict") + _contenders(found).html() + says + left_out
-    html += figure(chart, caption) + _kinds(found).html() + _format_changes(found)
-    return Section("comparison", TITLE, html, (chart,))
+    parts: list[Part] = [
+        Paragraph(comparison_verdict(found), "verdict"),
+        _entries(found),
+        *notes([f"{row.name}: {row.says}." for row in baselines]),
+        *notes([f"Left out, {reason}" for reason in found.left_out]),
+        Figure(agreement_chart(found), caption),
+        _kinds(found),
+    ]
+    if found.format_changes:
+        parts.append(_format_changes(found))
+    return Section("comparison", TITLE, tuple(parts))
 
 
-def _contenders(found: Comparison) -> Table:
+def _entries(found: Comparison) -> Table:
     differences = {one.other: render_difference(one) for one in found.differences}
     rows = tuple(
         (
@@ -60,7 +60,7 @@ def _contenders(found: Comparison) -> Table:
         )
         for row in found.entries
     )
-    headings = (
+    headings = columns(
         "", "size#", "bits#", "predicted KL#", "measured KL#", "perplexity#", "same top token#", "plan better by#",
     )  # fmt: skip
     caption = (
@@ -74,47 +74,39 @@ def _contenders(found: Comparison) -> Table:
 def _kinds(found: Comparison) -> Table:
     rows = [row for row in found.entries if row.formats]
     cells = tuple((kind, *(f"{row.bits_by_kind[kind]:.2f}" for row in rows)) for kind in rows[0].bits_by_kind)
-    return Table("kinds", ("", *(f"{row.name}#" for row in rows)), cells, "Average bits by kind of layer")
+    headings = (Column(""), *(Column(row.name, is_numeric=True) for row in rows))
+    return Table("kinds", headings, cells, "Average bits by kind of layer")
 
 
-def _format_changes(found: Comparison) -> str:
-    if not found.format_changes:
-        return ""
+def _format_changes(found: Comparison) -> Table:
     rows = tuple(
         (
-            move.layer,
-            f"{move.before} → {move.after}",
-            f"{move.stored_bytes:+,}",
-            f"{move.share_of_plan_loss:.1%}",
-            f"{move.share_of_other_loss:.1%}",
-            render_signed(move.saved_nats),
-            render_signed(move.paid_nats),
-            render_signed(move.net_nats),
+            change.layer,
+            f"{change.before} → {change.after}",
+            f"{change.stored_bytes:+,}",
+            f"{change.share_of_plan_loss:.1%}",
+            f"{change.share_of_other_loss:.1%}",
+            render_signed(change.saved_nats),
+            render_signed(change.paid_nats),
+            render_signed(change.net_nats),
         )
-        for move in largest_changes(found.format_changes, _MOST_CHANGES)
+        for change in largest_changes(found.format_changes, _MOST_CHANGES)
     )
-    headings = (
+    headings = columns(
         "layer", "change", "bytes#", "share of plan's loss#", "share before#",
         "saved, nats#", "paid, nats#", "net, nats#",
     )  # fmt: skip
     caption = (
-        f"Layers that moved against {found.changes_from}: the {len(rows)} of {len(found.format_changes)} with the most "
-        "to lose if put back. Saved: predicted loss of the layer alone. Paid: what its bytes and bits are worth in "
-        "other layers, at the shadow prices of the plan's limits. Net: the difference, the reduced cost of the old "
+        f"Layers that changed against {found.changes_from}: the {len(rows)} of {len(found.format_changes)} with the "
+        "most to lose if put back. Saved: predicted loss of the layer alone. Paid: what its bytes and bits are worth "
+        "in other layers, at the shadow prices of the plan's limits. Net: the difference, the reduced cost of the old "
         "format."
     )
-    return Table("format_changes", headings, rows, caption).html()
+    return Table("format_changes", headings, rows, caption)
 
 
 def agreement_chart(found: Comparison) -> Chart:
-    """Draw predicted against measured.
-
-    Args:
-        found: the comparison.
-
-    Returns:
-        The picture.
-    """
+    """Draw predicted against measured KL divergence."""
     rows = [row for row in found.entries if row.predicted_kl_nats > 0 and row.measured_kl_nats > 0]
     values = [end for row in rows for pair in _bars(row) for end in pair] or [0.1, 1.0]
     plot = Plot(spanning(values, _LEFT, _RIGHT, log=True), spanning(values, _BOTTOM, _TOP, log=True), rising=True)

@@ -11,27 +11,27 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ...common.errors import ScantlingError
+from ...common.errors import MissingDependencyError, StorageError
 from ...common.files import whole_file
 from ...common.records import Record
-from .markup import Section
 from .material import Material
+from .parts import Section
 from .svg import Chart
 
 _ZOOM = 2  # pixels of a PNG for one of the SVG
 
 
 def require_renderer() -> None:
-    """Refuse to draw PNG files where nothing renders them.
+    """Require what renders PNG files.
 
     Raises:
-        ScantlingError: the extra is not installed.
+        MissingDependencyError: the extra is not installed.
     """
     try:
         import matplotlib  # noqa: F401, PLC0415 - an extra
         import resvg_py  # noqa: F401, PLC0415
     except ImportError as error:
-        raise ScantlingError(
+        raise MissingDependencyError(
             "--figures needs resvg and matplotlib's fonts: pip install 'scantling[pictures]'"
         ) from error
 
@@ -48,12 +48,12 @@ def write_files(material: Material, sections: Sequence[Section], folder: Path) -
         The names of the files.
 
     Raises:
-        ScantlingError: the folder cannot be made.
+        StorageError: the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ScantlingError(f"cannot make the folder {folder}: {error.strerror}. Give another --figures.") from error
+        raise StorageError(f"cannot make the folder {folder}: {error.strerror}. Give another --figures.") from error
     contents: dict[str, bytes] = {}
     for chart in (chart for section in sections for chart in section.charts):
         contents[f"{chart.name}.svg"] = chart.standalone().encode()

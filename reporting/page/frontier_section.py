@@ -5,20 +5,16 @@ Knows nothing about how points are solved.
 
 from dataclasses import dataclass
 
-from ...common.progress import Progress
 from ...common.units import BYTES_PER_UNIT
 from ...hardware.resources import POWER, STORED_BYTES
-from ...planning.baselines import uniform_names
-from ...planning.pareto import Frontier, FrontierPoint, FrontierRequest, sweep_frontier
+from ...planning.pareto import Frontier, FrontierPoint
 from ...planning.plan import Plan
-from ...quantization.formats import IntegerFormat, parse_format
-from ...sensitivity.profile import Profile, uniform_formats
-from ...solver.instance import LOSS, Instance
-from ...solver.milp.base import MilpSolver, SolverSettings
-from ...solver.rules import Limit, LossLimit
+from ...planning.plan_frontiers import integer_uniforms
+from ...sensitivity.profile import uniform_formats
+from ...solver.instance import LOSS
 from ..terminal.verdicts import byte_unit, render_nats
-from .markup import Section, figure, missing, paragraph
 from .material import Material
+from .parts import Figure, Missing, Paragraph, Part, Section
 from .svg import Chart, Plot, spanning
 
 _WIDTH, _HEIGHT = 720, 400
@@ -26,86 +22,19 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 640, 34, 350
 _FILES = {STORED_BYTES: "frontier-bytes", POWER: "frontier-watts"}
 
 
-def frontiers_of(
-    plan: Plan, profile: Profile, num_points: int, search: tuple[MilpSolver, SolverSettings], progress: Progress
-) -> tuple[Frontier, ...]:
-    """Solve the frontiers that a page shows: against bytes, and against watts where the plan's program knows them.
-
-    The plan's rules hold; its limits on the whole plan do not, or the frontier would end where the plan stands.
-
-    Args:
-        plan: the plan.
-        profile: that it was solved from.
-        num_points: of each; none are solved for 0.
-        search: the engine and its settings.
-        progress: is told of every point.
-
-    Returns:
-        The frontiers.
-    """
-    if num_points == 0:
-        return ()
-    program = _without_limits(plan.program)
-    found = []
-    for row in (STORED_BYTES, POWER):
-        if row not in program.row_index:
-            continue
-        highest = _largest(plan, program, profile, row)
-        step, measure = program.row(row).step, program.row(row).measure
-        bound = f"{highest} B" if measure == "bytes" else f"{highest * step:.9g} W"
-        sweep = FrontierRequest((row,), highest=(bound,), points=str(num_points))
-        found.append(sweep_frontier(profile, program, sweep, *search, progress))
-    return tuple(found)
-
-
-def _without_limits(program: Instance) -> Instance:
-    kept = [
-        rule
-        for rule in program.rules
-        if not isinstance(rule, LossLimit) and not (isinstance(rule, Limit) and rule.units is None)
-    ]
-    return Instance(program.units, program.rows, program.domains, tuple(kept), program.loss, (LOSS,))
-
-
-def _largest(plan: Plan, program: Instance, profile: Profile, row: str) -> int:
-    """Give what the plan or the largest uniform of integers takes: beyond, there is nothing to see."""
-    sizes = [program.amount(row, plan.choice())]
-    sizes += [_amount(program, profile, name, row) for name in _integers(profile)]
-    return max(sizes)
-
-
-def _integers(profile: Profile) -> list[str]:
-    return [name for name in uniform_names(profile) if isinstance(parse_format(name), IntegerFormat)]
-
-
-def _amount(program: Instance, profile: Profile, name: str, row: str) -> int:
-    formats = uniform_formats(profile, name)
-    return program.amount(row, [unit.formats.index(formats[unit.name]) for unit in program.units])
-
-
 def frontier_section(material: Material) -> Section:
-    """Show the frontiers.
-
-    Args:
-        material: with frontiers, or without.
-
-    Returns:
-        The section.
-    """
+    """The frontiers, with the certificate of the plan."""
     title = "Loss against size and power"
     if not material.frontiers:
-        return Section(
-            "frontier", title, missing("No frontier was solved. Make one with:", "scantling report PLAN --points 40")
-        )
-    drawn = [_FrontierChart(material, found) for found in material.frontiers]
-    charts = [chart.draw() for chart in drawn]
-    html = "".join(figure(chart, one.caption()) for chart, one in zip(charts, drawn, strict=True))
-    if all(one.row != POWER for one in drawn):
-        html += missing(
-            "The plan's program knows no watts. State machine and rate when it is solved:",
-            'scantling solve PROFILE --hardware NAME --rate "26 tok/s"',
-        )
-    return Section("frontier", title, paragraph(_certificate(material.plan)) + html, tuple(charts))
+        words = "No frontier was solved. Make one with:"
+        return Section("frontier", title, (Missing(words, "scantling report PLAN --points 40"),))
+    charts = [_FrontierChart(material, found) for found in material.frontiers]
+    parts: list[Part] = [Paragraph(_certificate(material.plan))]
+    parts += [Figure(chart.draw(), chart.caption()) for chart in charts]
+    if all(chart.row != POWER for chart in charts):
+        words = "The plan's program knows no watts. State hardware and rate when it is solved:"
+        parts.append(Missing(words, 'scantling solve PROFILE --hardware NAME --rate "26 tok/s"'))
+    return Section("frontier", title, tuple(parts))
 
 
 def _certificate(plan: Plan) -> str:
@@ -204,7 +133,7 @@ class _FrontierChart:
 
     def _predicted(self) -> list[_Mark]:
         plan, profile = self.material.plan, self.material.profile
-        sets = {f"uniform {name}": uniform_formats(profile, name) for name in _integers(profile)}
+        sets = {f"uniform {name}": uniform_formats(profile, name) for name in integer_uniforms(profile)}
         marks = [
             self._mark(formats, name, "baseline", profile.predict(formats), "predicted")
             for name, formats in sets.items()

@@ -1,73 +1,41 @@
 """The allocation as a picture: one row a kind of layer, one column a block, the digit is the width.
 
-Kinds that differ only in a number, as the experts of a mixture do, share a row; a cell of several layers shows their
-average.
+A cell of several layers, as the experts of a mixture are, shows their average.
 
 Knows nothing about pages.
 """
 
-import re
-from collections import defaultdict
 from collections.abc import Sequence
 from html import escape
 
-from ...planning.plan import Assignment, Plan, average_bits
+from ...planning.plan import Assignment, Plan
+from ..allocation import grid_of, mean_bits
 from ..terminal.colours import bits_colours
 from .svg import Chart, number, text
 
 _CELL, _LEFT, _TOP = 22, 150, 34
-_NUMBERED = re.compile(r"(?<=\.)\d+(?=\.)")
 _FLOAT = "f"
 
 
 def heat_map(plan: Plan) -> Chart:
-    """Draw a plan.
-
-    Args:
-        plan: the plan.
-
-    Returns:
-        The picture; every cell has its details as its title.
-    """
-    cells: dict[tuple[str, int], list[Assignment]] = defaultdict(list)
-    for one in plan.assignments:
-        if one.block is not None:
-            cells[_NUMBERED.sub("*", one.kind), one.block].append(one)
-    kinds = list(dict.fromkeys(kind for kind, _ in cells))
-    blocks = sorted({block for _, block in cells})
-    parts = [_head(blocks)]
-    for row, kind in enumerate(kinds):
+    """Draw a plan; every cell has its details as its title."""
+    grid = grid_of(plan.assignments)
+    parts = [_head(grid.blocks)]
+    right = _LEFT + len(grid.blocks) * _CELL
+    for row, kind in enumerate(grid.kinds):
         y = _TOP + row * _CELL
         parts.append(text(_LEFT - 8, y + 15, kind, "", "end"))
-        for column, block in enumerate(blocks):
-            if cells[kind, block]:
-                parts.append(_cell(plan, cells[kind, block], _LEFT + column * _CELL, y))
-        members = [one for block in blocks for one in cells[kind, block]]
-        parts.append(text(_LEFT + len(blocks) * _CELL + 8, y + 15, f"{_average(members):.2f}", "faint"))
-    for column, block in enumerate(blocks):
-        members = [one for kind in kinds for one in cells[kind, block]]
-        x, y = _LEFT + column * _CELL + _CELL / 2, _TOP + len(kinds) * _CELL + 15
-        parts.append(f'<g class="cell">{text(x, y, f"{_average(members):.1f}", "faint")}</g>')
-    height = _TOP + len(kinds) * _CELL + 24
-    return Chart(
-        "allocation",
-        "Bits of every layer, by kind and block",
-        _LEFT + len(blocks) * _CELL + 46,
-        height,
-        "".join(parts),
-    )
-
-
-def outside_blocks(plan: Plan) -> Sequence[Assignment]:
-    """List the layers that the picture does not show.
-
-    Args:
-        plan: the plan.
-
-    Returns:
-        Those outside the blocks.
-    """
-    return [one for one in plan.assignments if one.block is None]
+        parts += [
+            _cell(plan, grid.cell(kind, block), _LEFT + column * _CELL, y)
+            for column, block in enumerate(grid.blocks)
+            if grid.cell(kind, block)
+        ]
+        parts.append(text(right + 8, y + 15, f"{mean_bits(grid.row(kind)):.2f}", "faint"))
+    bottom = _TOP + len(grid.kinds) * _CELL
+    for column, block in enumerate(grid.blocks):
+        mean = text(_LEFT + column * _CELL + _CELL / 2, bottom + 15, f"{mean_bits(grid.column(block)):.1f}", "faint")
+        parts.append(f'<g class="cell">{mean}</g>')
+    return Chart("allocation", "Bits of every layer, by kind and block", right + 46, bottom + 24, "".join(parts))
 
 
 def _head(blocks: Sequence[int]) -> str:
@@ -80,7 +48,7 @@ def _head(blocks: Sequence[int]) -> str:
 
 
 def _cell(plan: Plan, members: Sequence[Assignment], x: float, y: float) -> str:
-    bits = _average(members)
+    bits = mean_bits(members)
     ink, ground = bits_colours(bits)
     digit = _FLOAT if bits == 16 else f"{bits:.1f}".removesuffix(".0")
     centre = f'x="{number(x + _CELL / 2)}" y="{number(y + 15)}"'
@@ -98,7 +66,3 @@ def _details(plan: Plan, members: Sequence[Assignment]) -> str:
     name = members[0].layer if len(members) == 1 else f"{len(members)} layers such as {members[0].layer}"
     formats = ", ".join(dict.fromkeys(one.format for one in members))
     return f"{name}: {formats}; {stored:,} bytes; predicted loss {nats:.3g} nats{share}"
-
-
-def _average(members: Sequence[Assignment]) -> float:
-    return average_bits([(one.bits, one.num_weights) for one in members])

@@ -6,30 +6,29 @@ Knows nothing about how prices were found.
 from ...planning.explanation import LimitUnit, describe_freedom, describe_price
 from ...planning.plan import LimitUse, Plan
 from ...solver.rules import Limit, LossLimit
-from .markup import Section, Table, paragraph
+from .parts import Paragraph, Part, Section, Table, columns, notes
 
 
 def limits_section(plan: Plan) -> Section:
-    """Show the limits of a plan.
+    """The limits of a plan, and its rules."""
+    parts: list[Part] = [_uses(plan) if plan.limits else Paragraph("The plan has no numeric limits.")]
+    others = [rule for rule in plan.program.rules if not isinstance(rule, Limit | LossLimit)]
+    if others:
+        parts.append(Paragraph(f"Beside the limits, {len(others)} rules about formats hold:"))
+        parts += notes([f"{rule.name} ({rule.origin})" if rule.origin else rule.name for rule in others])
+    freedom = describe_freedom(plan)
+    if freedom:
+        parts.append(Paragraph(freedom))
+    return Section("limits", "Limits and prices", tuple(parts))
 
-    Args:
-        plan: the plan.
 
-    Returns:
-        The section.
-    """
-    rows = tuple(_row(plan, use) for use in plan.limits)
-    headings = ("limit", "stated", "used", "bound", "slack", "shadow price", "effect")
+def _uses(plan: Plan) -> Table:
+    headings = columns("limit", "stated", "used", "bound", "slack", "shadow price", "effect")
     caption = (
         "Shadow prices are those of the linear relaxation at the optimum: what the first objective would fall by for a "
         "little more of the limit."
     )
-    table = Table("limits", headings, rows, caption).html() if rows else paragraph("The plan has no numeric limits.")
-    others = [rule for rule in plan.program.rules if not isinstance(rule, Limit | LossLimit)]
-    words = "".join(paragraph(f"{rule.name}{f' ({rule.origin})' if rule.origin else ''}", "note") for rule in others)
-    heading = paragraph(f"Beside the limits, {len(others)} rules about formats hold:") if others else ""
-    freedom = describe_freedom(plan)
-    return Section("limits", "Limits and prices", table + heading + words + (paragraph(freedom) if freedom else ""))
+    return Table("limits", headings, tuple(_row(plan, use) for use in plan.limits), caption)
 
 
 def _row(plan: Plan, use: LimitUse) -> tuple[str, ...]:

@@ -6,11 +6,12 @@ Knows nothing about pages.
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...common.errors import ScantlingError
+from ...common.errors import InputError
 from ...common.files import file_sha256
 from ...evaluation.cache import formats_sha256
 from ...evaluation.comparison import Comparison, read_comparison
 from ...evaluation.safety.record import PlanSafety, SafetyFile, read_safety
+from ...planning.diagnosis import NaiveCounterpart
 from ...planning.pareto import Frontier
 from ...planning.plan import Plan
 from ...sensitivity.profile import Profile
@@ -38,6 +39,7 @@ class Material:
     Attributes:
         plan: the plan.
         profile: that it was solved from.
+        naive: what the plan's bytes buy without a program; None where no uniform format is as small.
         comparison: what ``scantling compare`` measured; None where it was not given.
         safety: what ``scantling safety`` measured; None where it was not given.
         frontiers: of the plan's program, against bytes first.
@@ -46,6 +48,7 @@ class Material:
 
     plan: Plan
     profile: Profile
+    naive: NaiveCounterpart | None
     comparison: Comparison | None
     safety: SafetyFile | None
     frontiers: tuple[Frontier, ...]
@@ -53,7 +56,7 @@ class Material:
 
     @property
     def judged(self) -> PlanSafety | None:
-        """The plan's own factors; None where the safety file does not speak of it."""
+        """The plan's own factors; None where the safety file does not cover it."""
         if self.safety is None:
             return None
         own = formats_sha256(self.plan.formats())
@@ -76,16 +79,7 @@ class Measurements:
 
 
 def read_measurements(plan: Plan, comparison_path: Path | None, safety_path: Path | None) -> Measurements:
-    """Read what was measured, and refuse what was measured of something else.
-
-    Args:
-        plan: the plan of the page.
-        comparison_path: written by ``scantling compare``.
-        safety_path: written by ``scantling safety``.
-
-    Returns:
-        The measurements.
-    """
+    """Read what ``scantling compare`` and ``scantling safety`` measured of a plan; what is of another is refused."""
     comparison, safety, sources = None, None, []
     if comparison_path is not None:
         comparison = read_comparison(comparison_path)
@@ -103,7 +97,7 @@ def _require_same_comparison(plan: Plan, comparison: Comparison, path: Path) -> 
     measured = dict(zip(comparison.layers, comparison.entries[0].formats, strict=False))
     different = sum(measured.get(layer) != name for layer, name in plan.formats().items())
     if different:
-        raise ScantlingError(
+        raise InputError(
             f"the comparison {path} is of another plan: {different} of {len(plan.assignments)} layers have other "
             "formats there. Measure this plan with: scantling compare PLAN -o FILE"
         )
@@ -111,12 +105,12 @@ def _require_same_comparison(plan: Plan, comparison: Comparison, path: Path) -> 
 
 def _require_same_origin(plan: Plan, measured: Comparison | SafetyFile, what: str, command: str) -> None:
     if measured.model_sha256 != plan.model_sha256:
-        raise ScantlingError(
+        raise InputError(
             f"{what} is of the model {measured.model_source!r} with weights {measured.model_sha256[:12]}…, the plan of "
             f"{plan.model_source!r} with {plan.model_sha256[:12]}…. Measure this plan with: {command} PLAN"
         )
     if measured.profile_sha256 != plan.profile_sha256:
-        raise ScantlingError(
+        raise InputError(
             f"{what} rests on the profile {measured.profile_sha256[:12]}…, the plan on {plan.profile_sha256[:12]}…: "
             f"their predictions need not compare. Measure this plan with: {command} PLAN"
         )

@@ -5,19 +5,12 @@ Knows nothing about what the numbers mean.
 
 from ... import __version__
 from ...planning.plan import Plan
-from .markup import Section, Table, paragraph
 from .material import Material
+from .parts import Paragraph, Section, Table, columns
 
 
 def provenance_section(material: Material) -> Section:
-    """Show where the page's content comes from.
-
-    Args:
-        material: of the page.
-
-    Returns:
-        The section.
-    """
+    """The files, seeds and versions behind the page."""
     plan, record = material.plan, material.profile.record
     sequences = f"{len(material.profile.rounding_token_ids)} + {len(material.profile.pricing_token_ids)}"
     rounding = ", ".join(f"{key} {value}" for key, value in record.rounding.items())
@@ -39,7 +32,7 @@ def provenance_section(material: Material) -> Section:
         ("versions", f"profile by {record.scantling_version}, plan by {plan.scantling_version}, page by {__version__}"),
     )
     note = "The page holds no date: the same files give the same page, byte for byte."
-    return Section("provenance", "Provenance", Table("provenance", ("", ""), rows).html() + paragraph(note, "note"))
+    return Section("provenance", "Provenance", (Table("provenance", columns("", ""), rows), Paragraph(note, "note")))
 
 
 def _proof(plan: Plan) -> tuple[tuple[str, str], ...]:

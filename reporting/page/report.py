@@ -11,23 +11,16 @@ from .allocation_section import allocation_section
 from .comparison_section import comparison_section
 from .frontier_section import frontier_section
 from .limits_section import limits_section
-from .markup import Section
 from .material import Material
 from .page import page
+from .parts import Section
 from .provenance_section import provenance_section
 from .safety_section import safety_section
 from .summary import summary_section
 
 
 def sections_of(material: Material) -> tuple[Section, ...]:
-    """Make all sections of a page.
-
-    Args:
-        material: what it shows.
-
-    Returns:
-        The sections in their order; one whose material is not there says what makes it.
-    """
+    """All sections of a page, in order; one whose material is missing says which command makes it."""
     return (
         summary_section(material),
         allocation_section(material.plan),
@@ -40,13 +33,7 @@ def sections_of(material: Material) -> tuple[Section, ...]:
 
 
 def write_page(material: Material, sections: Sequence[Section], path: Path) -> None:
-    """Write the page, whole or not at all.
-
-    Args:
-        material: what it shows.
-        sections: of the page.
-        path: the file, replaced where it exists.
-    """
+    """Write the page, whole or not at all; a file at ``path`` is replaced."""
     name = Path(material.plan.model_source).name
     written = page(f"Bit allocation of {name}", "Which storage format every weight matrix gets, and why.", sections)
     with whole_file(path) as partial:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from ...evaluation.bootstrap import Interval
 from ...evaluation.safety.record import DomainCurve, DomainQuality, MeasuredPlan, PlanSafety, SafetyFile, ThresholdPoint
-from .markup import Section, Table, figure, missing, paragraph
 from .material import Material
+from .parts import Figure, Missing, Section, Table, columns, notes
 from .svg import Chart, Plot, spanning, text
 
 _WIDTH, _HEIGHT = 720, 400
@@ -17,23 +17,13 @@ TITLE = "Load and deflection: how far from breaking"
 
 
 def safety_section(material: Material) -> Section:
-    """Show the curve of every domain, and the factors.
-
-    Args:
-        material: with a safety file, or without.
-
-    Returns:
-        The section.
-    """
+    """The curve of every domain, and the factors."""
     safety = material.safety
     if safety is None:
-        words = "No factor of safety was measured for this page. Measure one, then give it with --safety:"
-        return Section("safety", TITLE, missing(words, "scantling safety PLAN -o safety.json"))
-    charts = [deflection_chart(safety, curve) for curve in safety.curves]
-    figures = "".join(
-        figure(chart, _caption(safety, curve)) for chart, curve in zip(charts, safety.curves, strict=True)
-    )
-    return Section("safety", TITLE, _factors(safety).html() + _prediction_margins(safety) + figures, tuple(charts))
+        words = "No factor of safety was given. Measure one, then pass the file with --safety:"
+        return Section("safety", TITLE, (Missing(words, "scantling safety PLAN -o safety.json"),))
+    figures = [Figure(deflection_chart(safety, curve), _caption(safety, curve)) for curve in safety.curves]
+    return Section("safety", TITLE, (_factors(safety), *notes(_prediction_margins(safety)), *figures))
 
 
 def _factors(safety: SafetyFile) -> Table:
@@ -52,34 +42,25 @@ def _factors(safety: SafetyFile) -> Table:
         for found in safety.plans
     )
     confidence = f"{safety.bootstrap.confidence:.0%}"
-    headings = (
+    headings = columns(
         "plan", "factor at yield#", "lower bound#", "at collapse#", "lower bound#", "γ", "required#", "margin#", "",
     )  # fmt: skip
     caption = (
         f"Factors of safety, the least over the domains; bounds: lower ends of {confidence} intervals, and these "
-        "decide. ≥: the ladder ends before the model yields, or collapses."
+        "decide. ≥: the sweep ends before the model yields, or collapses."
     )
     return Table("factors", headings, rows, caption)
 
 
 def render_factor(found: PlanSafety) -> str:
-    """Write a factor at yield.
-
-    Args:
-        found: of a plan.
-
-    Returns:
-        The factor; with ≥ where the ladder ends before the yield in the domain that governs.
-    """
+    """Write a factor at yield, with ≥ where the sweep ends before the yield in the domain that governs."""
     governing = next(domain for domain in found.domains if domain.domain == found.governing_domain)
     return f"{'≥ ' if governing.at_least_at_yield else ''}{found.factor:.2f}"
 
 
-def _prediction_margins(safety: SafetyFile) -> str:
-    origins = dict.fromkeys(
-        f"γ = {found.prediction_margin.value:.3g}: {found.prediction_margin.origin}" for found in safety.plans
-    )
-    return "".join(paragraph(origin, "note") for origin in origins)
+def _prediction_margins(safety: SafetyFile) -> list[str]:
+    margins = [found.prediction_margin for found in safety.plans]
+    return list(dict.fromkeys(f"γ = {margin.value:.3g}: {margin.origin}" for margin in margins))
 
 
 def _caption(safety: SafetyFile, curve: DomainCurve) -> str:
@@ -94,19 +75,11 @@ def _caption(safety: SafetyFile, curve: DomainCurve) -> str:
 
 
 def _unless_reached(point: ThresholdPoint) -> str:
-    return "" if point.reached else f" (not reached by the ladder: more than {point.kl_nats.estimate:.3g} nats)"
+    return "" if point.reached else f" (not reached by the sweep: more than {point.kl_nats.estimate:.3g} nats)"
 
 
 def deflection_chart(safety: SafetyFile, curve: DomainCurve) -> Chart:
-    """Draw the curve of one domain.
-
-    Args:
-        safety: what was measured.
-        curve: the domain.
-
-    Returns:
-        The picture.
-    """
+    """Draw the curve of one domain."""
     sweep_points = _measured(safety.sweep, curve.domain)
     plans = _measured([found.plan for found in safety.plans], curve.domain)
     everyone = [*sweep_points, *plans]

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from html import escape
 
+from markupsafe import Markup
+
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 LIGHT = {
     "ink": "#1b1b1b",
@@ -31,14 +33,7 @@ DARK = {
 
 
 def chart_style(colours: dict[str, str]) -> str:
-    """Give the style of all charts.
-
-    Args:
-        colours: by role.
-
-    Returns:
-        CSS rules.
-    """
+    """CSS rules of all charts, for colours by role."""
     ink, faint, plan, baseline, line = (colours[role] for role in ("ink", "faint", "plan", "baseline", "line"))
     return (
         f".chart text{{fill:{ink};font-family:{FONT};font-size:12px}}"
@@ -56,10 +51,7 @@ _MARGIN = 76  # pixels on the right of the axes, for words
 
 
 def number(value: float) -> str:
-    """Write a coordinate.
-
-    Args:
-        value: in pixels.
+    """Write a coordinate in pixels.
 
     Returns:
         At most one decimal.
@@ -92,15 +84,7 @@ def text(x: float, y: float, words: str, css: str = "", anchor: str = "start") -
 
 
 def titled(mark: str, title: str) -> str:
-    """Give a mark a title, which is shown when the pointer rests on it.
-
-    Args:
-        mark: an element.
-        title: anything; it is escaped.
-
-    Returns:
-        A group.
-    """
+    """Group a mark with a title, which is shown when the pointer rests on it; the title is escaped."""
     return f"<g><title>{escape(title)}</title>{mark}</g>"
 
 
@@ -124,9 +108,6 @@ class Scale:
 
     def __call__(self, value: float) -> float:
         """Place a value.
-
-        Args:
-            value: of the axis.
 
         Returns:
             Its pixel.
@@ -166,17 +147,7 @@ def _round_step(rough: float) -> float:
 
 
 def spanning(values: list[float], start: float, end: float, *, log: bool = False) -> Scale:
-    """Make a scale that holds values, with some room around them.
-
-    Args:
-        values: what it shall hold, positive for a logarithmic one.
-        start: the first pixel.
-        end: the last.
-        log: whether it is logarithmic.
-
-    Returns:
-        The scale.
-    """
+    """Make a scale from pixel ``start`` to ``end`` with some room around the values, which ``log`` needs positive."""
     low, high = min(values), max(values)
     if log:
         room = (high / low) ** 0.06 * 1.03
@@ -203,20 +174,12 @@ class Chart:
     height: float
     body: str
 
-    def inline(self) -> str:
-        """Give it for a page whose style has the chart's rules.
-
-        Returns:
-            An element.
-        """
-        return self._wrapped(f"<title>{escape(self.title)}</title>")
+    def inline(self) -> Markup:
+        """The element for a page whose style has the chart's rules; what is shown in it is escaped already."""
+        return Markup(self._wrapped(f"<title>{escape(self.title)}</title>"))  # noqa: S704
 
     def standalone(self) -> str:
-        """Give it as a file of its own, on white.
-
-        Returns:
-            A whole SVG document.
-        """
+        """A whole SVG document, on white."""
         style = f"<title>{escape(self.title)}</title><style>{chart_style(LIGHT)}</style>"
         return self._wrapped(f'{style}<rect width="100%" height="100%" fill="#ffffff"/>') + "\n"
 
@@ -248,14 +211,7 @@ class Plot:
     def axes(
         self, x_label: str, y_label: str, x_words: Callable[[float], str], y_words: Callable[[float], str]
     ) -> None:
-        """Draw grid, ticks and labels.
-
-        Args:
-            x_label: below.
-            y_label: above the vertical axis.
-            x_words: writes a horizontal tick.
-            y_words: writes a vertical one.
-        """
+        """Draw grid, ticks and labels; ``x_words`` and ``y_words`` write a tick."""
         left, right, bottom, top = self.x.start, self.x.end, self.y.start, self.y.end
         for tick in self.y.ticks():
             y = self.y(tick)
@@ -270,13 +226,7 @@ class Plot:
         self.parts.append(text(left - 44, top - 12, y_label))
 
     def line(self, first: tuple[float, float], second: tuple[float, float], css: str) -> None:
-        """Draw a line between pixels.
-
-        Args:
-            first: one end.
-            second: the other.
-            css: classes.
-        """
+        """Draw a line between pixels."""
         ends = " ".join(
             f'{axis}{index}="{number(value)}"'
             for index, end in ((1, first), (2, second))
@@ -285,34 +235,18 @@ class Plot:
         self.parts.append(f'<line class="{css}" {ends}/>')
 
     def path(self, points: list[tuple[float, float]], css: str) -> None:
-        """Draw a line through values.
-
-        Args:
-            points: values of both axes.
-            css: classes.
-        """
+        """Draw a line through values of both axes."""
         coordinates = " ".join(f"{number(self.x(x))},{number(self.y(y))}" for x, y in points)
         self.parts.append(f'<polyline class="{css}" points="{coordinates}"/>')
 
     def band(self, points: list[tuple[float, float, float]], css: str = "band") -> None:
-        """Fill between two curves.
-
-        Args:
-            points: horizontal value, lower and upper vertical value.
-            css: classes.
-        """
+        """Fill between two curves; a point is a horizontal value, a lower and an upper vertical one."""
         around = [(x, low) for x, low, _ in points] + [(x, high) for x, _, high in reversed(points)]
         coordinates = " ".join(f"{number(self.x(x))},{number(self.y(y))}" for x, y in around)
         self.parts.append(f'<polygon class="{css}" points="{coordinates}"/>')
 
     def mark(self, at: tuple[float, float], css: str, title: str) -> None:
-        """Draw a mark: a diamond for plans, a circle for all else.
-
-        Args:
-            at: values of both axes.
-            css: classes; ``plan`` makes a diamond.
-            title: shown when the pointer rests on it.
-        """
+        """Draw a mark at values of both axes: a diamond for the class ``plan``, a circle for all else."""
         x, y = self.x(at[0]), self.y(at[1])
         shape = f'<circle class="{css}" cx="{number(x)}" cy="{number(y)}" r="{"3" if css == "dot" else "4.5"}"/>'
         if "plan" in css.split():
@@ -321,13 +255,7 @@ class Plot:
         self.parts.append(titled(shape, title))
 
     def words(self, at: tuple[float, float], words: str, css: str) -> None:
-        """Write beside a mark: what is a plan's on the left, all else on the right where there is room.
-
-        Args:
-            at: values of both axes.
-            words: what to write.
-            css: classes; ``plan`` stands on the left.
-        """
+        """Write beside a mark: what has the class ``plan`` on the left, all else on the right where there is room."""
         x, y, width = self.x(at[0]), self.y(at[1]), 7.0 * len(words)
         left = "plan" in css.split() and x - width > self.x.start
         above, below = -9, 17

@@ -15,13 +15,10 @@ _COLOURS = {
 
 
 def bits_colours(bits: float) -> tuple[str, str]:
-    """Give the colours of a width.
-
-    Args:
-        bits: the width, or an average of widths.
+    """Ink and ground of a width, or of an average of widths: those of the nearest width that has colours.
 
     Returns:
-        The ink and the ground, those of the nearest width that has colours.
+        Two hexadecimal colours.
 
     >>> bits_colours(3)
     ('#000000', '#8fd744')

@@ -1,4 +1,4 @@
-"""A comparison in the terminal: the verdict, the rows, the widths, the layers that moved.
+"""A comparison in the terminal: the verdict, the rows, the widths, the layers that changed.
 
 Knows nothing about how it was measured.
 """
@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...evaluation.comparison import Comparison, FormatChange
+from .tables import Column, fitting_table, name_column, number_columns
 from .verdicts import comparison_verdict, render_difference, render_nats, render_signed, render_size
 
 _MOST_CHANGES = 8
@@ -16,18 +17,19 @@ _WIDE = 110  # columns
 _BLOCKS_A_LINE = 10
 
 
-def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Show a comparison, the verdict first.
-
-    Args:
-        comparison: the comparison.
-        console: where.
-    """
+def print_comparison(comparison: Comparison, console: Console, *, details: bool = True) -> None:
+    """Print a comparison, the verdict first; without ``details`` only the rows and how they were measured."""
     console.print(comparison_verdict(comparison), style="bold")
     wide = console.width >= _WIDE
-    console.print(_rows(comparison, wide=wide))
+    console.print(_rows(comparison, console.width, wide=wide))
+    if details:
+        _print_details(comparison, console, wide=wide)
+    console.print(_describe_method(comparison), style="dim")
+
+
+def _print_details(comparison: Comparison, console: Console, *, wide: bool) -> None:
     if not wide and comparison.differences:
-        console.print(_differences(comparison))
+        console.print(_differences(comparison, console.width))
     for row in comparison.entries:
         if row.says and row.role == "baseline":
             console.print(f"{row.name}: {row.says}.", style="dim")
@@ -36,17 +38,15 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print()
     _print_widths(comparison, console)
     _print_changes(comparison, console, wide=wide)
-    _print_method(comparison, console)
+    console.print()
 
 
-def _rows(comparison: Comparison, *, wide: bool) -> Table:
-    table = Table("", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+def _rows(comparison: Comparison, width: int, *, wide: bool) -> Table:
     headings = ["size", "bits", "predicted\nKL", "measured\nKL", "ppl"]
-    for heading in [*headings, "plan better by\nKL (interval)"] if wide else headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+    columns = number_columns(*headings, *(["plan better by\nKL (interval)"] if wide else []))
     differences = {found.other: render_difference(found) for found in comparison.differences}
-    for row in comparison.entries:
-        table.add_row(
+    rows = [
+        (
             row.name,
             render_size(row.stored_bytes),
             f"{row.average_bits:.2f}",
@@ -54,16 +54,17 @@ def _rows(comparison: Comparison, *, wide: bool) -> Table:
             render_nats(row.measured_kl_nats, row.measured_kl_standard_error_nats) if row.role != "original" else "0",
             f"{row.measured_perplexity:.2f}",
             *([differences.get(row.name, "")] if wide else []),
-            style="bold" if row.role == "plan" else "",
         )
-    return table
+        for row in comparison.entries
+    ]
+    styles = ["bold" if row.role == "plan" else "" for row in comparison.entries]
+    return fitting_table((name_column(""), *columns), rows, width, styles=styles)
 
 
-def _differences(comparison: Comparison) -> Table:
-    table = Table("plan better by, KL (interval)", "", box=None, pad_edge=False)
-    for found in comparison.differences:
-        table.add_row(f"than {found.other}", render_difference(found))
-    return table
+def _differences(comparison: Comparison, width: int) -> Table:
+    columns = (name_column("plan better by, KL (interval)"), Column(""))
+    rows = [(f"than {found.other}", render_difference(found)) for found in comparison.differences]
+    return fitting_table(columns, rows, width)
 
 
 def _print_widths(comparison: Comparison, console: Console) -> None:
@@ -71,16 +72,19 @@ def _print_widths(comparison: Comparison, console: Console) -> None:
     others = [row for row in comparison.entries if row.role == "plan"][1:] + [
         row for row in comparison.entries if row.name.startswith("even ")
     ]
-    table = Table("average bits by kind", plan.name, *(row.name for row in others), box=None, pad_edge=False)
-    for kind, bits in plan.bits_by_kind.items():
-        table.add_row(kind, f"{bits:.2f}", *(f"{row.bits_by_kind[kind]:.2f}" for row in others))
-    console.print(table)
+    headings = [plan.name, *(row.name for row in others)]
+    columns = (name_column("average bits by kind"), *(Column(name, gives_way=True) for name in headings))
+    rows = [
+        (kind, f"{bits:.2f}", *(f"{row.bits_by_kind[kind]:.2f}" for row in others))
+        for kind, bits in plan.bits_by_kind.items()
+    ]
+    console.print(fitting_table(columns, rows, console.width))
     blocks = list(plan.bits_by_block.items())
     if blocks:
         console.print("average bits of the plan by block")
     for start in range(0, len(blocks), _BLOCKS_A_LINE):
         part = blocks[start : start + _BLOCKS_A_LINE]
-        console.print(f"  from {part[0][0]:>3}   " + "  ".join(f"{bits:4.2f}" for _, bits in part))
+        console.print(f"  from {part[0][0]:>3}  " + "  ".join(f"{bits:4.2f}" for _, bits in part))
 
 
 def _print_changes(comparison: Comparison, console: Console, *, wide: bool) -> None:
@@ -90,15 +94,15 @@ def _print_changes(comparison: Comparison, console: Console, *, wide: bool) -> N
     if not comparison.format_changes:
         console.print(f"No layer differs from {comparison.changes_from}.")
         return
-    wider = [move for move in comparison.format_changes if move.stored_bytes > 0]
-    narrower = [move for move in comparison.format_changes if move.stored_bytes < 0]
+    wider = [change for change in comparison.format_changes if change.stored_bytes > 0]
+    narrower = [change for change in comparison.format_changes if change.stored_bytes < 0]
     console.print(
         f"Against {comparison.changes_from}, {len(wider)} layers are larger ({_describe_sum(wider)}) and "
         f"{len(narrower)} smaller ({_describe_sum(narrower)}), predicted. Where most was gained:"
     )
-    console.print(_changes_table(largest_changes(comparison.format_changes, _MOST_CHANGES), wide=wide))
-    if any(move.net_nats is None for move in comparison.format_changes):
-        console.print("Nothing is known of what the bytes are worth elsewhere: the plan has no shadow prices.")
+    console.print(_changes_table(largest_changes(comparison.format_changes, _MOST_CHANGES), console.width, wide=wide))
+    if any(change.net_nats is None for change in comparison.format_changes):
+        console.print("The plan has no shadow prices, so what these bytes are worth elsewhere is not known.")
     else:
         console.print(
             "saved: predicted loss, for the layer alone. net: that less what its bytes and bits are worth in other "
@@ -112,54 +116,47 @@ def _print_changes(comparison: Comparison, console: Console, *, wide: bool) -> N
 
 
 def largest_changes(found: Sequence[FormatChange], count: int) -> list[FormatChange]:
-    """Pick the moves that matter most.
-
-    Args:
-        found: moves.
-        count: how many.
-
-    Returns:
-        Those of the largest net gain, or of the largest change of loss where there are no prices.
-    """
-    return sorted(found, key=lambda move: -(abs(move.saved_nats) if move.net_nats is None else move.net_nats))[:count]
+    """The format changes of the largest net gain, or of the largest change of loss where there are no prices."""
+    return sorted(found, key=lambda change: -(abs(change.saved_nats) if change.net_nats is None else change.net_nats))[
+        :count
+    ]
 
 
 def _describe_sum(found: Sequence[FormatChange]) -> str:
-    num_bytes = sum(move.stored_bytes for move in found)
-    nats = sum(move.saved_nats for move in found)
+    num_bytes = sum(change.stored_bytes for change in found)
+    nats = sum(change.saved_nats for change in found)
     return f"{'+' if num_bytes >= 0 else '−'}{render_size(abs(num_bytes))}, {-nats:+.4f} nats"
 
 
-def _changes_table(found: Sequence[FormatChange], *, wide: bool) -> Table:
-    table = Table("layer", "change", box=None, pad_edge=False)
-    for heading in ("bytes", "share\nof loss", "saved\nnats", *(["paid\nnats"] if wide else []), "net\nnats"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for move in found:
-        table.add_row(
-            _short(move),
-            f"{move.before} → {move.after}",
-            f"{move.stored_bytes:+,}",
-            f"{move.share_of_plan_loss:.1%}",
-            render_signed(move.saved_nats),
-            *([render_signed(move.paid_nats)] if wide else []),
-            render_signed(move.net_nats),
+def _changes_table(found: Sequence[FormatChange], width: int, *, wide: bool) -> Table:
+    numbers = ("bytes", "share\nof loss", "saved\nnats", *(["paid\nnats"] if wide else []), "net\nnats")
+    rows = [
+        (
+            _short(change),
+            f"{change.before} → {change.after}",
+            f"{change.stored_bytes:+,}",
+            f"{change.share_of_plan_loss:.1%}",
+            render_signed(change.saved_nats),
+            *([render_signed(change.paid_nats)] if wide else []),
+            render_signed(change.net_nats),
         )
-    return table
+        for change in found
+    ]
+    columns = (name_column("layer"), Column("change", "left"), *number_columns(*numbers))
+    return fitting_table(columns, rows, width, gap=2 if wide else 1)
 
 
-def _short(move: FormatChange) -> str:
-    return move.layer if move.block is None else f"{move.block}.{move.kind}"
+def _short(change: FormatChange) -> str:
+    return change.layer if change.block is None else f"{change.block}.{change.kind}"
 
 
-def _print_method(comparison: Comparison, console: Console) -> None:
+def _describe_method(comparison: Comparison) -> str:
     inputs = "the same" if comparison.rounding_inputs == "original" else f"{comparison.rounding_inputs} ones"
-    console.print()
-    console.print(
+    return (
         f"KL divergence from the original in nats per token, ± one standard error, on {comparison.num_sequences} × "
         f"{comparison.sequence_length} tokens of {comparison.text_source} that were not calibrated on, from "
         f"{comparison.num_documents} documents. Differences are paired by sequence; their intervals are "
         f"{comparison.bootstrap.confidence:.0%}, by {comparison.bootstrap.num_resamples:,} resamples of whole "
         f"documents (seed {comparison.bootstrap.seed}). Predictions are for rounding against original inputs; measured "
-        f"was rounding against {inputs}.",
-        style="dim",
+        f"was rounding against {inputs}."
     )

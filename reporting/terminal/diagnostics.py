@@ -1,71 +1,32 @@
-"""What a person is told about how far predictions can be trusted.
+"""How far predictions can be trusted, in words.
 
 Knows nothing about how anything was measured.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
-from rich.table import Table
 
-from ...common.errors import ScantlingError
 from ...common.units import render_bytes
 from ...evaluation.prediction_validity import PredictionValidity
+from ...planning.diagnose import num_experts, profile_warnings, rare_experts
 from ...planning.engine_cost import EngineCost, Saved
 from ...planning.plan import Plan
-from ...sensitivity.calibration.expert_coverage import FEWEST_TOKENS, expert_of
-from ...sensitivity.cross_fit import CrossFit, cross_fit
-from ...sensitivity.estimators.names import WITHOUT_UNIT
+from ...sensitivity.calibration.expert_coverage import FEWEST_TOKENS
+from ...sensitivity.cross_fit import CrossFit
 from ...sensitivity.profile import Profile
-from ...sensitivity.profile_record import LayerRecord, RegimeRecord
+from .lines import print_warnings
+from .tables import fitting_table, name_column, number_columns
 
-NUM_FOLDS = 4
 _MARKED = 1.05
 _MUCH_BETTER = 1.25
 _MOST = 0.5
-
-
-def print_cross_fit(
-    profile: Profile, plan: Plan, choose: Callable[[Profile], dict[str, str]], console: Console
-) -> None:
-    """Price a plan as its solve saw it and as other text sees it; say why not where there are too few sequences.
-
-    Args:
-        profile: that the plan was solved from.
-        plan: the plan.
-        choose: solves the same program from a part of the profile, for the formats of its plan.
-        console: where.
-    """
-    for warning in unit_warnings(profile):
-        console.print(f"Warning: {warning}", style="bold red", soft_wrap=True)
-    num_sequences = profile.num_samples
-    if num_sequences < 2 * NUM_FOLDS:
-        console.print(
-            f"{num_sequences} pricing sequences are too few to price a plan on sequences that its solve did not see: "
-            f"profile with --pricing-sequences {2 * NUM_FOLDS} or more."
-        )
-        return
-    try:
-        priced = cross_fit(profile, choose, NUM_FOLDS)
-    except ScantlingError as error:
-        console.print(
-            f"Not priced on sequences that the solve did not see, since a part of them has {error}", soft_wrap=True
-        )
-        return
-    console.print(cross_fit_sentence(plan.loss_increase_nats, priced), soft_wrap=True)
+_MOST_NAMED = 5
 
 
 def cross_fit_sentence(predicted_nats: float, priced: CrossFit) -> str:
-    """Put a cross-fit into words.
-
-    Args:
-        predicted_nats: of the plan, on the sequences that it was solved from.
-        priced: the cross-fit.
-
-    Returns:
-        A sentence or two.
-    """
+    """Put a cross-fit of a plan whose predicted loss increase is ``predicted_nats`` into a sentence or two."""
     sentence = (
         f"Such plans, solved from {priced.num_folds - 1} of {priced.num_folds} parts of the sequences, cost "
         f"{priced.unseen_nats:.4f}±{priced.unseen_standard_error_nats:.4f} nats on the part that their solve did not "
@@ -79,16 +40,15 @@ def cross_fit_sentence(predicted_nats: float, priced: CrossFit) -> str:
     return sentence
 
 
+def cross_fit_expectation(plan: Plan, priced: CrossFit) -> str | None:
+    """What a plan should cost on text that its solve did not see; None where that is what it is predicted to cost."""
+    if priced.optimism <= _MARKED:
+        return None
+    return f"expect about {plan.loss_increase_nats * priced.optimism:.4f} nats, {priced.optimism:.2f} × the prediction"
+
+
 def engine_cost_sentence(cost: EngineCost, plan_nats: float) -> str:
-    """Put the cost of an engine's rules into words.
-
-    Args:
-        cost: the cost.
-        plan_nats: the predicted loss increase of the plan that keeps the rules.
-
-    Returns:
-        A sentence.
-    """
+    """Put the cost of an engine's rules into a sentence; ``plan_nats`` is of the plan that keeps them."""
     said = []
     if cost.without_ties is not None:
         said.append(f"its ties cost {_describe_saving(cost.without_ties, plan_nats)}")
@@ -109,20 +69,12 @@ def _describe_saving(saved: Saved, plan_nats: float) -> str:
 
 
 def print_prediction_validity(found: PredictionValidity, console: Console) -> None:
-    """Show a map of truth.
-
-    Args:
-        found: the map.
-        console: where.
-    """
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("KL, nats\nper token", no_wrap=True)
-    ratios = ("measured /\npredicted", "holds", "as a\nwhole", "measured /\nwhole")
-    for heading in ("bits", "predicted", "measured", *ratios):
-        table.add_column(heading, justify="right", no_wrap=True)
+    """Print how far predictions hold, plan by plan."""
+    headings = ("bits", "predicted", "measured", "measured /\npredicted", "holds", "as a\nwhole", "measured /\nwhole")
+    rows = []
     for one in found.sweep_points:
         error = "" if one.ratio_standard_error is None else f"±{one.ratio_standard_error:.2f}"
-        table.add_row(
+        rows.append((
             one.name,
             f"{one.average_bits:.2f}",
             f"{one.predicted_kl_nats:.5f}",
@@ -131,177 +83,52 @@ def print_prediction_validity(found: PredictionValidity, console: Console) -> No
             "yes" if one.holds else "no",
             "" if one.joint_kl_nats is None else f"{one.joint_kl_nats:.5f}",
             "" if not one.joint_kl_nats else f"{one.measured_kl_nats / one.joint_kl_nats:.2f}",
-        )
-    console.print(table)
+        ))
+    columns = (name_column("KL, nats\nper token"), *number_columns(*headings))
+    console.print(fitting_table(columns, rows, console.width, gap=1))
     console.print(
         "Predicted: the sum of the layers' prices, which the program minimises. As a whole: with what the errors of "
-        "the layers have in common, as solve --joint predicts.",
-        soft_wrap=True,
+        "the layers have in common, as solve --joint predicts."
     )
     if found.elastic_limit_nats is None or found.correction is None:
-        console.print("The elastic range is empty: not even the lightest prediction holds.", soft_wrap=True)
+        console.print("The elastic range is empty: not even the lightest prediction holds.")
         return
     error = "" if found.correction_error is None else f" ± {found.correction_error:.0%} from plan to plan"
     console.print(
         f"The elastic range ends at a predicted loss increase of {found.elastic_limit_nats:.4f} nats. Within it "
-        f"measured is {found.correction:.3f} × predicted{error}; predictions are printed without this correction.",
-        soft_wrap=True,
+        f"measured is {found.correction:.3f} × predicted{error}; predictions are printed without this correction."
     )
 
 
 def print_regime(profile: Profile, console: Console) -> None:
-    """Warn where the model was measured outside its normal regime.
-
-    Args:
-        profile: the profile.
-        console: where.
-    """
-    for warning in [*unit_warnings(profile), *silent_layer_warnings(profile)]:
-        console.print(f"Warning: {warning}", style="bold red", soft_wrap=True)
-    regime = profile.record.regime
-    if regime is None:
-        return
-    vocabulary = next(layer.out_features for layer in profile.record.layers if layer.kind in {"embedding", "head"})
-    for warning in regime_warnings(regime, vocabulary):
-        console.print(f"Warning: {warning}", style="bold red", soft_wrap=True)
+    """Warn where predictions from a profile may not hold."""
+    print_warnings(list(profile_warnings(profile)), console)
 
 
-def unit_warnings(profile: Profile) -> list[str]:
-    """Say where a profile's prices are not losses.
-
-    Args:
-        profile: the profile.
-
-    Returns:
-        One sentence, or none.
-    """
-    if profile.record.estimator not in WITHOUT_UNIT:
-        return []
-    return [
-        f"the estimator {profile.record.estimator} ranks formats and predicts no loss: what is printed as nats of this "
-        "profile and its plans is a sum of relative errors. Measure its plans with scantling compare."
-    ]
-
-
-def silent_layer_warnings(profile: Profile) -> list[str]:
-    """Say which layers calibration says nothing about: every format costs nothing, since nothing passes through them.
-
-    Args:
-        profile: the profile.
-
-    Returns:
-        One sentence, or none.
-    """
-    decided = [
-        (index, layer)
-        for index, layer in enumerate(profile.record.layers)
-        if layer.is_decided and not (layer.coverage is not None and layer.coverage.is_rare)
-    ]
-    silent = [layer.name for index, layer in decided if not profile.prices[index, list(layer.formats)].any()]
-    if not silent:
-        return []
-    return [
-        f"{len(silent)} layers cost nothing in any format, because their inputs, or all gradients behind them, are zero"
-        f" on the calibration text (first: {silent[0]}). The program will give them the smallest format: check that "
-        "the text is like what the model will read."
-    ]
-
-
-def regime_warnings(regime: RegimeRecord, vocabulary: int) -> list[str]:
-    """Say what is wrong with a regime.
-
-    Args:
-        regime: as measured.
-        vocabulary: number of words that the model knows.
-
-    Returns:
-        One sentence for every trouble; none where there is none.
-    """
-    found = []
-    if regime.perplexity > vocabulary:
-        found.append(
-            f"the model's perplexity on the calibration text is {regime.perplexity:,.0f}, worse than a guess among its "
-            f"{vocabulary:,} words: weights, tokenizer and text do not belong together, and no prediction will hold."
-        )
-    if regime.perplexity_with_bos is not None and regime.perplexity > _MUCH_BETTER * regime.perplexity_with_bos:
-        found.append(
-            f"the model's perplexity on the calibration text is {regime.perplexity:.2f}, and "
-            f"{regime.perplexity_with_bos:.2f} with its BOS token in front, which its tokenizer does not put there: it "
-            "is measured outside its normal regime, and predictions will not hold. Set add_bos_token in the "
-            "tokenizer's configuration."
-        )
-    if regime.first_token_share is not None and regime.first_token_share > _MOST:
-        found.append(
-            f"{regime.first_token_share:.0%} of the predicted loss increase comes through the first token of a "
-            "sequence: look at how sequences begin, the model may be outside its normal regime."
-        )
-    return found
-
-
-_NAMED = 50
-
-
-def print_rarely_covered(profile: Profile, console: Console) -> None:
-    """Name the experts whose price is not known, and say what becomes of them; nothing where there are none.
-
-    Args:
-        profile: the profile.
-        console: where.
-    """
-    experts = rare_experts(profile)
-    if not experts:
-        return
-    named = [f"{expert} ({tokens})" for expert, tokens in list(experts.items())[:_NAMED]]
-    more = f" and {len(experts) - _NAMED} more" if len(experts) > _NAMED else ""
-    total = len({_expert(layer) for layer in profile.record.layers if layer.coverage is not None})
-    console.print(
-        f"Warning: {len(experts)} of {total} experts were reached by fewer than {FEWEST_TOKENS} calibration tokens (in "
-        f"brackets), so what their formats cost is not known: {', '.join(named)}{more}. Each is priced as the "
-        "dearest sibling that was measured, in the predicted loss too; where none was, it keeps the finest format. "
-        "More text, or more varied text, reaches more of them.",
-        style="bold red",
-        soft_wrap=True,
+def rare_experts_sentence(rare: Mapping[str, int], num_experts: int) -> str:
+    """Name the experts whose prices are not known, and say how they are priced."""
+    named = ", ".join(f"{expert} ({tokens})" for expert, tokens in list(rare.items())[:_MOST_NAMED])
+    more = f" and {len(rare) - _MOST_NAMED} more" if len(rare) > _MOST_NAMED else ""
+    return (
+        f"{len(rare)} of {num_experts} experts were reached by fewer than {FEWEST_TOKENS} calibration tokens (in "
+        f"brackets), so the cost of their formats is not known: {named}{more}. Each is priced as its most expensive "
+        "measured sibling, in the predicted loss too; without one it keeps the finest format. More, or more varied, "
+        "text reaches more experts."
     )
 
 
-def rare_experts(profile: Profile) -> dict[str, int]:
-    """List the experts whose price is not known.
-
-    Args:
-        profile: the profile.
-
-    Returns:
-        How many tokens reached each, by its path, in the order of the model.
-    """
-    found: dict[str, int] = {}
-    for layer in profile.record.layers:
-        coverage = layer.coverage
-        if coverage is not None and coverage.is_rare and layer.is_decided:
-            counted = (
-                coverage.num_rounding_tokens if coverage.num_pricing_tokens is None else coverage.num_pricing_tokens
-            )
-            found[_expert(layer)] = min(counted, found.get(_expert(layer), counted))
-    return found
-
-
-def _expert(layer: LayerRecord) -> str:
-    return layer.name.removesuffix(layer.kind) + (expert_of(layer.kind) or "")
+def print_rarely_covered(profile: Profile, console: Console) -> None:
+    """Warn of experts whose prices are not known."""
+    experts = rare_experts(profile)
+    if experts:
+        print_warnings([rare_experts_sentence(experts, num_experts(profile))], console)
 
 
 def print_stacked_experts(names: Sequence[str], num_bytes: int, architecture: str, console: Console) -> None:
-    """Name tensors of experts that are no layers; nothing where there are none.
-
-    Args:
-        names: of the tensors.
-        num_bytes: that they take in 16 bits.
-        architecture: the model's class.
-        console: where.
-    """
+    """Warn of expert tensors that are no layers and stay in 16 bits."""
     if names:
-        console.print(
-            f"Warning: {len(names)} tensors of three dimensions are no layers and stay in 16 bits, "
-            f"{render_bytes(num_bytes)} (first: {names[0]}): {architecture} does not call its experts in the way "
-            "that scantling takes them apart.",
-            style="bold red",
-            soft_wrap=True,
+        warning = (
+            f"{len(names)} tensors of three dimensions are no layers and stay in 16 bits, {render_bytes(num_bytes)} "
+            f"(first: {names[0]}): {architecture} does not call its experts in a way that scantling can split."
         )
+        print_warnings([warning], console)

@@ -1,4 +1,4 @@
-"""Accuracies and intelligence per watt in the terminal.
+"""Accuracies, and accuracy per watt and joule, in the terminal.
 
 Knows nothing about how they were found.
 """
@@ -6,57 +6,38 @@ Knows nothing about how they were found.
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from ...evaluation.bootstrap import Interval
 from ...evaluation.tasks.accuracies import Accuracy, AccuracyFile
 from ...evaluation.tasks.efficiency import Efficiency
+from .tables import fitting_table, name_column, number_columns
 
 
 def print_accuracies(found: AccuracyFile, console: Console) -> None:
-    """Show accuracies.
-
-    Args:
-        found: the accuracies.
-        console: where.
-    """
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("", "task"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("accuracy", justify="right", no_wrap=True)
-    table.add_column("chance", justify="right")
-    table.add_column("answers", justify="right", no_wrap=True)
-    for plan in found.plans:
-        for accuracy in plan.accuracies:
-            table.add_row(
-                plan.name, accuracy.task, _share(accuracy.value), _chance(accuracy), f"{accuracy.num_answers:,}"
-            )
-    console.print(table)
+    """Print accuracies."""
+    columns = (name_column(""), name_column("task"), *number_columns("accuracy", "chance", "answers"))
+    rows = [
+        (plan.name, one.task, _share(one.value), _chance(one), f"{one.num_answers:,}")
+        for plan in found.plans
+        for one in plan.accuracies
+    ]
+    console.print(fitting_table(columns, rows, console.width))
     console.print(
-        f"Measured by {found.origin}; {found.bootstrap.confidence:.0%} intervals by drawing questions anew "
+        f"Measured by {found.origin}; {found.bootstrap.confidence:.0%} intervals by resampling the questions "
         f"{found.bootstrap.num_resamples} times.",
         style="dim",
     )
 
 
 def print_efficiency(rows: Sequence[Efficiency], console: Console) -> None:
-    """Show every figure with what it is made of.
-
-    Args:
-        rows: the figures.
-        console: where.
-    """
+    """Print every figure with what it is made of."""
     for task in dict.fromkeys(row.accuracy.task for row in rows):
         of_task = [row for row in rows if row.accuracy.task == task]
         console.print(f"{task} ({of_task[0].accuracy.metric}), chance {_chance(of_task[0].accuracy)}", style="bold")
         for place in dict.fromkeys((row.power.hardware, row.power.at, row.power.work) for row in of_task):
             chosen = [row for row in of_task if (row.power.hardware, row.power.at, row.power.work) == place]
-            table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-            table.add_column("", overflow="fold")
-            for heading in ("accuracy", "watts", "tok/s", "joules", "per watt", "per joule"):
-                table.add_column(heading, justify="right", no_wrap=True)
-            for row in chosen:
-                table.add_row(*_cells(row))
+            columns = number_columns("accuracy", "watts", "tok/s", "joules", "per\nwatt", "per\njoule")
+            table = fitting_table((name_column(""), *columns), [_cells(row) for row in chosen], console.width, gap=1)
             console.print(
                 f"{place[0]}, at {place[1]}; joules for {place[2]}" if place[1] != "as measured" else place[0]
             )

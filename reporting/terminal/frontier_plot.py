@@ -5,11 +5,10 @@ Knows nothing about how it was solved.
 
 from pathlib import Path
 
-from ...common.errors import ScantlingError
-from ...common.files import whole_file
+from ...common.errors import OutOfRangeError
 from ...planning.pareto import Frontier, FrontierAxis
+from .pictures import figure_class, save_picture
 
-_FORMATS = (".png", ".svg", ".pdf")
 _MIB = 2**20
 
 
@@ -21,18 +20,13 @@ def draw_frontier(found: Frontier, path: Path) -> None:
         path: a .png, .svg or .pdf file.
 
     Raises:
-        ScantlingError: another kind of file, no point to draw, or matplotlib is not installed.
+        OutOfRangeError: there is no plan at any of the limits.
     """
-    if path.suffix not in _FORMATS:
-        raise ScantlingError(f"cannot draw {path}: give a name that ends in {', '.join(_FORMATS)}.")
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise ScantlingError("pictures need matplotlib: pip install 'scantling[pictures]'") from error
+    figure_type = figure_class(path)
     solved = [point for point in found.points if point.used and point.predicted_loss_nats is not None]
     if not solved:
-        raise ScantlingError("there is no plan at any of these limits, so there is nothing to draw.")
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+        raise OutOfRangeError("no limit of this frontier has a plan, so there is nothing to draw. Loosen --to.")
+    figure = figure_type(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     labels, scales = zip(*(_axis(row) for row in found.rows), strict=True)
     bounds = [[point.bounds[k] * scales[k] for point in solved] for k in range(len(found.rows))]
@@ -48,8 +42,7 @@ def draw_frontier(found: Frontier, path: Path) -> None:
         axes.set(xlabel=f"{labels[0]}, at most", ylabel=f"{labels[1]}, at most")
     axes.set_title(f"{found.model_source}: every point a proven optimum", fontsize=9)
     axes.grid(alpha=0.3)
-    with whole_file(path) as partial:
-        figure.savefig(partial, format=path.suffix[1:], dpi=150)
+    save_picture(figure, path)
 
 
 def _axis(row: FrontierAxis) -> tuple[str, float]:

@@ -1,4 +1,4 @@
-"""Predictions of machine needs as tables for a person.
+"""What plans need of the hardware, predicted, in the terminal.
 
 Knows nothing about how they came about.
 """
@@ -8,42 +8,45 @@ from rich.table import Table
 
 from ...common.units import BYTES_PER_UNIT, render_bytes
 from ...evaluation.prediction import PointRecord, PredictedEntry, Prediction
+from .tables import Column, fitting_table, name_column, number_columns
 
 _GIB, _MIB = BYTES_PER_UNIT["GiB"], BYTES_PER_UNIT["MiB"]
 
 
 def print_prediction(found: Prediction, console: Console) -> None:
-    """Show what contenders need, and what that rests on.
-
-    Args:
-        found: the prediction.
-        console: where.
-    """
-    console.print(_contenders(found))
+    """Print what each plan needs of the hardware, and what that rests on."""
+    console.print(_entries(found, console.width))
     for row in found.entries:
         for note in row.notes:
             console.print(f"{row.name}: {note}")
     console.print(_describe(found), style="dim")
-    table = Table("number of the machine", "value", "origin", "source", box=None, pad_edge=False)
-    for parameter in found.parameters:
-        table.add_row(parameter.name, str(parameter.value), parameter.origin, parameter.source)
-    console.print(table)
+    columns = (*(Column(name, "left") for name in ("number of the hardware", "value", "origin")), name_column("source"))
+    rows = [(one.name, str(one.value), one.origin, one.source) for one in found.parameters]
+    console.print(fitting_table(columns, rows, console.width))
 
 
-def _contenders(found: Prediction) -> Table:
+def _entries(found: Prediction, width: int) -> Table:
     unit, name = (_GIB, "GiB") if min(row.stored_bytes for row in found.entries) >= _GIB else (_MIB, "MiB")
     rate = found.same_rate_tokens_per_second
-    table = Table("", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    headings = [f"exact\n{name}", f"predicted\nresident {name}", "predicted\nKL", "predicted\ntok/s"]
-    headings += ["W, J/token at\nfull speed", "no common\nrate" if rate is None else f"W, J/token at\n{rate:.4g} tok/s"]
+    headings = [f"exact\n{name}", f"resident\n{name}", "KL", "tok/s", "W, J/token\nfull speed"]
+    headings.append("no common\nrate" if rate is None else f"W, J/token\n{rate:.4g} tok/s")
     queried = any(row.query is not None for row in found.entries)
-    for heading in [*headings, *(["s, J a\nquery"] if queried else [])]:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in found.entries:
-        cells = [f"{row.stored_bytes / unit:.2f}", f"{row.resident_bytes / unit:.2f}", _shown(row.loss_increase_nats)]
-        cells += [_shown(row.tokens_per_second), _point(row.full_speed), _point(row.same_rate)]
-        table.add_row(row.name, *cells, *([_query(row)] if queried else []), style="" if _is_uniform(row) else "bold")
-    return table
+    headings += ["s, J a\nquery"] if queried else []
+    rows = [
+        (
+            row.name,
+            f"{row.stored_bytes / unit:.2f}",
+            f"{row.resident_bytes / unit:.2f}",
+            _shown(row.loss_increase_nats),
+            _shown(row.tokens_per_second),
+            _point(row.full_speed),
+            _point(row.same_rate),
+            *([_query(row)] if queried else []),
+        )
+        for row in found.entries
+    ]
+    styles = ["" if _is_uniform(row) else "bold" for row in found.entries]
+    return fitting_table((name_column(""), *number_columns(*headings)), rows, width, styles=styles, gap=1)
 
 
 def _is_uniform(row: PredictedEntry) -> bool:
@@ -77,7 +80,7 @@ def _describe(found: Prediction) -> str:
     if found.same_rate_tokens_per_second is not None:
         words.append(
             f"Powers are comparable at the same rate only: {found.same_rate_tokens_per_second:.4g} tok/s "
-            f"({found.same_rate_origin}); at full speed each contender does a different amount of work."
+            f"({found.same_rate_origin}); at full speed each plan does a different amount of work."
         )
     if found.estimates:
         words.append(f"These rest on estimates: {', '.join(found.estimates)}.")

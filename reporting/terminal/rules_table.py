@@ -17,14 +17,7 @@ from ...solver.rules import Limit, LossLimit
 
 
 def constraint_records(program: Program) -> list[dict[str, Any]]:
-    """Describe every statement of a program for a script.
-
-    Args:
-        program: the program.
-
-    Returns:
-        One mapping a statement: name, origin, says, layers, num_layers, left_out, bounds.
-    """
+    """Every limit and rule of a program as plain values, for JSON."""
     instance = program.without_safety().instance()
     found: list[dict[str, Any]] = [
         {
@@ -49,15 +42,7 @@ def _describe_safety(factor: float) -> str:
 
 
 def describe_bounds(statement: LoweredConstraint, instance: Instance) -> list[str]:
-    """Write the bounds of a statement with units.
-
-    Args:
-        statement: the statement.
-        instance: that it is part of.
-
-    Returns:
-        One text a limit.
-    """
+    """The bounds of a constraint with their units, one text a limit."""
     found = []
     for rule in statement.rules:
         if isinstance(rule, LossLimit):
@@ -75,12 +60,7 @@ def _counted(number: int) -> str:
 
 
 def print_rules(program: Program, console: Console) -> None:
-    """Print what every limit and rule matched.
-
-    Args:
-        program: the program.
-        console: where.
-    """
+    """Print what every limit and rule matched."""
     instance = program.without_safety().instance()
     if program.safety_factor is not None:
         console.print(

@@ -6,20 +6,15 @@ Knows nothing about how they were found.
 import math
 
 from rich.console import Console
-from rich.table import Table
 
 from ...evaluation.bootstrap import Interval
 from ...evaluation.safety.record import DomainCurve, MeasuredPlan, PlanSafety, SafetyFile, ThresholdPoint
 from ...planning.plan import SafetyClaim
+from .tables import fitting_table, name_column, number_columns
 
 
 def print_safety(safety: SafetyFile, console: Console) -> None:
-    """Show one line of verdict a plan, then the ladder, yield and collapse, and the factors.
-
-    Args:
-        safety: what was found.
-        console: where.
-    """
+    """Print a line of verdict a plan, then the budget sweep, yield and collapse, and the factors."""
     for plan in safety.plans:
         console.print(verdict(plan), style="bold green" if plan.passes else "bold red")
         needed = documents_to_decide(safety, plan)
@@ -35,14 +30,7 @@ def print_safety(safety: SafetyFile, console: Console) -> None:
 
 
 def verdict(plan: PlanSafety) -> str:
-    """Say in one line whether a plan passes.
-
-    Args:
-        plan: its factors.
-
-    Returns:
-        The line.
-    """
+    """Say in one line whether a plan passes."""
     governing = next(domain for domain in plan.domains if domain.domain == plan.governing_domain)
     at_least = "at least " if governing.at_least_at_yield else ""
     return (
@@ -77,14 +65,7 @@ def documents_to_decide(safety: SafetyFile, plan: PlanSafety) -> int | None:
 
 
 def describe_safety(claim: SafetyClaim) -> str:
-    """Say what a plan claims about its factor of safety.
-
-    Args:
-        claim: the claim.
-
-    Returns:
-        The line.
-    """
+    """Say in one line what a plan claims about its factor of safety."""
     found = f"factor of safety {claim.factor:.2f}, lower bound {claim.factor_lower:.2f}, required "
     found += f"{claim.required_factor:g}; {claim.num_solves} solve{'s' if claim.num_solves > 1 else ''}"
     if claim.confirmed:
@@ -93,27 +74,23 @@ def describe_safety(claim: SafetyClaim) -> str:
 
 
 def _print_sweep(safety: SafetyFile, curve: DomainCurve, console: Console) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("sweep", "predicted\nKL", "measured KL", "perplexity", "accuracy", "same top\ntoken", "flips"):
-        table.add_column(heading, justify="left" if heading == "sweep" else "right", no_wrap=True)
-    table.add_row(
-        "original", "", "", f"{curve.original_perplexity:.2f}", f"{curve.original_accuracy.estimate:.1%}", "", ""
-    )
-    for sweep_point in safety.sweep:
-        table.add_row(*_point_cells(sweep_point, curve))
+    headings = ("pred.\nKL", "measured KL", "perplex-\nity", "accu-\nracy", "same top\ntoken", "flips")
+    original = ("original", "", "", f"{curve.original_perplexity:.2f}", f"{curve.original_accuracy.estimate:.1%}")
+    rows = [(*original, "", ""), *(_point_cells(point, curve) for point in safety.sweep)]
+    table = fitting_table((name_column("sweep"), *number_columns(*headings)), rows, console.width, gap=1)
     console.print(f"Domain {curve.domain}:", style="bold")
     console.print(table)
     offset, ultimate = f"{safety.offset:.0%}", f"{safety.ultimate:.0%}"
     console.print(f"yield     perplexity {offset} up: {_describe_point(curve.yield_point)}")
     console.print(f"ultimate  perplexity {ultimate} up: {_describe_point(curve.ultimate_point)}")
-    onset = "no rung" if curve.onset_point is None else f"{curve.onset_point}, {curve.onset_kl_nats:.4g} nats"
+    onset = "no point" if curve.onset_point is None else f"{curve.onset_point}, {curve.onset_kl_nats:.4g} nats"
     console.print(f"onset     worse than the original beyond doubt on this text from: {onset}")
-    elastic = "no rung" if curve.elastic_limit_nats is None else f"{curve.elastic_limit_nats:.4g} nats measured"
+    elastic = "no point" if curve.elastic_limit_nats is None else f"{curve.elastic_limit_nats:.4g} nats measured"
     console.print(f"elastic   predictions hold up to: {elastic}")
     console.print(
         f"Per token, on {curve.num_sequences} × {curve.sequence_length} tokens of {curve.num_documents} documents of "
-        f"{curve.text_source} that were not calibrated on; {safety.bootstrap.confidence:.0%} intervals by drawing "
-        f"documents anew {safety.bootstrap.num_resamples} times. Rounded against {safety.rounding_inputs} inputs.",
+        f"{curve.text_source} that were not calibrated on; {safety.bootstrap.confidence:.0%} intervals by "
+        f"{safety.bootstrap.num_resamples:,} resamples of documents. Rounded against {safety.rounding_inputs} inputs.",
         style="dim",
     )
 
@@ -138,26 +115,24 @@ def _show(interval: Interval, spec: str) -> str:
 def _describe_point(point: ThresholdPoint) -> str:
     if point.reached:
         return f"{_show(point.kl_nats, '.4f')} nats, between {' and '.join(point.between)}"
-    return f"not reached by the ladder: more than {point.kl_nats.estimate:.4f} nats, at {point.between[0]}"
+    return f"not reached by the sweep: more than {point.kl_nats.estimate:.4f} nats, at {point.between[0]}"
 
 
 def _print_factors(safety: SafetyFile, console: Console) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     several = len(safety.curves) > 1
-    table.add_column("plan", overflow="fold")
-    if several:
-        table.add_column("domain", overflow="fold")
-    for heading in ("bits", "KL", "γ", "factor\nat yield", "factor\nat ultimate"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for plan in safety.plans:
-        for domain in plan.domains:
-            table.add_row(
-                plan.plan.name,
-                *([domain.domain] * several),
-                f"{plan.plan.average_bits:.2f}",
-                f"{domain.kl_nats:.4f}",
-                f"{plan.prediction_margin.value:.2f}",
-                ("≥ " if domain.at_least_at_yield else "") + _show(domain.at_yield, ".2f"),
-                ("≥ " if domain.at_least_at_ultimate else "") + _show(domain.at_ultimate, ".2f"),
-            )
-    console.print(table)
+    names = ("plan", "domain") if several else ("plan",)
+    columns = (*map(name_column, names), *number_columns("bits", "KL", "γ", "factor\nat yield", "factor\nat ultimate"))
+    rows = [
+        (
+            plan.plan.name,
+            *([domain.domain] * several),
+            f"{plan.plan.average_bits:.2f}",
+            f"{domain.kl_nats:.4f}",
+            f"{plan.prediction_margin.value:.2f}",
+            ("≥ " if domain.at_least_at_yield else "") + _show(domain.at_yield, ".2f"),
+            ("≥ " if domain.at_least_at_ultimate else "") + _show(domain.at_ultimate, ".2f"),
+        )
+        for plan in safety.plans
+        for domain in plan.domains
+    ]
+    console.print(fitting_table(columns, rows, console.width, gap=1))

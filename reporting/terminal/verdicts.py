@@ -1,35 +1,29 @@
-"""What came out, in a sentence that stands first.
+"""The result in a sentence, which stands first.
 
 Knows nothing about where it is shown.
 """
 
 import math
 
-from ...common.errors import ScantlingError
 from ...common.units import BYTES_PER_UNIT
 from ...evaluation.comparison import Comparison, PairedDifference
-from ...planning.baselines import SAME_BYTES, Baseline, baselines
+from ...planning.diagnosis import NaiveCounterpart
 from ...planning.plan import LimitUse, Plan
-from ...sensitivity.profile import Profile
 
 _SAME_SIZE = 0.001
 
 
 def render_nats(value: float, error: float | None) -> str:
-    """Write a loss with its standard error, to two significant digits of the error.
-
-    Args:
-        value: in nats per token.
-        error: likewise; None where unknown.
+    """Write a loss in nats per token with its standard error, to two significant digits of the error.
 
     Returns:
-        The value, or the value and its error.
+        The value, or the value and its error where that is known.
 
-    >>> show_nats(0.21082, 0.01214)
+    >>> render_nats(0.21082, 0.01214)
     '0.211±0.012'
-    >>> show_nats(0.000534, 0.00005)
+    >>> render_nats(0.000534, 0.00005)
     '0.000534±0.000050'
-    >>> show_nats(0.4, None)
+    >>> render_nats(0.4, None)
     '0.4000'
     """
     if not error:
@@ -39,27 +33,17 @@ def render_nats(value: float, error: float | None) -> str:
 
 
 def byte_unit(num_bytes: int) -> str:
-    """Choose a unit for bytes.
-
-    Args:
-        num_bytes: the number of bytes.
-
-    Returns:
-        The largest binary unit that leaves at least 1; ``B`` below 1 KiB.
-    """
+    """The largest binary unit that leaves at least 1; ``B`` below 1 KiB."""
     return next((unit for unit in ("TiB", "GiB", "MiB", "KiB") if num_bytes >= BYTES_PER_UNIT[unit]), "B")
 
 
 def render_size(num_bytes: int) -> str:
     """Write bytes shortly, for tables that have the exact number elsewhere.
 
-    Args:
-        num_bytes: the number of bytes.
-
     Returns:
         Two decimals in the largest binary unit that leaves at least 1.
 
-    >>> show_size(100532736), show_size(12)
+    >>> render_size(100532736), show_size(12)
     ('95.88 MiB', '12 bytes')
     """
     unit = byte_unit(num_bytes)
@@ -67,15 +51,12 @@ def render_size(num_bytes: int) -> str:
 
 
 def render_signed(nats: float | None) -> str:
-    """Write a difference of losses.
-
-    Args:
-        nats: the difference; None where it is not known.
+    """Write a difference of losses, in nats.
 
     Returns:
         Five decimals with their sign; nothing where it is not known.
 
-    >>> show_signed(-0.0000001), show_signed(0.25), show_signed(None)
+    >>> render_signed(-0.0000001), show_signed(0.25), show_signed(None)
     ('+0.00000', '+0.25000', '')
     """
     return "" if nats is None else f"{round(nats, 5) + 0.0:+.5f}"
@@ -86,14 +67,7 @@ def _digits(error: float) -> int:
 
 
 def render_difference(found: PairedDifference) -> str:
-    """Write a paired difference with what is known of its uncertainty.
-
-    Args:
-        found: the difference.
-
-    Returns:
-        The mean and its interval, or its standard error where there are too few documents for an interval.
-    """
+    """Write a paired difference with its interval, or its standard error where documents are too few for one."""
     if found.interval is None:
         return render_nats(found.kl_nats, found.standard_error_nats)
     width = found.interval.upper - found.interval.lower
@@ -103,21 +77,14 @@ def render_difference(found: PairedDifference) -> str:
 
 
 def comparison_verdict(comparison: Comparison) -> str:
-    """Say whether the plan was worth it against the rival closest in bytes.
-
-    Args:
-        comparison: the comparison.
-
-    Returns:
-        A sentence or two.
-    """
+    """Say in a sentence or two whether the plan was better than the baseline closest in bytes."""
     found = comparison.baseline
     plan = comparison.entries[0]
     if found is None:
         return (
             f"The plan's measured KL divergence is "
-            f"{render_nats(plan.measured_kl_nats, plan.measured_kl_standard_error_nats)} nats per token; it was put "
-            "beside no uniform."
+            f"{render_nats(plan.measured_kl_nats, plan.measured_kl_standard_error_nats)} nats per token; it was "
+            "compared with no uniform format."
         )
     baseline = comparison.entry(found.other)
     size = _describe_size(baseline.stored_bytes, plan.stored_bytes)
@@ -161,19 +128,12 @@ def _describe_size(theirs: int, mine: int) -> str:
 
 
 def plan_verdict(plan: Plan) -> str:
-    """Say what a plan comes to and what is proven of it.
-
-    Args:
-        plan: the plan.
-
-    Returns:
-        A sentence.
-    """
+    """Say in a sentence what a plan comes to and what is proven of it."""
     proven = {
         "OPTIMAL": "Optimal",
-        "FEASIBLE": "Not proven optimal: the search ended before the proof",
+        "FEASIBLE": "Not proven optimal",
         "EDITED": "Edited by hand, nothing is proven",
-        "REFINED": "Refined by measurement, from a plan that was optimal by the profile's prices",
+        "REFINED": "Refined by measurement",
     }[plan.certificate.status]
     loss = render_nats(plan.loss_increase_nats, plan.loss_increase_standard_error_nats)
     return (
@@ -182,52 +142,16 @@ def plan_verdict(plan: Plan) -> str:
     )
 
 
-def naive_counterpart(profile: Profile, plan: Plan) -> Baseline | None:
-    """Find what one would deploy without a program, within the plan's bytes.
-
-    Args:
-        profile: that the plan was solved from.
-        plan: the plan.
-
-    Returns:
-        A uniform, or an even mix of two; None where no uniform is as small.
-    """
-    try:
-        return baselines(profile, plan.formats(), [SAME_BYTES])[0]
-    except ScantlingError:  # the plan is smaller than any uniform
-        return None
-
-
-def predicted_verdict(profile: Profile, plan: Plan) -> str | None:
-    """Say what a plan is predicted to save against its naive counterpart.
-
-    Args:
-        profile: that the plan was solved from.
-        plan: the plan.
-
-    Returns:
-        A sentence; None where no uniform is as small as the plan.
-    """
-    naive = naive_counterpart(profile, plan)
-    if naive is None:
-        return None
-    theirs, _ = profile.predict(naive.formats)
-    saved, error = profile.difference(naive.formats, plan.formats())
-    share = f" ({saved / theirs:.0%})" if theirs > 0 else ""
-    size = render_size(profile.stored_bytes(naive.formats))
+def naive_sentence(naive: NaiveCounterpart) -> str:
+    """Say what the plan's bytes buy uniformly, and what the plan saves against it."""
+    share = f" ({naive.saved_nats / naive.loss_increase_nats:.0%})" if naive.loss_increase_nats > 0 else ""
+    saved = render_nats(naive.saved_nats, naive.saved_standard_error_nats)
     return (
-        f"Without a program its bytes buy {naive.name} ({size}), predicted at {theirs:.4f}: the plan saves "
-        f"{render_nats(saved, error)} nats{share}."
+        f"Without a program the same bytes buy {naive.name} ({render_size(naive.stored_bytes)}), predicted at "
+        f"{naive.loss_increase_nats:.4f}: the plan saves {saved} nats{share}."
     )
 
 
 def binding(plan: Plan) -> list[LimitUse]:
-    """List the limits that hold a plan back.
-
-    Args:
-        plan: the plan.
-
-    Returns:
-        Those with a shadow price, or proven to have an effect.
-    """
+    """List the limits that hold a plan back: those with a shadow price, or proven to have an effect."""
     return [use for use in plan.limits if use.price_per_step or use.has_effect]

@@ -22,11 +22,11 @@ from scantling.common.progress import silent
 from scantling.models.experts import Expert
 from scantling.models.layers import find_layers, matrix_of
 from scantling.models.loading import load_model
+from scantling.planning.diagnose import rare_experts
 from scantling.planning.plan import read_plan
 from scantling.planning.program import Program
 from scantling.quantization.awq import AwqSettings
 from scantling.quantization.formats import parse_format
-from scantling.reporting.terminal.diagnostics import rare_experts
 from scantling.sensitivity import measure as measuring
 from scantling.sensitivity.calibration.backward_pass import blocks_backward
 from scantling.sensitivity.calibration.block_inputs import input_covariances, inputs_of

@@ -61,7 +61,11 @@ def test_a_plan_changed_by_hand_does_not_verify(plan_path, old, new, fault):
 def test_an_embedding_that_takes_much_is_said_to_be_decidable(profile_path, tmp_path):
     hint = "profile --include embedding lets the program decide it"
     small, large = (
-        " ".join(run("solve", profile_path, "--average-bits", bits, "-o", tmp_path / f"{bits}.json").output.split())
+        " ".join(
+            run(
+                "solve", profile_path, "--average-bits", bits, "-o", tmp_path / f"{bits}.json", "--details"
+            ).output.split()
+        )
         for bits in (2.5, 8)
     )
     for output in (small, large):
@@ -193,7 +197,7 @@ def test_pins_of_an_earlier_plan_hold(plan_path, profile_path, tmp_path):
 
 def test_limits_are_priced_in_words(profile_path, tmp_path):
     words = ["--average-bits", "4", "--memory", "1 GiB", "-o", tmp_path / "p"]
-    shown = run("solve", profile_path, *words).output.replace("\n", " ")
+    shown = run("solve", profile_path, *words, "--details").output.replace("\n", " ")
     assert "saves about" in shown
     assert "has no effect (proven" in re.sub(r"\s+", " ", shown)
     tight = run("solve", profile_path, "--average-bits", "2", "-o", tmp_path / "p")

@@ -10,7 +10,7 @@ from scantling.common.progress import silent
 from scantling.evaluation.comparison import ComparisonEntry
 from scantling.evaluation.prediction_validity import judge, sweep_point
 from scantling.models.loading import load_model
-from scantling.reporting.terminal.diagnostics import silent_layer_warnings
+from scantling.planning.diagnose import silent_layer_warnings
 from scantling.sensitivity.joint import joint_samples
 from scantling.sensitivity.profile import read_profile, uniform_formats
 

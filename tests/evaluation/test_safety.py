@@ -307,7 +307,7 @@ def test_a_sweep_without_yield_says_at_least(folder, found):
     result = invoke("safety", folder / "plan", "-o", folder / "far", *FEW, "--offset", "900%", "--ultimate", "100000%")
     words = " ".join(result.output.split())  # lines break where the folder's name makes them
     assert "factor of safety at least" in words
-    assert "not reached by the ladder" in words
+    assert "not reached by the sweep" in words
     far = read_safety(folder / "far")
     point = far.curves[0].yield_point
     assert not point.reached

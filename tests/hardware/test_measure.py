@@ -13,10 +13,10 @@ from scantling.hardware import measure as measure_device
 from scantling.hardware.energy_meters import EnergyMeter, find_meters
 from scantling.hardware.llama_cpp_runtime import LlamaCppRuntime, gguf_contents, llama_cpp_is_here
 from scantling.hardware.measure import StreamBandwidth, measure_runs, stream_bandwidth, write_points
+from scantling.hardware.measured_hardware import measured_hardware
 from scantling.hardware.points import read_points
 from scantling.hardware.runtimes import DecodeRun, TorchRuntime, read_bytes_of
 from scantling.models.loading import load_model
-from scantling.reporting.terminal.hardware_table import measured_hardware
 
 
 class Clock:

@@ -4,33 +4,25 @@ import csv
 import json
 import re
 from html.parser import HTMLParser
+from typing import get_args
 from xml.etree import ElementTree
 
 import pytest
 
 from helpers.command_line import run
+from helpers.reported import comparison_of, safety_of
 from helpers.tiny_profiles import FORMATS, layer, make_profile, profile_of
 from scantling.common.errors import ScantlingError
 from scantling.common.progress import silent
-from scantling.evaluation.bootstrap import BootstrapSettings, Interval
-from scantling.evaluation.cache import formats_sha256
-from scantling.evaluation.comparison import Comparison, ComparisonEntry, PairedDifference, write_comparison
-from scantling.evaluation.safety.record import (
-    DomainCurve,
-    DomainFactor,
-    DomainQuality,
-    MeasuredPlan,
-    PlanSafety,
-    PredictionMargin,
-    SafetyFile,
-    ThresholdPoint,
-    write_safety,
-)
+from scantling.evaluation.comparison import write_comparison
+from scantling.evaluation.safety.record import SafetyFile, write_safety
 from scantling.hardware.resources import STORED_BYTES
 from scantling.planning.plan import read_plan
-from scantling.reporting.page.frontier_section import frontiers_of
+from scantling.planning.plan_frontiers import frontiers_of
 from scantling.reporting.page.heat_map import heat_map
-from scantling.reporting.page.svg import Scale, spanning, text
+from scantling.reporting.page.page import environment, page
+from scantling.reporting.page.parts import Card, Cards, Figure, Missing, Paragraph, Part, Section, Table, columns
+from scantling.reporting.page.svg import Chart, Scale, spanning, text
 from scantling.sensitivity.profile import read_profile, uniform_formats, write_profile
 from scantling.solver.milp.base import SolverSettings
 from scantling.solver.milp.cpsat import CpSatSolver
@@ -55,101 +47,6 @@ def folder(tmp_path_factory):
     write_comparison(comparison_of(plan, profile), folder / "comparison.json")
     write_safety(safety_of(plan), folder / "safety.json")
     return folder
-
-
-def comparison_of(plan, profile):
-    sets = {"plan": plan.formats(), "uniform int4-g32": uniform_formats(profile, "int4-g32")}
-    rows = []
-    for name, formats in sets.items():
-        predicted, error = profile.predict(formats)
-        rows.append(
-            ComparisonEntry(
-                name=name,
-                role="plan" if name == "plan" else "baseline",
-                says="as it is called",
-                formats=tuple(formats.values()),
-                stored_bytes=profile.stored_bytes(formats),
-                average_bits=4.0,
-                bits_by_kind={"mlp.up_proj": 4.0},
-                bits_by_block={0: 4.0},
-                predicted_kl_nats=predicted,
-                predicted_kl_standard_error_nats=error,
-                predicted_perplexity=11.0,
-                measured_kl_nats=predicted,
-                measured_kl_standard_error_nats=error,
-                measured_perplexity=11.0,
-                measured_top1_agreement=0.9,
-                measured_kl_nats_by_sequence=(predicted,) * 2,
-            )
-        )
-    original = rows[0].model_copy(
-        update={
-            "name": "original",
-            "role": "original",
-            "formats": (),
-            "measured_kl_nats": 0.0,
-            "predicted_kl_nats": 0.0,
-        }
-    )
-    found = PairedDifference(
-        other="uniform int4-g32", kl_nats=0.5, standard_error_nats=0.1, predicted_kl_nats=0.4, stored_bytes=100,
-        interval=Interval(estimate=0.5, lower=0.3, upper=0.7),
-    )  # fmt: skip
-    return Comparison(
-        scantling_version="0", model_source=plan.model_source, model_sha256=plan.model_sha256,
-        profile_sha256=plan.profile_sha256, text_source="words", text_sha256="0", num_sequences=2, sequence_length=8,
-        num_documents=2, rounding_inputs="original", bootstrap=BootstrapSettings(), layers=tuple(plan.formats()),
-        entries=(*rows, original), differences=(found,), changes_from="uniform int4-g32", format_changes=(),
-        left_out=(),
-    )  # fmt: skip
-
-
-def around(value):
-    return Interval(estimate=value, lower=0.8 * value, upper=1.25 * value)
-
-
-def measured_plan(name, bits):
-    kl = 4.0**-bits
-    quality = DomainQuality(
-        domain="text", kl_nats=around(1.1 * kl), negative_log_likelihood_increase_nats=around(kl),
-        perplexity=around(10 * (1 + kl)), next_token_accuracy=around(0.4), accuracy_change=around(-kl),
-        top1_agreement=around(0.9), flips=around(0.1), kl_nats_by_sequence=(1.1 * kl,) * 2,
-        by_document=(),
-    )  # fmt: skip
-    return MeasuredPlan(
-        name=name, formats_sha256="0", average_bits=bits, stored_bytes=1000, predicted_kl_nats=kl,
-        predicted_kl_standard_error_nats=kl / 10, domains=(quality,),
-    )  # fmt: skip
-
-
-def safety_of(plan):
-    reached = ThresholdPoint(kl_nats=around(0.02), reached=True, share_reached=1.0, between=("4 bits", "3 bits"))
-    beyond = ThresholdPoint(kl_nats=around(0.07), reached=False, share_reached=0.1, between=("2 bits",))
-    curve = DomainCurve(
-        domain="text", text_source="words", text_sha256="0", num_sequences=2, sequence_length=8, num_documents=2,
-        original_perplexity=10.0,
-        original_accuracy=around(0.4), elastic_limit_nats=None, onset_kl_nats=None, onset_point=None,
-        yield_point=reached, ultimate_point=beyond,
-    )  # fmt: skip
-    factor = DomainFactor(
-        domain="text", kl_nats=0.004, at_yield=around(4.5), at_ultimate=around(16), at_least_at_yield=False,
-        at_least_at_ultimate=True,
-    )  # fmt: skip
-    judged = PlanSafety(
-        plan=measured_plan("plan.json", 4).model_copy(update={"formats_sha256": formats_sha256(plan.formats())}),
-        prediction_margin=PredictionMargin(value=1.1, basis="measured", mean_ratio=1.0, origin="a test"),
-        domains=(factor,),
-        factor=4.5, factor_lower=3.6, ultimate_factor=16, ultimate_factor_lower=12.8, governing_domain="text",
-        required_factor=1.5, margin=1.4, passes=True,
-    )  # fmt: skip
-    other = judged.model_copy(update={"plan": measured_plan("other.json", 3), "factor": 0.5, "factor_lower": 0.4})
-    return SafetyFile(
-        scantling_version="0", model_source=plan.model_source, model_sha256=plan.model_sha256,
-        profile_path=plan.profile_path, profile_sha256=plan.profile_sha256, rounding_inputs="original", offset=0.1,
-        num_points=6,
-        ultimate=1.0, bootstrap=BootstrapSettings(), curves=(curve,),
-        sweep=tuple(measured_plan(f"{bits} bits", bits) for bits in (8, 6, 5, 4, 3, 2)), plans=(other, judged),
-    )  # fmt: skip
 
 
 class Balanced(HTMLParser):
@@ -247,13 +144,13 @@ def test_the_whole_page_loads_nothing_and_has_every_section(whole_page):
     assert "prefers-color-scheme:dark" in whole_page.read_text()
 
 
-def test_a_safety_file_that_does_not_speak_of_the_plan_lends_it_no_factor(folder, tmp_path):
+def test_a_safety_file_that_does_not_cover_the_plan_lends_it_no_factor(folder, tmp_path):
     safety = safety_of(read_plan(folder / "plan.json"))
     write_safety(safety.model_copy(update={"plans": safety.plans[:1]}), tmp_path / "safety.json")
     run("report", folder / "plan.json", "-o", tmp_path / "p", "--safety", tmp_path / "safety.json", "--points", "0")
     summary = re.search(r'<section id="summary".*?</section>', (tmp_path / "p").read_text(), re.DOTALL)
     assert summary is not None
-    assert "does not speak of this plan" in summary[0]
+    assert "does not cover this plan" in summary[0]
     assert "factor of safety" not in summary[0]
 
 
@@ -332,6 +229,45 @@ def test_hostile_names_are_shown_and_not_obeyed(tmp_path):
         assert not list(ElementTree.fromstring(picture.read_text()).iter(f"{SVG}script"))
 
 
+PICTURE = Chart("hostile", HOSTILE, 10, 10, text(0, 0, HOSTILE))
+HOSTILE_PARTS = [
+    Paragraph(HOSTILE),
+    Paragraph(HOSTILE, HOSTILE),
+    Missing(HOSTILE, HOSTILE),
+    Figure(PICTURE, HOSTILE, HOSTILE),
+    Cards((Card(HOSTILE, HOSTILE, HOSTILE),)),
+    Table(HOSTILE, columns(HOSTILE, HOSTILE + "#"), ((HOSTILE, HOSTILE),), HOSTILE),
+    Table(HOSTILE, columns(HOSTILE), ((HOSTILE,),)),
+]
+
+
+@pytest.mark.parametrize("part", HOSTILE_PARTS, ids=lambda part: type(part).__name__)
+def test_no_template_lets_a_hostile_name_out(part):
+    written = page(HOSTILE, HOSTILE, [Section(HOSTILE, HOSTILE, (part,))])
+    found = Balanced()
+    found.feed(written)
+    found.close()
+    assert found.open == []
+    assert found.scripts == 1
+    assert "<script>alert" not in written
+    assert HOSTILE in found.words
+
+
+def test_every_template_is_tried_and_escapes():
+    made = environment()
+    assert made.loader is not None
+    templates = set(made.list_templates())
+    tried = {part.template for part in HOSTILE_PARTS}
+    assert templates - tried == {"page.html.j2", "page.css.j2", "cells.js.j2"}
+    assert {part.template for part in get_args(Part)} == tried
+    for name in templates:
+        source = made.loader.get_source(made, name)[0]
+        unescaped = re.findall(r"\{\{\s*(\w+)\s*\|\s*safe", source)
+        assert set(unescaped) <= {"font", "light_charts", "dark_charts"}
+        assert "autoescape" not in source
+    assert made.from_string("{{ name }}").render(name="<b>") == "&lt;b&gt;"
+
+
 def test_the_plan_lies_on_the_frontier_and_uniforms_above(folder):
     plan, profile = read_plan(folder / "plan.json"), read_profile(folder / "profile.safetensors")
     (found,) = frontiers_of(plan, profile, 60, (CpSatSolver(), SolverSettings()), silent)
@@ -372,7 +308,7 @@ def test_a_threshold_that_the_sweep_does_not_reach_is_not_drawn(whole_page):
     assert "yield at 0.02 (0.016 to 0.025)" in words
     assert "collapse at" not in words
     page = " ".join(parsed(whole_page).words)
-    assert "collapse: 100% above (not reached by the ladder: more than 0.07 nats)" in page
+    assert "collapse: 100% above (not reached by the sweep: more than 0.07 nats)" in page
     assert "≥ 16.00" in page
     assert "≥ 4.50" not in page
 

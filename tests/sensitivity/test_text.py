@@ -11,7 +11,7 @@ from transformers import LlamaConfig
 from helpers.tiny_models import make_model, make_tokenizer, prose
 from scantling.common.errors import ScantlingError
 from scantling.models.loading import LoadedModel
-from scantling.reporting.terminal.diagnostics import regime_warnings
+from scantling.planning.diagnose import regime_warnings
 from scantling.sensitivity.calibration import text_sources
 from scantling.sensitivity.calibration.text import (
     cut_sequences,
