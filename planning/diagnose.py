@@ -57,6 +57,7 @@ def diagnose_plan(
 
 
 def naive_of(plan: Plan, profile: Profile) -> NaiveCounterpart | None:
+    """Find what one would deploy within the plan's bytes without a program; None where no uniform is as small."""
     naive = naive_counterpart(profile, plan.formats())
     if naive is None:
         return None
