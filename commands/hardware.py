@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from .files import plan_and_profile
 from .flags import JsonOption, PlanArgument, ProfileOption
 
@@ -76,9 +76,7 @@ def predict(
     assert program.on_hardware is not None
     for path, read in plans.items():
         if read.profile_sha256 != plan.profile_sha256:
-            raise ScantlingError(
-                f"{path} was solved from another profile than {plan_path}. Solve both from one profile."
-            )
+            raise InputError(f"{path} was solved from another profile than {plan_path}. Solve both from one profile.")
     found = predict_needs(profile, entries_of(profile, plans, uniform), Use(program.on_hardware, program.work))
     if as_json:
         typer.echo(found.model_dump_json())
@@ -133,7 +131,7 @@ def _base_hardware(base: str | None, bandwidth: str | None, name: str) -> "Hardw
     from ..hardware.specification import Figure, Hardware, load_hardware
 
     if (base is None) == (bandwidth is None):
-        raise ScantlingError("efficiencies are shares of a bandwidth. Give --hardware or --bandwidth, one of the two.")
+        raise InputError("efficiencies are shares of a bandwidth. Give --hardware or --bandwidth, one of the two.")
     if base is not None:
         return load_hardware(base).model_copy(update={"name": name})
     assert bandwidth is not None
@@ -196,7 +194,7 @@ def _decode_runtime(
     from ..models.loading import load_model
 
     if (model is not None) + bool(gguf) + (kernels is not None) > 1:
-        raise ScantlingError(
+        raise InputError(
             "--model is decoded by torch, --gguf by llama.cpp, --kernels are its products alone. Give one of them."
         )
     if kernels is not None:

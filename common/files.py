@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import ScantlingError
+from .errors import StorageError
 from .units import render_bytes
 
 
@@ -26,16 +26,16 @@ def require_writable(path: Path, num_bytes: int) -> None:
         num_bytes: about how much it will take.
 
     Raises:
-        ScantlingError: its parent does not exist or is closed to us, or the disk has no room.
+        StorageError: its parent does not exist or is closed to us, or the disk has no room.
     """
     parent = path.absolute().parent
     if not parent.is_dir():
-        raise ScantlingError(f"cannot write {path}: the folder {path.parent} does not exist. Create it first.")
+        raise StorageError(f"cannot write {path}: the folder {path.parent} does not exist. Create it first.")
     if not os.access(parent, os.W_OK):
-        raise ScantlingError(f"cannot write {path}: the folder {path.parent} is not writable. Choose another.")
+        raise StorageError(f"cannot write {path}: the folder {path.parent} is not writable. Choose another.")
     free = shutil.disk_usage(parent).free
     if free < num_bytes:
-        raise ScantlingError(
+        raise StorageError(
             f"cannot write {path}: it takes about {render_bytes(num_bytes)}, the disk has {render_bytes(free)} left. "
             "Free some space or choose another disk."
         )
@@ -52,11 +52,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         The temporary path.
 
     Raises:
-        ScantlingError: the parent folder does not exist, or the disk refused the write.
+        StorageError: the parent folder does not exist, or the disk refused the write.
     """
     require_writable(path, 0)
     if path.is_dir():
-        raise ScantlingError(f"cannot write the file {path}: a folder stands there. Give another name.")
+        raise StorageError(f"cannot write the file {path}: a folder stands there. Give another name.")
     partial = _temporary_sibling(path)
     try:
         yield partial
@@ -64,9 +64,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         partial.replace(path)
     except OSError as error:
-        raise ScantlingError(
-            f"cannot write {path}: {error.strerror or error}. No half-written file was left."
-        ) from error
+        raise StorageError(f"cannot write {path}: {error.strerror or error}. No half-written file was left.") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -82,7 +80,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         The temporary folder, empty.
 
     Raises:
-        ScantlingError: ``path`` exists, its parent does not, or the disk refused the write.
+        StorageError: ``path`` exists, its parent does not, or the disk refused the write.
     """
     require_absent(path)
     require_writable(path, 0)
@@ -93,7 +91,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield partial
         partial.rename(path)
     except OSError as error:
-        raise ScantlingError(
+        raise StorageError(
             f"cannot write {path}: {error.strerror or error}. No half-written folder was left."
         ) from error
     finally:
@@ -107,10 +105,10 @@ def require_absent(path: Path) -> None:
         path: the folder about to be written.
 
     Raises:
-        ScantlingError: it exists.
+        StorageError: it exists.
     """
     if path.exists():
-        raise ScantlingError(f"the output folder {path} exists already. Remove it or give another name.")
+        raise StorageError(f"the output folder {path} exists already. Remove it or give another name.")
 
 
 def file_sha256(path: Path) -> str:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-from .errors import ScantlingError
+from .errors import InputError
 
 MAX_CHARACTERS: Final = 1000
 MAX_DEPTH: Final = 20
@@ -78,8 +78,8 @@ class _Compiler:
         self.text, self.at, self.num_numbers = text, 0, 0
         self.automaton = _Automaton()
 
-    def refuse(self, why: str) -> ScantlingError:
-        return ScantlingError(f"the pattern {self.text[:80]!r} {why}.")
+    def refuse(self, why: str) -> InputError:
+        return InputError(f"the pattern {self.text[:80]!r} {why}.")
 
     def sequence(self, state: int, depth: int) -> int:
         """Read up to the end, or, inside braces, up to a comma or the closing brace."""
@@ -175,10 +175,10 @@ class Pattern:
             text: the pattern.
 
         Raises:
-            ScantlingError: it is empty, too long, or not well formed.
+            InputError: it is empty, too long, or not well formed.
         """
         if not text or len(text) > MAX_CHARACTERS:
-            raise ScantlingError(
+            raise InputError(
                 f"the pattern {text[:40]!r} has {len(text):,} characters. Write one of 1 to {MAX_CHARACTERS:,}."
             )
         self.text = text
@@ -264,14 +264,14 @@ def matching(patterns: Sequence[str], names: Sequence[str], what: str = "layer")
         Positions of names, ascending.
 
     Raises:
-        ScantlingError: a pattern fits no name; the message gives the nearest ones.
+        InputError: a pattern fits no name; the message gives the nearest ones.
     """
     found: set[int] = set()
     for text in patterns:
         pattern = compiled(text)
         fitting = [index for index, name in enumerate(names) if pattern.matches(name)]
         if not fitting:
-            raise ScantlingError(
+            raise InputError(
                 f"the pattern {text!r} matches no {what}. The nearest: {', '.join(nearest(text, names))}. "
                 "A pattern is for the whole name: * stands for any part of it."
             )

@@ -8,7 +8,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Final
 
-from .errors import ScantlingError
+from .errors import InputError
 
 BYTES: Final = "bytes"
 BYTES_PER_TOKEN: Final = "bytes per token"  # noqa: S105
@@ -92,14 +92,14 @@ def exact_number(value: str | float) -> Fraction:
         The number.
 
     Raises:
-        ScantlingError: not a finite decimal number.
+        InputError: not a finite decimal number.
 
     >>> exact_number(0.1)
     Fraction(1, 10)
     """
     text = value if isinstance(value, str) else repr(value)
     if isinstance(value, bool) or _PLAIN.fullmatch(text) is None:
-        raise ScantlingError(f"{_excerpt(value)} is not a number. Write a decimal number such as 3.5.")
+        raise InputError(f"{_excerpt(value)} is not a number. Write a decimal number such as 3.5.")
     return Fraction(Decimal(text.strip()))
 
 
@@ -114,7 +114,7 @@ def parse_quantity(text: str | float, measure: str) -> Fraction:
         The quantity in ``measure``.
 
     Raises:
-        ScantlingError: no number, no unit, or a unit of something else; the message says which units fit.
+        InputError: no number, no unit, or a unit of something else; the message says which units fit.
 
     >>> parse_quantity("165 W", "watts"), parse_quantity("1.5 Wh", "joules"), parse_quantity(0.05, "nats")
     (Fraction(165, 1), Fraction(5400, 1), Fraction(1, 20))
@@ -124,18 +124,18 @@ def parse_quantity(text: str | float, measure: str) -> Fraction:
     match = None if isinstance(text, bool) else _QUANTITY.fullmatch(text if isinstance(text, str) else repr(text))
     if match is None:
         kind = "a number" if measure in _BARE else "a positive number and a unit"
-        raise ScantlingError(f"{_excerpt(text)} is not a number of {measure}. Write {kind}, such as {example}.")
+        raise InputError(f"{_excerpt(text)} is not a number of {measure}. Write {kind}, such as {example}.")
     number, unit = match.groups()
     unit = unit.replace("\u00b5", "\u03bc")  # micro sign and mu look alike
     if not unit and measure not in _BARE:
         suffix = re.sub(r"^[0-9. ]+", "", example)
-        raise ScantlingError(
+        raise InputError(
             f"{_excerpt(text)} has no unit. Write for instance {str(text).strip()}{suffix}; known units: {known}."
         )
     if unit and unit not in units:
         others = [other for other, names in UNITS.items() if unit in names]
         hint = f" (it is one of {' or '.join(others)})" if others else ""
-        raise ScantlingError(f"{unit!r} in {_excerpt(text)} is not a unit of {measure}{hint}. Known units: {known}.")
+        raise InputError(f"{unit!r} in {_excerpt(text)} is not a unit of {measure}{hint}. Known units: {known}.")
     return Fraction(Decimal(number)) * (units[unit] if unit else 1)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import BaseModel, BeforeValidator, ValidationError, WithJsonSchema
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from .errors import ScantlingError
+from .errors import InputError
 from .yaml_source import Place, SourceValue
 
 MAX_MESSAGES: Final = 20
@@ -45,11 +45,11 @@ def check(refuse: Callable[..., Any], *arguments: object) -> None:
         arguments: with what.
 
     Raises:
-        PydanticCustomError: it raised a ScantlingError.
+        PydanticCustomError: it raised a InputError.
     """
     try:
         refuse(*arguments)
-    except ScantlingError as error:
+    except InputError as error:
         raise PydanticCustomError("scantling", "{message}", {"message": str(error)}) from error
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import yaml
 
-from .errors import ScantlingError
+from .errors import FileFormatError
 
 MAX_BYTES: Final = 2**20
 MAX_DEPTH: Final = 20
@@ -84,22 +84,22 @@ def read_yaml(path: Path, max_bytes: int = MAX_BYTES) -> SourceValue:
         Its value with positions.
 
     Raises:
-        ScantlingError: the file cannot be read, or holds anything but plain values; the message has line and column.
+        FileFormatError: the file cannot be read, or holds anything but plain values; the message has line and column.
     """
     try:
         with path.open("rb") as opened:
             raw = opened.read(max_bytes + 1)
     except OSError as error:
-        raise ScantlingError(f"cannot read {path}: {error.strerror}. Give the path of a YAML file.") from error
+        raise FileFormatError(f"cannot read {path}: {error.strerror}. Give the path of a YAML file.") from error
     if len(raw) > max_bytes:
-        raise ScantlingError(
+        raise FileFormatError(
             f"{path} has more than {max_bytes:,} bytes, which no hand-written file needs. Give a smaller one."
         )
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise ScantlingError(
+        raise FileFormatError(
             f"{path}:{line}: this is no UTF-8 text ({error.reason}). Save the file as UTF-8."
         ) from error
     return parse_yaml(text, path)
@@ -116,7 +116,7 @@ def parse_yaml(text: str, path: Path) -> SourceValue:
         Its value with positions.
 
     Raises:
-        ScantlingError: it holds anything but plain values.
+        FileFormatError: it holds anything but plain values.
     """
     builder = _Builder(path)
     try:
@@ -128,12 +128,12 @@ def parse_yaml(text: str, path: Path) -> SourceValue:
         tab = " Indent with spaces, not tabs." if "'\\t'" in str(error) or "\t" in _line(text, mark) else ""
         problem = error.problem or error.context
         if problem is not None and "nesting depth" in problem:  # PyYAML 6.0.4 has a bound of its own, beyond ours
-            raise ScantlingError(f"{path}{at}: {_TOO_DEEP}") from error
-        raise ScantlingError(f"{path}{at}: this is no YAML: {problem}.{tab}") from error
+            raise FileFormatError(f"{path}{at}: {_TOO_DEEP}") from error
+        raise FileFormatError(f"{path}{at}: this is no YAML: {problem}.{tab}") from error
     except yaml.YAMLError as error:
-        raise ScantlingError(f"{path}: this is no YAML: {' '.join(str(error).split())}.") from error
+        raise FileFormatError(f"{path}: this is no YAML: {' '.join(str(error).split())}.") from error
     if not builder.num_documents:
-        raise ScantlingError(f"{path}:1:1: the file is empty. Write at least one key.")
+        raise FileFormatError(f"{path}:1:1: the file is empty. Write at least one key.")
     return SourceValue(path, builder.root, builder.marks)
 
 
@@ -176,9 +176,9 @@ class _Builder:
         self.open: list[_Open] = []
         self.marks: dict[Place, tuple[int, int]] = {}
 
-    def refuse(self, event: yaml.Event, why: str) -> ScantlingError:
+    def refuse(self, event: yaml.Event, why: str) -> FileFormatError:
         line, column = _position(event)
-        return ScantlingError(f"{self.path}:{line}:{column}: {why}")
+        return FileFormatError(f"{self.path}:{line}:{column}: {why}")
 
     def take(self, event: yaml.Event) -> None:
         if isinstance(event, yaml.DocumentStartEvent):

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from .points import MeasuredPoint
 
 CONFIDENCE: Final = 0.95
@@ -114,7 +114,7 @@ def fit_speed(points: Sequence[MeasuredPoint], bandwidth: float) -> LawFit:
         The fit.
 
     Raises:
-        ScantlingError: the points do not identify the parameters, or no efficiency in (0, 2] comes out.
+        InputError: the points do not identify the parameters, or no efficiency in (0, 2] comes out.
     """
     formats = list(dict.fromkeys(point.format for point in points))
     design = np.array([[p.read_bytes * (p.format == f) for f in formats] + [1.0] for p in points])
@@ -126,7 +126,7 @@ def fit_speed(points: Sequence[MeasuredPoint], bandwidth: float) -> LawFit:
         pace, half = float(solution.values[index]), solution.half_width(index)
         share = 1 / (pace * bandwidth) if pace > 0 else float("inf")
         if not 0 < share <= _LARGEST_SHARE:
-            raise ScantlingError(
+            raise InputError(
                 f"the points give an efficiency of {share:.3g} for {name}, which is no share of {bandwidth / 1e9:.4g} "
                 "GB/s. Check the bandwidth, the units, and that the bytes are those read, not those stored; caches "
                 "that hold the whole model also do this."
@@ -147,20 +147,20 @@ def fit_power(points: Sequence[MeasuredPoint], bandwidth: float) -> LawFit:
         The fit.
 
     Raises:
-        ScantlingError: the points do not identify the parameters, or power falls with traffic.
+        InputError: the points do not identify the parameters, or power falls with traffic.
     """
     powered = [point for point in points if point.watts is not None]
     design = np.array([[p.read_bytes * p.rate / bandwidth, 1.0] for p in powered]).reshape(-1, 2)
     watts = np.array([p.watts for p in powered], dtype=np.float64)
     if len(powered) < 2 or np.linalg.cond(design / np.abs(design).max(axis=0)) > _WELL_CONDITIONED:
-        raise ScantlingError(
+        raise InputError(
             f"{len(powered)} point(s) with watts, at {len(set(design[:, 0]))} traffic(s), do not tell base_power from "
             "traffic_power. Missing: watts at a clearly different number of bytes per second, such as a lower rate."
         )
     solution = _least_squares(design, watts)
     slope, base = (float(value) for value in solution.values)
     if slope < 0:
-        raise ScantlingError(
+        raise InputError(
             f"the points say that power falls with traffic, by {-slope:.4g} W from none to full bandwidth. Check watts "
             "and rates: each must be an average over the run (10 s and more), of this machine alone."
         )
@@ -234,7 +234,7 @@ def _require_identified_speed(points: Sequence[MeasuredPoint], formats: list[str
         return
     sizes = {name: len({p.read_bytes for p in points if p.format == name}) for name in formats}
     listed = ", ".join(f"{name}: {count} size{'s' if count > 1 else ''}" for name, count in sizes.items())
-    raise ScantlingError(
+    raise InputError(
         f"{len(points)} point(s) do not identify {len(formats)} efficienc{'ies' if len(formats) > 1 else 'y'} and the "
         f"overhead ({listed or 'no points'}). Missing: one more model size, clearly different, in at least one of "
         "these formats; or write * as the format of all points, for one efficiency."

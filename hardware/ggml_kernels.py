@@ -14,7 +14,7 @@ from typing import Self
 
 import torch
 
-from ..common.errors import ScantlingError
+from ..common.errors import EngineError, InputError
 from ..quantization.formats import FloatFormat, Format, IntegerFormat
 from ..quantization.ggml import library_path, quantize_matrix
 from ..quantization.gguf_types import FLOAT_TYPES, GgufFormat
@@ -54,7 +54,7 @@ def _memory(size_bytes: int) -> int:
     base, _ = _library()
     found: int | None = base.ggml_init(_InitParams(size_bytes, None, False))
     if found is None:
-        raise ScantlingError(f"llama.cpp's library could not take {size_bytes:,} bytes. Close other programs.")
+        raise EngineError(f"llama.cpp's library could not take {size_bytes:,} bytes. Close other programs.")
     return found
 
 
@@ -89,10 +89,11 @@ class Products:
             num_threads: of the products.
 
         Raises:
-            ScantlingError: an integer format, for which llama.cpp has no kernel, or no memory.
+            InputError: llama.cpp has no kernel for the format.
+            EngineError: there is no memory.
         """
         if isinstance(target, IntegerFormat):
-            raise ScantlingError(f"llama.cpp has no kernel for {target.name}. Name a type of GGUF, such as Q4_K.")
+            raise InputError(f"llama.cpp has no kernel for {target.name}. Name a type of GGUF, such as Q4_K.")
         rows = _some_rows(target, shape.in_features)
         matrix_bytes = target.stored_bytes(shape.out_features, shape.in_features)
         self.num_matrices = -(-total_bytes // matrix_bytes)
@@ -122,7 +123,7 @@ class Products:
         base, cpu = _library()
         base.ggml_reset(self._scratch)  # every call takes its working memory from it
         if cpu.ggml_graph_compute_with_ctx(self._scratch, self._graph, self._num_threads):
-            raise ScantlingError("llama.cpp's library could not compute the products.")
+            raise EngineError("llama.cpp's library could not compute the products.")
 
     def __enter__(self) -> Self:
         """Be a context that ends with the memory given back."""

@@ -15,7 +15,7 @@ from typing import Final
 
 import torch
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from ..quantization.formats import Format, parse_format
 from ..quantization.gguf_types import GGUF_FORMATS
 from .ggml_kernels import MatrixShape, Products
@@ -36,15 +36,13 @@ def kernel_formats(names: str) -> tuple[Format, ...]:
         The formats.
 
     Raises:
-        ScantlingError: a format that llama.cpp has no kernel for.
+        InputError: a format that llama.cpp has no kernel for.
     """
     wanted = ("float16", *GGUF_FORMATS) if names == ALL else tuple(name.strip() for name in names.split(","))
     formats = tuple(parse_format(name) for name in wanted)
     for known in formats:
         if known.name not in GGUF_FORMATS and known.name not in ("float16", "bfloat16"):
-            raise ScantlingError(
-                f"llama.cpp has no kernel for {known.name}. Name types of GGUF, such as Q4_K, or: all."
-            )
+            raise InputError(f"llama.cpp has no kernel for {known.name}. Name types of GGUF, such as Q4_K, or: all.")
     return formats
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from gguf import GGUFReader
 
-from ..common.errors import ScantlingError
+from ..common.errors import FileFormatError, MissingDependencyError
 from .runtimes import DecodeRun, Step
 
 _PACKAGE: Final = "llama_cpp"
@@ -55,12 +55,12 @@ def gguf_contents(path: Path) -> GgufContents:
         Its contents.
 
     Raises:
-        ScantlingError: it is not a GGUF file with blocks.
+        FileFormatError: it is not a GGUF file with blocks.
     """
     try:
         reader = GGUFReader(path)
     except (OSError, ValueError, IndexError) as error:
-        raise ScantlingError(f"{path} is not a GGUF file: {error}") from error
+        raise FileFormatError(f"{path} is not a GGUF file: {error}") from error
     names = {tensor.name for tensor in reader.tensors}
     bytes_of: Counter[str] = Counter()
     read, blocks = 0, set()
@@ -73,7 +73,7 @@ def gguf_contents(path: Path) -> GgufContents:
             blocks.add(tensor.name.split(".")[1])
         read += size
     if not blocks:
-        raise ScantlingError(f"{path} has no tensors of blocks. Name a GGUF file of a decoder model.")
+        raise FileFormatError(f"{path} has no tensors of blocks. Name a GGUF file of a decoder model.")
     return GgufContents(bytes_of.most_common(1)[0][0], len(blocks), read)
 
 
@@ -121,7 +121,7 @@ def _imported() -> Any:  # noqa: ANN401
     try:
         import llama_cpp  # noqa: PLC0415 - an engine that many do not have
     except ImportError as error:
-        raise ScantlingError(
+        raise MissingDependencyError(
             "GGUF files are decoded by llama.cpp: pip install llama-cpp-python. Leave --gguf out for torch."
         ) from error
     return llama_cpp

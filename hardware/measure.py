@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError, ScantlingError
 from ..common.files import whole_file
 from ..common.progress import Progress
 from .energy_meters import EnergyMeter
@@ -56,12 +56,13 @@ def stream_bandwidth(array_bytes: int = DEFAULT_ARRAY_BYTES) -> StreamBandwidth:
         The rates.
 
     Raises:
-        ScantlingError: there is no memory for the array.
+        InputError: there is no memory for the array.
+        ScantlingError: memory does not give back what was written.
     """
     try:
         array = torch.ones(array_bytes // 8, dtype=torch.int64)
     except RuntimeError as error:
-        raise ScantlingError(f"no memory for an array of {array_bytes:,} bytes. Give less with --array.") from error
+        raise InputError(f"no memory for an array of {array_bytes:,} bytes. Give less with --array.") from error
     rates = []
     for _ in range(_PASSES):
         began = time.perf_counter()

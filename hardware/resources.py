@@ -26,7 +26,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Final
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError, MissingFigureError, OutOfRangeError, UnsupportedModelError
 from ..common.units import (
     BITS,
     BYTES,
@@ -82,11 +82,11 @@ def validate_range(row: Row) -> Row:
         The row.
 
     Raises:
-        ScantlingError: they would not.
+        OutOfRangeError: they would not.
     """
     largest = abs(row.fixed) + sum(max(map(abs, amounts)) for amounts in row.amounts)
     if largest > LARGEST_SUM:
-        raise ScantlingError(
+        raise OutOfRangeError(
             f"the row {row.name!r} may add up to {largest:.3g} steps of {row.step:g} {row.measure}; at most 4.6e18 are "
             "exact in 64 bits. State it in a larger unit or with fewer digits."
         )
@@ -152,7 +152,7 @@ class Rows:
         for name in ROW_NAMES:
             try:
                 made[name] = self.row(name)
-            except ScantlingError:  # a limit on it repeats the error
+            except (MissingFigureError, OutOfRangeError, UnsupportedModelError):  # a limit on it repeats the error
                 continue
         return made
 
@@ -170,7 +170,7 @@ class Rows:
         if workload.tokens_held is None:
             return ()
         if config is None:
-            raise ScantlingError(
+            raise MissingFigureError(
                 "the profile does not record the model's config, which the KV cache at a stated context depends on. "
                 "Profile the model again, state kv_cache in the workload yourself, or leave the context out."
             )
@@ -223,7 +223,7 @@ class Rows:
             Bytes by format, what lies outside the layers and the KV caches as ``float16``.
 
         Raises:
-            ScantlingError: a layer has no such format.
+            InputError: a layer has no such format.
         """
         found: dict[str, Fraction] = defaultdict(Fraction)
         for layer, share in zip(self.profile.record.layers, self.read_shares, strict=True):
@@ -231,9 +231,7 @@ class Rows:
             name = UNQUANTIZED if formats is None else formats.get(layer.name, "")
             size = 2 * layer.num_weights if formats is None else offered.get(name)
             if size is None:
-                raise ScantlingError(
-                    f"the profile has no format {name!r} for {layer.name}. It has: {', '.join(offered)}."
-                )
+                raise InputError(f"the profile has no format {name!r} for {layer.name}. It has: {', '.join(offered)}.")
             found[name] += share * size
         found[UNQUANTIZED] += self.fixed_read
         return dict(found)
@@ -263,10 +261,10 @@ class Rows:
             The machine.
 
         Raises:
-            ScantlingError: none is stated.
+            MissingFigureError: none is stated.
         """
         if self.hardware is None:
-            raise ScantlingError(f"{what_for} needs hardware. State it, such as --hardware a100-80gb.")
+            raise MissingFigureError(f"{what_for} needs hardware. State it, such as --hardware a100-80gb.")
         return self.hardware
 
     def rate(self) -> Fraction | None:
@@ -276,13 +274,13 @@ class Rows:
             The rate; None for full speed.
 
         Raises:
-            ScantlingError: it is zero.
+            MissingFigureError: it is zero.
         """
         if self.workload.rate is None:
             return None
         rate = parse_quantity(self.workload.rate, TOKENS_PER_SECOND)
         if rate <= 0:
-            raise ScantlingError(
+            raise MissingFigureError(
                 f"the workload's rate is {self.workload.rate}. State a positive one, such as 26 tok/s."
             )
         return rate
@@ -379,7 +377,7 @@ class Rows:
     def _watts(self) -> Row:
         what_for, rate = "a limit on power", self.rate()
         if rate is None:
-            raise ScantlingError(
+            raise MissingFigureError(
                 "power as a row needs a rate, since at full speed it is no sum. State the workload's rate, such as "
                 "26 tok/s; a limit on power, and solve with power as the objective, do without."
             )

@@ -19,7 +19,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic_core import CoreSchema
 
-from ..common.errors import ScantlingError
+from ..common.errors import FileFormatError, InputError, MissingFigureError
 from ..common.files import whole_file
 from ..common.patterns import Pattern, compiled
 from ..common.records import Record
@@ -154,17 +154,17 @@ class Hardware(Record):
             The number.
 
         Raises:
-            ScantlingError: the machine does not have it.
+            MissingFigureError: the machine does not have it.
         """
         figure: Figure | None = getattr(self, key)
         if figure is None:
-            raise ScantlingError(
+            raise MissingFigureError(
                 f"{what_for} needs the hardware's {key}, which {self.name} lacks. "
                 "State it in a hardware file of your own."
             )
         number = parse_quantity(figure.value, measure)
         if number <= 0 and key in {"bandwidth", "compute"}:
-            raise ScantlingError(f"the {key} of {self.name} is {figure.value}. State what it is.")
+            raise MissingFigureError(f"the {key} of {self.name} is {figure.value}. State what it is.")
         return number
 
     def efficiency_of(self, format_name: str, what_for: str) -> Fraction:
@@ -178,11 +178,11 @@ class Hardware(Record):
             The share of the first entry that fits.
 
         Raises:
-            ScantlingError: none fits.
+            MissingFigureError: none fits.
         """
         entry = self.entry_for(format_name)
         if entry is None:
-            raise ScantlingError(
+            raise MissingFigureError(
                 f"{what_for} needs the hardware's efficiency for the format {format_name}, which {self.name} lacks. "
                 "State it in a hardware file of your own; the pattern * stands for all formats."
             )
@@ -220,7 +220,7 @@ def load_hardware(name: str, beside: Path | None = None) -> Hardware:
         The machine.
 
     Raises:
-        ScantlingError: there is none, or the file is no machine.
+        InputError: there is none, or the file is no machine.
     """
     if name in hardware_names():
         text = (Path(__file__).with_name("known") / f"{name}.yaml").read_text(encoding="utf-8")
@@ -228,7 +228,7 @@ def load_hardware(name: str, beside: Path | None = None) -> Hardware:
     for path in (*([beside / name] if beside else []), Path(name)):
         if path.is_file():
             return _validated(read_yaml(path))
-    raise ScantlingError(
+    raise InputError(
         f"{name!r} is neither known hardware nor a file. Known: {', '.join(hardware_names())}; "
         "or give the path of a hardware file."
     )
@@ -250,4 +250,4 @@ def _validated(read: SourceValue) -> Hardware:
     try:
         return validated(Hardware, read.value)
     except ValidationError as error:
-        raise ScantlingError(describe(error, read, Hardware)) from error
+        raise FileFormatError(describe(error, read, Hardware)) from error

@@ -9,7 +9,7 @@ from itertools import accumulate, chain
 
 import numpy as np
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from .instance import LOSS, Instance
 from .milp.standard_form import Floats, Integers, StandardForm
 from .rules import Allow, Distinct, Limit, LossLimit, Order, Tie
@@ -131,11 +131,11 @@ class _Gather:
             int64 [options].
 
         Raises:
-            ScantlingError: the numbers are too large for exact sums in 64 bits.
+            InputError: the numbers are too large for exact sums in 64 bits.
         """
         largest = max(chain([0], map(abs, chain.from_iterable(table))))
         if largest * len(self._members) >= LARGEST_SUM:
-            raise ScantlingError(
+            raise InputError(
                 f"a row has amounts up to {largest:,}, which over {len(self._members):,} options could exceed 2^62. "
                 "State it in a coarser step."
             )
@@ -224,7 +224,7 @@ def _rows(instance: Instance, gather: _Gather, losses: Floats) -> tuple[Integers
                 rows.append(steps)
                 bounds.append(bound)
     if any(abs(bound) >= LARGEST_SUM for bound in bounds):
-        raise ScantlingError("a limit is beyond 2^62 steps of its row. State it in a coarser step.")
+        raise InputError("a limit is beyond 2^62 steps of its row. State it in a coarser step.")
     amounts_2d = np.array(rows, dtype=np.int64).reshape(len(rows), len(losses[0]))
     return amounts_2d, np.array(bounds, dtype=np.int64)
 

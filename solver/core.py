@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..common.errors import ScantlingError
+from ..common.errors import SolverError
 from .dynamic_programming import is_tabulable, tabulate
 from .heuristic import best_start
 from .lagrangian import LagrangianBound, largest_objective, relax
@@ -169,7 +169,7 @@ def _grow_core(search: _Search, solver: MilpSolver) -> CoreAnswer:
             return search.answer(Status.FEASIBLE if search.chosen is not None else Status.UNKNOWN)
         if found.status is Status.INFEASIBLE:
             if search.chosen is not None and mask[search.chosen].all():
-                raise ScantlingError(
+                raise SolverError(
                     f"{solver.name} calls a program infeasible for which a plan is known. This is a fault of the "
                     "solver: use the other one (--solver), and please report the program (--save-program)."
                 )

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from .core import CoreAnswer, solve_standard_form
 from .lagrangian import largest_objective, relax
 from .milp.base import MilpSolver, SolverSettings, Status
@@ -110,7 +110,7 @@ def _open(statement: StandardForm, bound: float, numbers: Iterator[int]) -> list
     num_chosen = min(most, len(formats))
     num_domains = math.comb(len(formats), num_chosen)
     if num_domains > _MOST_CASES:
-        raise ScantlingError(
+        raise InputError(
             f"{most} distinct formats out of {len(formats)} are {num_domains:,} cases, more than the "
             f"{_MOST_CASES:,} that are searched. Offer fewer formats, or allow fewer or more distinct ones."
         )

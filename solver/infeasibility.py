@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from .compilation import compile_instance
 from .instance import LOSS, Instance, Row
 from .milp.base import MilpSolver, SolverSettings, Status
@@ -73,7 +73,7 @@ def explain_infeasibility(instance: Instance, solver: MilpSolver, settings: Solv
         The conflict.
 
     Raises:
-        ScantlingError: there is a plan.
+        InputError: there is a plan.
     """
     rules, smallest = _smallest_conflict(instance, solver, settings)
     limits = [index for index in rules if isinstance(instance.rules[index], Limit | LossLimit)]
@@ -115,7 +115,7 @@ def _smallest_conflict(
                 certain &= status is not Status.UNKNOWN
                 kept = kept if choice is None else _kept(instance, choice)
         if len(kept) == len(instance.rules):
-            raise ScantlingError("there is a plan that keeps to all limits and rules: nothing is in conflict.")
+            raise InputError("there is a plan that keeps to all limits and rules: nothing is in conflict.")
         correction_sets.append([index for index in range(len(instance.rules)) if index not in kept])
 
 

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
-from ..common.errors import ScantlingError
+from ..common.errors import FileFormatError
 from ..common.files import whole_file
 from ..common.records import with_renamed_keys
 from .instance_checks import LOSS, validate_instance
@@ -108,7 +109,7 @@ class Instance:
         minimise: ``loss_increase`` or a row's name; the second decides among the optima of the first, and so on.
 
     Raises:
-        ScantlingError: a table of the wrong shape, a repeated name, a cost that is not finite, a rule about a unit or a
+        InputError: a table of the wrong shape, a repeated name, a cost that is not finite, a rule about a unit or a
             row that is not there.
     """
 
@@ -264,7 +265,7 @@ def write_instance(instance: Instance, path: Path) -> None:
 
 
 def read_instance(path: Path) -> Instance:
-    """Read a program.
+    """Read a program, also one of version 0.1.
 
     Args:
         path: the file.
@@ -273,16 +274,20 @@ def read_instance(path: Path) -> Instance:
         The program.
 
     Raises:
-        ScantlingError: there is no such file, or it is not a program.
+        FileFormatError: the file does not exist, or is no program.
+        InputError: it is a program that makes no sense.
     """
     try:
-        raw = with_renamed_keys(json.loads(path.read_bytes()), _RENAMED_KEYS)
-        return INSTANCE.validate_json(json.dumps(raw))
+        raw = json.loads(path.read_bytes())
     except OSError as error:
-        raise ScantlingError(f"cannot read the program {path}: {error.strerror}.") from error
+        raise FileFormatError(f"cannot read the program {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise FileFormatError(f"{path} is not a program: it is not JSON: {error}.") from error
+    try:
+        return INSTANCE.validate_json(json.dumps(with_renamed_keys(raw, _RENAMED_KEYS)))
+    except PydanticCustomError as error:
+        raise FileFormatError(f"{path} is not a program: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ScantlingError(f"{path} is not a program: {where}: {first['msg']}.") from error
-    except ValueError as error:
-        raise ScantlingError(f"{path} is not a program: it is not JSON: {error}.") from error
+        raise FileFormatError(f"{path} is not a program: {where}: {first['msg']}.") from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from .rules import Allow, Distinct, Limit, LossLimit, Order, Rule, Tie
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def validate_instance(instance: "Instance") -> None:
         instance: the program.
 
     Raises:
-        ScantlingError: what is wrong.
+        InputError: what is wrong.
     """
     for what, names in (
         ("units", [unit.name for unit in instance.units]),
@@ -34,12 +34,12 @@ def validate_instance(instance: "Instance") -> None:
     ):
         if len(set(names)) != len(names):
             repeated = next(name for name in names if names.count(name) > 1)
-            raise ScantlingError(f"two {what} are called {repeated!r}. Each needs a name of its own.")
+            raise InputError(f"two {what} are called {repeated!r}. Each needs a name of its own.")
     _require_formats(instance)
     for row in instance.rows:
         _validate_shapes(instance, row.amounts, f"the row {row.name!r}")
     if not instance.domains:
-        raise ScantlingError("the program has no domain. State what formats cost on at least one kind of text.")
+        raise InputError("the program has no domain. State what formats cost on at least one kind of text.")
     for domain in instance.domains:
         _validate_shapes(instance, domain.loss_increase_nats, f"the domain {domain.name!r}")
         _validate_costs(instance, domain)
@@ -51,20 +51,20 @@ def validate_instance(instance: "Instance") -> None:
 def _require_formats(instance: "Instance") -> None:
     for unit in instance.units:
         if not unit.formats or len(unit.bits) != len(unit.formats):
-            raise ScantlingError(
+            raise InputError(
                 f"the unit {unit.name!r} has {len(unit.formats)} formats and {len(unit.bits)} widths. "
                 "Offer at least one format, each with its width."
             )
         if len(set(unit.formats)) != len(unit.formats):
-            raise ScantlingError(f"the unit {unit.name!r} offers a format twice: {', '.join(unit.formats)}.")
+            raise InputError(f"the unit {unit.name!r} offers a format twice: {', '.join(unit.formats)}.")
 
 
 def _validate_shapes(instance: "Instance", table: Sequence[Sequence[object]], name: str) -> None:
     if len(table) != len(instance.units):
-        raise ScantlingError(f"{name} states {len(table)} units of {len(instance.units)}. State each.")
+        raise InputError(f"{name} states {len(table)} units of {len(instance.units)}. State each.")
     for unit, entries in zip(instance.units, table, strict=True):
         if len(entries) != len(unit.formats):
-            raise ScantlingError(
+            raise InputError(
                 f"{name} states {len(entries)} amounts for the {len(unit.formats)} formats of {unit.name!r}. "
                 "State one for each."
             )
@@ -74,13 +74,13 @@ def _validate_costs(instance: "Instance", domain: "DomainCosts") -> None:
     for unit, costs in zip(instance.units, domain.loss_increase_nats, strict=True):
         for format_name, cost in zip(unit.formats, costs, strict=True):
             if not math.isfinite(cost):
-                raise ScantlingError(
+                raise InputError(
                     f"the loss increase of {unit.name!r} in {format_name!r} is {cost} in the domain {domain.name!r}. "
                     "Every cost must be a finite number: profile the model again."
                 )
     if not domain.deviations_nats:
         if instance.loss.standard_errors:
-            raise ScantlingError(
+            raise InputError(
                 f"the domain {domain.name!r} states no standard errors, which the robust objective needs. "
                 "Profile with at least two sequences, or leave the standard errors out."
             )
@@ -88,20 +88,20 @@ def _validate_costs(instance: "Instance", domain: "DomainCosts") -> None:
     _validate_shapes(instance, domain.deviations_nats, f"the deviations of the domain {domain.name!r}")
     samples = [deviations for unit in domain.deviations_nats for deviations in unit]
     if len({len(deviations) for deviations in samples}) > 1 or not np.isfinite(np.array(samples)).all():
-        raise ScantlingError(
+        raise InputError(
             f"the deviations of the domain {domain.name!r} are not finite numbers of equally many samples."
         )
 
 
 def _validate_objectives(instance: "Instance") -> None:
     if not (math.isfinite(instance.loss.standard_errors) and instance.loss.standard_errors >= 0):
-        raise ScantlingError(
+        raise InputError(
             f"the robust objective adds {instance.loss.standard_errors} standard errors. Give a number from 0 up."
         )
     known = {LOSS, *instance.row_index}
     asked = instance.minimise
     if not asked or not set(asked) <= known or len(set(asked)) != len(asked):
-        raise ScantlingError(
+        raise InputError(
             f"cannot minimise {', '.join(asked) or 'nothing'}. Name one or several, each once, "
             f"of: {', '.join(sorted(known))}."
         )
@@ -111,18 +111,16 @@ def _validate_units(instance: "Instance", rule: Rule) -> None:
     if isinstance(rule, Limit):
         _validate_limit(instance, rule)
     if isinstance(rule, LossLimit) and not math.isfinite(rule.at_most_nats):
-        raise ScantlingError(f"the limit {rule.name!r} on the loss is {rule.at_most_nats}. Give a number.")
+        raise InputError(f"the limit {rule.name!r} on the loss is {rule.at_most_nats}. Give a number.")
     if isinstance(rule, Distinct) and rule.at_most_formats < 1:
-        raise ScantlingError(
-            f"the rule {rule.name!r} allows {rule.at_most_formats} distinct formats. Allow at least 1."
-        )
+        raise InputError(f"the rule {rule.name!r} allows {rule.at_most_formats} distinct formats. Allow at least 1.")
     strays = [unit for unit in _units_of(rule) if not 0 <= unit < len(instance.units)]
     if strays:
-        raise ScantlingError(f"the rule {rule.name!r} names the unit {strays[0]}, of {len(instance.units)} in all.")
+        raise InputError(f"the rule {rule.name!r} names the unit {strays[0]}, of {len(instance.units)} in all.")
     if isinstance(rule, Allow):
         for unit, formats in rule.allowed:
             if not set(formats) <= set(range(len(instance.units[unit].formats))):
-                raise ScantlingError(
+                raise InputError(
                     f"the rule {rule.name!r} names formats {formats} of {instance.units[unit].name!r}, "
                     f"which has {len(instance.units[unit].formats)}."
                 )
@@ -130,12 +128,12 @@ def _validate_units(instance: "Instance", rule: Rule) -> None:
 
 def _validate_limit(instance: "Instance", limit: Limit) -> None:
     if limit.row not in instance.row_index:
-        raise ScantlingError(
+        raise InputError(
             f"the limit {limit.name!r} is on {limit.row!r}, which is no row. Rows: "
             f"{', '.join(instance.row_index) or 'none'}."
         )
     if (limit.at_most is None) == (limit.at_least is None):
-        raise ScantlingError(f"the limit {limit.name!r} needs either at_most or at_least. Two bounds, two limits.")
+        raise InputError(f"the limit {limit.name!r} needs either at_most or at_least. Two bounds, two limits.")
 
 
 def _units_of(rule: Rule) -> list[int]:

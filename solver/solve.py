@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..common.errors import ScantlingError
+from ..common.errors import SolverError
 from .compilation import Direction, compile_instance
 from .core import CoreAnswer
 from .format_cases import solve_by_cases
@@ -82,7 +82,7 @@ def solve(
         The solution; infeasibility is a status, not an exception.
 
     Raises:
-        ScantlingError: the solver returned a choice that breaks a rule.
+        SolverError: the solver returned a choice that breaks a rule.
     """
     began = time.perf_counter()
     rules: tuple[Rule, ...] = instance.rules
@@ -104,7 +104,7 @@ def solve(
     if found is not None:
         wrong = violations(instance, found)
         if wrong:
-            raise ScantlingError(f"{solver.name} returned a plan that breaks its own limits: {'; '.join(wrong)}")
+            raise SolverError(f"{solver.name} returned a plan that breaks its own limits: {'; '.join(wrong)}")
     status = statuses[0] if found is None else max(statuses, key=_weakness)
     seconds = time.perf_counter() - began
     return Solution(status, found, tuple(proofs), seconds, solver.name, core_options)

@@ -18,7 +18,7 @@ from typing import IO
 import numpy as np
 from pydantic import TypeAdapter
 
-from ...common.errors import ScantlingError
+from ...common.errors import SolverError
 from .base import SolverAnswer, SolverSettings, Status
 from .standard_form import Integers, StandardForm
 
@@ -101,7 +101,7 @@ class HighsSolver:
             The answer.
 
         Raises:
-            ScantlingError: the worker failed.
+            SolverError: the worker failed.
         """
         request = SolveRequest(
             starts=statement.starts.tolist(),
@@ -122,7 +122,7 @@ class HighsSolver:
         reply = REPLY.validate_json(line)
         chosen = None if reply.chosen is None else np.array(reply.chosen, dtype=np.int64)
         if chosen is not None and statement.slack_prices is None and not statement.meets_limits(chosen):
-            raise ScantlingError(
+            raise SolverError(
                 f"{self.name} returned a plan that breaks a limit by its floating-point tolerance. "
                 "Use the solver with exact integers: --solver cpsat."
             )
@@ -157,7 +157,7 @@ class HighsSolver:
         assert self._messages is not None
         self._messages.seek(0)
         reason = self._messages.read().decode(errors="replace").strip().splitlines()
-        raise ScantlingError(
+        raise SolverError(
             f"the HiGHS worker ended with status {worker.returncode}: {reason[-1] if reason else 'no message'}. "
             "Try the other solver: --solver cpsat."
         )

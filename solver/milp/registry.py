@@ -3,7 +3,7 @@
 Knows nothing about programs.
 """
 
-from ...common.errors import ScantlingError
+from ...common.errors import InputError
 from .base import MilpSolver
 from .cpsat import CpSatSolver
 from .highs import HighsSolver
@@ -21,8 +21,8 @@ def solver_named(name: str) -> MilpSolver:
         The solver.
 
     Raises:
-        ScantlingError: no such solver.
+        InputError: no such solver.
     """
     if name not in SOLVERS:
-        raise ScantlingError(f"{name!r} is not a solver. Known: {', '.join(SOLVERS)}.")
+        raise InputError(f"{name!r} is not a solver. Known: {', '.join(SOLVERS)}.")
     return SOLVERS[name]

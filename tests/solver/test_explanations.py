@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from helpers.random_programs import all_choices, lawful_choices, layers_of_a_real_size, random_program
-from scantling.common.errors import ScantlingError
+from scantling.common.errors import InputError
 from scantling.solver.frontier import every_breakpoint, frontier, grid
 from scantling.solver.infeasibility import explain_infeasibility
 from scantling.solver.instance import LossMeasure
@@ -120,7 +120,7 @@ def _share(instance, index):
 
 def test_a_program_with_plans_has_no_conflict():
     instance = next(i for i in map(random_program, SEEDS) if lawful_choices(i))
-    with pytest.raises(ScantlingError, match="nothing is in conflict"):
+    with pytest.raises(InputError, match="nothing is in conflict"):
         explain_infeasibility(instance, CpSatSolver(), SETTINGS)
 
 

@@ -1,5 +1,6 @@
 """The integer program: both solvers against brute force, and the laws that every answer keeps."""
 
+import json
 import math
 import random
 import re
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from helpers.random_programs import all_choices, lawful_choices, layers_of_a_real_size, optima, random_program
-from scantling.common.errors import ScantlingError
+from scantling.common.errors import FileFormatError, InputError
 from scantling.solver.compilation import compile_instance
 from scantling.solver.instance import (
     INSTANCE,
@@ -75,7 +76,7 @@ def test_two_thousand_programs_against_brute_force(name):
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_an_engine_alone_states_every_rule(name):
+def test_a_solver_alone_states_every_rule(name):
     """Without presolve, cases or cores: the solver's own statement of the program against brute force."""
     solver, kinds = solver_named(name), set()
     for seed in range(20_000, 20_200):
@@ -161,7 +162,7 @@ def test_a_larger_budget_never_costs_more():
     assert losses[0] > losses[-1]
 
 
-def test_both_engines_prove_the_same_optimum_of_a_real_size():
+def test_both_solvers_prove_the_same_optimum_of_a_real_size():
     instance = layers_of_a_real_size()
     solutions = [solve(instance, solver, SETTINGS) for solver in SOLVERS.values()]
     for solution in solutions:
@@ -181,8 +182,8 @@ def test_a_gap_that_is_good_enough_ends_the_search():
     assert rough.proofs[0].bound <= exact.value <= rough.proofs[0].value <= exact.value * 1.0101
 
 
-def test_an_engine_that_does_not_exist_is_refused():
-    with pytest.raises(ScantlingError, match="Known: cpsat, highs"):
+def test_an_unknown_solver_is_refused():
+    with pytest.raises(InputError, match="Known: cpsat, highs"):
         solver_named("cplex")
 
 
@@ -303,8 +304,36 @@ def test_programs_survive_a_file(tmp_path):
     write_instance(instance, tmp_path / "program.json")
     assert read_instance(tmp_path / "program.json") == instance
     (tmp_path / "broken.json").write_text('{"units": 3}')
-    with pytest.raises(ScantlingError, match="not a program"):
+    with pytest.raises(FileFormatError, match="not a program"):
         read_instance(tmp_path / "broken.json")
+
+
+OLD_NAMES = {"domains": "load_cases", "over_domains": "over_cases"}
+
+
+def renamed(value, names):
+    if isinstance(value, list):
+        return [renamed(entry, names) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    return {names.get(key, key): renamed(entry, names) for key, entry in value.items()}
+
+
+def test_a_program_of_version_01_is_read_by_its_old_names(tmp_path):
+    instance, path = random_program(4), tmp_path / "program.json"
+    old = renamed(json.loads(INSTANCE.dump_json(instance)), OLD_NAMES)
+    assert "load_cases" in old
+    assert "over_cases" in old["loss"]
+    path.write_text(json.dumps(old))
+    assert read_instance(path) == instance
+    path.write_text(json.dumps(old | {"domains": old["load_cases"]}))
+    with pytest.raises(FileFormatError, match="the key 'load_cases' is the old name of 'domains'"):
+        read_instance(path)
+    path.write_text("{")
+    with pytest.raises(FileFormatError, match="it is not JSON"):
+        read_instance(path)
+    with pytest.raises(FileFormatError, match="cannot read the program"):
+        read_instance(tmp_path / "missing.json")
 
 
 def malformed(**changes):
@@ -335,13 +364,13 @@ def malformed(**changes):
     ],
 )
 def test_a_malformed_program_is_refused(changes, word):
-    with pytest.raises(ScantlingError, match=word):
+    with pytest.raises(InputError, match=word):
         malformed(**changes)
 
 
 def test_amounts_beyond_64_bits_are_refused():
     huge = Row("bytes", "bytes", ((2**60, 1, 1, 1), (2**60, 1, 1, 1)))
-    with pytest.raises(ScantlingError, match="coarser step"):
+    with pytest.raises(InputError, match="coarser step"):
         solve(replace(sweep(2), rows=(huge,), rules=(Limit("m", "bytes", at_most=5),)), CpSatSolver(), SETTINGS)
 
 
@@ -349,7 +378,7 @@ def test_more_sets_of_formats_than_can_be_searched_are_refused():
     names = tuple(f"f{k}" for k in range(30))
     units = (Unit("u", names, tuple(map(float, range(30)))),)
     instance = Instance(units, (), (DomainCosts("t", (tuple(map(float, range(30))),)),), (Distinct("d", (0,), 15),))
-    with pytest.raises(ScantlingError, match="155,117,520 cases"):
+    with pytest.raises(InputError, match="155,117,520 cases"):
         solve(instance, CpSatSolver(), SETTINGS)
 
 
