@@ -1,6 +1,6 @@
 """Files that are either whole or absent.
 
-Knows nothing about what is written.
+Knows nothing about their content.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ def require_writable(path: Path, num_bytes: int) -> None:
     """Refuse an output that could not be written, before the work that fills it.
 
     Args:
-        path: the file or folder that shall be written.
-        num_bytes: about how much it will take.
+        path: the file or folder to be written.
+        num_bytes: about how much space it will take.
 
     Raises:
-        StorageError: its parent does not exist or is closed to us, or the disk has no room.
+        StorageError: its parent does not exist or is not writable, or the disk is too full.
     """
     parent = path.absolute().parent
     if not parent.is_dir():
@@ -43,10 +43,10 @@ def require_writable(path: Path, num_bytes: int) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; rename it to ``path`` when the block ends well, else remove it.
+    """Yield a path beside ``path`` to write to; rename it to ``path`` if the block succeeds, else remove it.
 
     Args:
-        path: where the file shall stand.
+        path: the final place of the file.
 
     Yields:
         The temporary path.
@@ -56,7 +56,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     require_writable(path, 0)
     if path.is_dir():
-        raise StorageError(f"cannot write the file {path}: a folder stands there. Give another name.")
+        raise StorageError(f"cannot write the file {path}: it is a folder. Choose another name.")
     partial = _temporary_sibling(path)
     try:
         yield partial
@@ -71,10 +71,10 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside ``path``; rename it to ``path`` when the block ends well, else remove it.
+    """Yield a new folder beside ``path``; rename it to ``path`` if the block succeeds, else remove it.
 
     Args:
-        path: where the folder shall stand; it must not exist yet.
+        path: the final place of the folder; it must not exist yet.
 
     Yields:
         The temporary folder, empty.
@@ -108,17 +108,10 @@ def require_absent(path: Path) -> None:
         StorageError: it exists.
     """
     if path.exists():
-        raise StorageError(f"the output folder {path} exists already. Remove it or give another name.")
+        raise StorageError(f"the output folder {path} exists already. Remove it or choose another name.")
 
 
 def file_sha256(path: Path) -> str:
-    """Hash a file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its SHA-256 in hexadecimal.
-    """
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

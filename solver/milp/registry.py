@@ -12,17 +12,7 @@ SOLVERS: dict[str, MilpSolver] = {"cpsat": CpSatSolver(), "highs": HighsSolver()
 
 
 def solver_named(name: str) -> MilpSolver:
-    """Give a solver.
-
-    Args:
-        name: ``cpsat`` or ``highs``.
-
-    Returns:
-        The solver.
-
-    Raises:
-        InputError: no such solver.
-    """
+    """Return the solver of this name, one of SOLVERS."""
     if name not in SOLVERS:
         raise InputError(f"{name!r} is not a solver. Known: {', '.join(SOLVERS)}.")
     return SOLVERS[name]

@@ -86,6 +86,6 @@ def test_a_record_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(StorageError, match=r"does not exist\. Create it first"):
         write_record(WHOLE, tmp_path / "nowhere" / "w.json")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(StorageError, match="a folder stands there"):
+    with pytest.raises(StorageError, match="it is a folder"):
         write_record(WHOLE, tmp_path / "folder")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]

@@ -166,7 +166,7 @@ def test_what_is_missing_is_said(card, tmp_path):
     with pytest.raises(ScantlingError, match="does not record the model's config"):
         Program(bare).workload(context=5).memory("1 GB").instance()
     assert set(Rows(bare, Workload(context=5)).available()) == {"stored_bytes", "bit_weights"}
-    strange = profile_of([layer("q", "q", 0, (8, 8), FORMATS[:2])], config=CONFIG | {"layer_types": ["linear"]})
+    strange = profile_of([layer("q", "q", 0, (64, 64), FORMATS[:2])], config=CONFIG | {"layer_types": ["linear"]})
     assert set(Rows(strange, Workload(context=5)).available()) == {"stored_bytes", "bit_weights"}
     program = Program(make_profile())
     blunt = card.model_copy(update={"efficiency": card.efficiency[:1]})

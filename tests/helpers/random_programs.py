@@ -77,7 +77,7 @@ def all_choices(instance):
     return list(itertools.product(*(range(len(unit.formats)) for unit in instance.units)))
 
 
-def lawful_choices(instance):
+def feasible_choices(instance):
     return [choice for choice in all_choices(instance) if not violations(instance, choice)]
 
 

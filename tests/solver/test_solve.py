@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from helpers.random_programs import all_choices, lawful_choices, layers_of_a_real_size, optima, random_program
+from helpers.random_programs import all_choices, feasible_choices, layers_of_a_real_size, optima, random_program
 from scantling.common.errors import FileFormatError, InputError
 from scantling.solver.compilation import compile_instance
 from scantling.solver.instance import (
@@ -35,16 +35,16 @@ from scantling.solver.verify import violations
 SETTINGS = SolverSettings(time_limit_seconds=20)
 
 
-def judge(instance, solution):
+def check_against_brute_force(instance, solution):
     """Hold a solution against brute force."""
-    lawful = lawful_choices(instance)
-    if not lawful:
+    feasible = feasible_choices(instance)
+    if not feasible:
         assert solution.status is Status.INFEASIBLE
         assert solution.choice is None
         return
     assert solution.status is Status.OPTIMAL
     assert violations(instance, solution.choice) == []
-    strict, lax = optima(instance, lawful, 1e-12), optima(instance, lawful, 1e-7)
+    strict, lax = optima(instance, feasible, 1e-12), optima(instance, feasible, 1e-7)
     for proof, high, low in zip(
         solution.proofs, strict, lax, strict=True
     ):  # the next objective depends on what is a tie
@@ -59,7 +59,7 @@ def check_seeds(solver, seeds):
     for seed in seeds:
         instance = random_program(seed)
         solution = solve(instance, solver, SETTINGS)
-        judge(instance, solution)
+        check_against_brute_force(instance, solution)
         statuses.add(solution.status)
     assert statuses == {Status.OPTIMAL, Status.INFEASIBLE}
 
@@ -77,27 +77,27 @@ def test_two_thousand_programs_against_brute_force(name):
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_solver_alone_states_every_rule(name):
-    """Without presolve, cases or cores: the solver's own statement of the program against brute force."""
+    """Without presolve, cases or cores: the solver's own form of the program against brute force."""
     solver, kinds = solver_named(name), set()
     for seed in range(20_000, 20_200):
         instance = random_program(seed)
         if instance.loss.standard_errors:
             continue  # directions are added from outside
         instance = replace(instance, minimise=instance.minimise[:1])
-        statement = compile_instance(instance)
-        lawful = lawful_choices(instance)
-        if statement is None:
-            assert not lawful
+        form = compile_instance(instance)
+        feasible = feasible_choices(instance)
+        if form is None:
+            assert not feasible
             continue
-        answer = solver.solve(statement, SETTINGS)
-        assert (answer.status is Status.OPTIMAL) == bool(lawful)
+        answer = solver.solve(form, SETTINGS)
+        assert (answer.status is Status.OPTIMAL) == bool(feasible)
         assert answer.status in {Status.OPTIMAL, Status.INFEASIBLE}
-        if lawful:
+        if feasible:
             assert answer.chosen is not None
             assert answer.bound is not None
-            choice = statement.choice(answer.chosen)
+            choice = form.choice(answer.chosen)
             assert violations(instance, choice) == []
-            least = min(instance.objective(instance.minimise[0], c) for c in lawful)
+            least = min(instance.objective(instance.minimise[0], c) for c in feasible)
             assert instance.objective(instance.minimise[0], choice) <= least + 2 * answer.resolution + 1e-9
             assert answer.bound <= least + 1e-9 * (1 + abs(least))
             kinds |= {type(rule) for rule in instance.rules}
@@ -108,29 +108,29 @@ def test_presolve_keeps_the_optimum():
     for seed in range(200):
         instance = replace(random_program(seed), loss=LossMeasure())
         instance = replace(instance, minimise=instance.minimise[:1])
-        statement = compile_instance(instance)
-        small = None if statement is None else presolve(statement)
-        lawful = lawful_choices(instance)
+        form = compile_instance(instance)
+        small = None if form is None else presolve(form)
+        feasible = feasible_choices(instance)
         if small is None:
-            assert not lawful
+            assert not feasible
             continue
-        kept = [c for c in lawful if small.chosen(c) is not None]
-        if lawful:
-            value = min(instance.objective(instance.minimise[0], c) for c in lawful)
+        kept = [c for c in feasible if small.chosen(c) is not None]
+        if feasible:
+            value = min(instance.objective(instance.minimise[0], c) for c in feasible)
             assert kept
             assert min(instance.objective(instance.minimise[0], c) for c in kept) == pytest.approx(value, abs=1e-12)
 
 
-def test_the_relaxation_bounds_every_lawful_choice_and_its_reduced_costs_too():
+def test_the_relaxation_bounds_every_feasible_choice_and_its_reduced_costs_too():
     checked = 0
     for seed in range(300):
         instance = replace(random_program(seed), loss=LossMeasure(), minimise=("loss_increase",))
-        statement = compile_instance(instance)
-        small = None if statement is None else presolve(statement)
+        form = compile_instance(instance)
+        small = None if form is None else presolve(form)
         if small is None:
             continue
         relaxation = relax(small)
-        for choice in lawful_choices(instance):
+        for choice in feasible_choices(instance):
             chosen = small.chosen(choice)
             if chosen is not None:
                 loss = instance.loss_increase_nats(choice)
@@ -203,7 +203,7 @@ def test_costs_twelve_orders_apart():
     )
     for solver in SOLVERS.values():
         solution = solve(instance, solver, SETTINGS)
-        best = min(instance.loss_increase_nats(c) for c in lawful_choices(instance))
+        best = min(instance.loss_increase_nats(c) for c in feasible_choices(instance))
         assert solution.choice is not None
         assert solution.proofs[0].bound <= best
         assert instance.loss_increase_nats(solution.choice) <= best + 2 * solution.proofs[0].resolution
@@ -213,11 +213,11 @@ def test_costs_twelve_orders_apart():
 def test_integer_costs_stay_within_the_stated_resolution():
     for seed in range(200):
         instance = replace(random_program(seed), loss=LossMeasure(random_program(seed).loss.over_domains), rules=())
-        statement = compile_instance(replace(instance, minimise=("loss_increase",)))
-        assert statement is not None
-        costs = integer_costs(statement)
+        form = compile_instance(replace(instance, minimise=("loss_increase",)))
+        assert form is not None
+        costs = integer_costs(form)
         for choice in all_choices(instance)[:50]:
-            chosen = statement.chosen(choice)
+            chosen = form.chosen(choice)
             total = int((costs.costs[:, chosen].sum(axis=1) + costs.constants).max())
             assert total < 2**43
             true = instance.loss_increase_nats(choice)
@@ -269,7 +269,7 @@ def test_the_worst_domain_counts():
         units, plain.rows, (first, second), (Limit("memory", "bytes", at_most=13),), LossMeasure("worst")
     )
     solution = solve(instance, CpSatSolver(), SETTINGS)
-    worst = min(max(*(instance.domain_loss_nats(c, x)[0] for c in (first, second))) for x in lawful_choices(instance))
+    worst = min(max(*(instance.domain_loss_nats(c, x)[0] for c in (first, second))) for x in feasible_choices(instance))
     assert solution.proofs[0].value == pytest.approx(worst)
 
 
@@ -352,10 +352,10 @@ def malformed(**changes):
         ({"domains": (DomainCosts("t", ((0, 0, 0, math.nan),) * 2),)}, "int8' is nan"),
         ({"domains": (DomainCosts("t", ((0, 0, 0, math.inf),) * 2),)}, "finite"),
         ({"loss": LossMeasure("mean", 1.0)}, "no standard errors"),
-        ({"loss": LossMeasure("mean", -1.0)}, "from 0 up|no standard errors"),
+        ({"loss": LossMeasure("mean", -1.0)}, "no standard errors|must be 0 or more"),
         ({"minimise": ("speed",)}, "cannot minimise"),
         ({"minimise": ()}, "cannot minimise"),
-        ({"rules": (Limit("m", "power", at_most=1),)}, "no row"),
+        ({"rules": (Limit("m", "power", at_most=1),)}, "not a row"),
         ({"rules": (Limit("m", "bytes"),)}, "either at_most or at_least"),
         ({"rules": (LossLimit("m", math.nan),)}, "nan"),
         ({"rules": (Tie("t", ((0, 5),)),)}, "the unit 5"),
@@ -370,7 +370,7 @@ def test_a_malformed_program_is_refused(changes, word):
 
 def test_amounts_beyond_64_bits_are_refused():
     huge = Row("bytes", "bytes", ((2**60, 1, 1, 1), (2**60, 1, 1, 1)))
-    with pytest.raises(InputError, match="coarser step"):
+    with pytest.raises(InputError, match="coarser steps"):
         solve(replace(sweep(2), rows=(huge,), rules=(Limit("m", "bytes", at_most=5),)), CpSatSolver(), SETTINGS)
 
 
@@ -383,7 +383,7 @@ def test_more_sets_of_formats_than_can_be_searched_are_refused():
 
 
 def test_orders_over_a_chain_too_long_to_list():
-    """More lawful combinations than are joined into one group: the order stays with the solver."""
+    """More feasible combinations than are joined into one group: the order stays with the solver."""
     instance = limited(
         sweep(10),
         Order("falling", tuple((u, u + 1) for u in range(9))),
