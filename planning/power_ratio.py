@@ -51,7 +51,7 @@ def stated(program: Program, choose: Choose) -> Instance:
     """
     if not wants_least_power_at_full_speed(program):
         return program.instance()
-    hardware = program.rows.on("a power")
+    hardware = program.rows.require_hardware("a power")
     watts = hardware.number("base_power", WATTS, "a power") + hardware.number("traffic_power", WATTS, "a power")
     lowest: Fraction | None = None
     for _ in range(_MAX_STEPS):
@@ -70,5 +70,5 @@ def stated(program: Program, choose: Choose) -> Instance:
 
 def _power(program: ProgramState, formats: dict[str, str]) -> Fraction:
     read = program.rows.read_bytes(formats)
-    hardware = program.rows.on("a power")
+    hardware = program.rows.require_hardware("a power")
     return watts_at(read, hardware, 1 / seconds_per_step(read, hardware))

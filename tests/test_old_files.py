@@ -8,6 +8,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from helpers.command_line import run
+from helpers.old_names import with_old_names
 from helpers.tiny_profiles import make_profile
 from scantling.common.errors import ScantlingError
 from scantling.common.records import VersionedRecord
@@ -17,16 +18,6 @@ from scantling.planning.plan import Plan, read_plan
 from scantling.sensitivity.profile import DomainRecord, ProfileRecord, _digest, read_profile, write_profile
 
 RECORDS = (Plan, ProfileRecord, Comparison, SafetyFile)
-
-
-def with_old_names(value, renamed):
-    """Give keys the names that they had, at any depth."""
-    if isinstance(value, list):
-        return [with_old_names(entry, renamed) for entry in value]
-    if not isinstance(value, dict):
-        return value
-    old = {new: name for name, new in renamed.items()}
-    return {old.get(key, key): with_old_names(entry, renamed) for key, entry in value.items()}
 
 
 def as_version_01(kind: type[VersionedRecord], record: VersionedRecord, versions_back=1) -> str:

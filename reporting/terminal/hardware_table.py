@@ -14,11 +14,13 @@ from ...common.files import whole_file
 from ...common.records import Finite, Record
 from ...common.units import render_bytes
 from ...hardware.fit import FittedNumber, LawFit, fit_speed
-from ...hardware.fitted_file import _FORMATS, _WRITTEN
+from ...hardware.fitted_file import WRITTEN_UNITS
 from ...hardware.measure import MeasuredRun, StreamBandwidth
 from ...hardware.points import MeasuredPoint
 from ...hardware.runtimes import DecodeRuntime
 from ...hardware.specification import Hardware
+
+_FORMATS = (".png", ".svg", ".pdf")
 
 
 class RunRecord(Record):
@@ -221,7 +223,7 @@ def print_fits(fits: Sequence[LawFit], console: Console) -> None:
 
 
 def _describe_number(number: FittedNumber) -> tuple[str, str]:
-    factor, unit = _WRITTEN.get(number.name, (1.0, ""))
+    factor, unit = WRITTEN_UNITS.get(number.name, (1.0, ""))
     value = f"{number.value * factor:.4g} {unit}".strip()
     if number.held:
         return value, "held at zero: the points ask for less"

@@ -1,7 +1,5 @@
 """The integer program: both solvers against brute force, and the laws that every answer keeps."""
 
-import json
-import math
 import random
 import re
 from dataclasses import replace
@@ -9,21 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from helpers.random_programs import all_choices, feasible_choices, layers_of_a_real_size, optima, random_program
-from scantling.common.errors import FileFormatError, InputError
+from helpers.random_programs import all_choices, feasible_choices, layers_of_a_real_size, optima, random_program, sweep
+from scantling.common.errors import InputError, SolverError
 from scantling.solver.compilation import compile_instance
 from scantling.solver.instance import (
-    INSTANCE,
     DomainCosts,
     Instance,
     LossMeasure,
     Row,
     Unit,
-    read_instance,
-    write_instance,
 )
 from scantling.solver.lagrangian import relax
-from scantling.solver.milp.base import SolverSettings, Status
+from scantling.solver.milp.base import SolverAnswer, SolverSettings, Status
 from scantling.solver.milp.cpsat import CpSatSolver
 from scantling.solver.milp.integer_costs import integer_costs
 from scantling.solver.milp.registry import SOLVERS, solver_named
@@ -138,15 +133,6 @@ def test_the_relaxation_bounds_every_feasible_choice_and_its_reduced_costs_too()
                 assert relaxation.bound + relaxation.reduced_costs[chosen].max() <= loss + 1e-9
                 checked += 1
     assert checked > 400
-
-
-def sweep(num_units=12, domain=None):
-    bits = (2.0, 3.0, 4.0, 8.0)
-    names = tuple(f"int{b:g}" for b in bits)
-    units = tuple(Unit(f"u{u}", names, bits) for u in range(num_units))
-    row = Row("bytes", "bytes", tuple(tuple(int(b) * (1 + u % 3) for b in bits) for u in range(num_units)))
-    losses = tuple(tuple((u + 1) * 4.0**-b for b in bits) for u in range(num_units))
-    return Instance(units, (row,), (domain or DomainCosts("text", losses),))
 
 
 def limited(instance, *rules):
@@ -296,76 +282,31 @@ def test_the_judge_finds_every_kind_of_fault(rule, fault):
     assert "format 4" in violations(instance, (0, 4, 0))[0]
 
 
-def test_programs_survive_a_file(tmp_path):
-    instance = random_program(100)
-    for seed in range(100):
-        instance = random_program(seed)
-        assert INSTANCE.validate_json(INSTANCE.dump_json(instance)) == instance
-    write_instance(instance, tmp_path / "program.json")
-    assert read_instance(tmp_path / "program.json") == instance
-    (tmp_path / "broken.json").write_text('{"units": 3}')
-    with pytest.raises(FileFormatError, match="not a program"):
-        read_instance(tmp_path / "broken.json")
+class Liar:
+    """A solver that returns the cheapest option everywhere, whatever the limits."""
+
+    name = "liar"
+
+    def solve(self, form, settings, hint=None):
+        chosen = form.cheapest(form.costs[0])
+        return SolverAnswer(Status.OPTIMAL, chosen, form.objective(chosen))
 
 
-OLD_NAMES = {"domains": "load_cases", "over_domains": "over_cases"}
+def test_a_plan_that_breaks_its_own_limits_is_an_error_of_the_solver():
+    with pytest.raises(SolverError, match="liar returned a plan that breaks its own limits: memory"):
+        solve(layers_of_a_real_size(), Liar(), SETTINGS)
 
 
-def renamed(value, names):
-    if isinstance(value, list):
-        return [renamed(entry, names) for entry in value]
-    if not isinstance(value, dict):
-        return value
-    return {names.get(key, key): renamed(entry, names) for key, entry in value.items()}
+class Denier(Liar):
+    """A solver that calls everything infeasible."""
+
+    def solve(self, form, settings, hint=None):
+        return SolverAnswer(Status.INFEASIBLE)
 
 
-def test_a_program_of_version_01_is_read_by_its_old_names(tmp_path):
-    instance, path = random_program(4), tmp_path / "program.json"
-    old = renamed(json.loads(INSTANCE.dump_json(instance)), OLD_NAMES)
-    assert "load_cases" in old
-    assert "over_cases" in old["loss"]
-    path.write_text(json.dumps(old))
-    assert read_instance(path) == instance
-    path.write_text(json.dumps(old | {"domains": old["load_cases"]}))
-    with pytest.raises(FileFormatError, match="the key 'load_cases' is the old name of 'domains'"):
-        read_instance(path)
-    path.write_text("{")
-    with pytest.raises(FileFormatError, match="it is not JSON"):
-        read_instance(path)
-    with pytest.raises(FileFormatError, match="cannot read the program"):
-        read_instance(tmp_path / "missing.json")
-
-
-def malformed(**changes):
-    return replace(sweep(2), **changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "word"),
-    [
-        ({"units": (Unit("u", (), ()),) * 2}, "two units"),
-        ({"units": (Unit("u", (), ()), Unit("v", (), ()))}, "at least one format"),
-        ({"units": (Unit("u", ("a", "a"), (1.0, 1.0)), Unit("v", ("a",), (1.0,)))}, "twice"),
-        ({"rows": (Row("bytes", "bytes", ((1,), (2,))),)}, "1 amounts for the 4 formats"),
-        ({"rows": (Row("bytes", "bytes", ()),)}, "0 units of 2"),
-        ({"domains": ()}, "no domain"),
-        ({"domains": (DomainCosts("t", ((0, 0, 0, math.nan),) * 2),)}, "int8' is nan"),
-        ({"domains": (DomainCosts("t", ((0, 0, 0, math.inf),) * 2),)}, "finite"),
-        ({"loss": LossMeasure("mean", 1.0)}, "no standard errors"),
-        ({"loss": LossMeasure("mean", -1.0)}, "no standard errors|must be 0 or more"),
-        ({"minimise": ("speed",)}, "cannot minimise"),
-        ({"minimise": ()}, "cannot minimise"),
-        ({"rules": (Limit("m", "power", at_most=1),)}, "not a row"),
-        ({"rules": (Limit("m", "bytes"),)}, "either at_most or at_least"),
-        ({"rules": (LossLimit("m", math.nan),)}, "nan"),
-        ({"rules": (Tie("t", ((0, 5),)),)}, "the unit 5"),
-        ({"rules": (Allow("a", ((0, (9,)),)),)}, "formats"),
-        ({"rules": (Distinct("d", (0,), 0),)}, "at least 1"),
-    ],
-)
-def test_a_malformed_program_is_refused(changes, word):
-    with pytest.raises(InputError, match=word):
-        malformed(**changes)
+def test_a_solver_that_denies_a_known_plan_is_an_error_of_the_solver():
+    with pytest.raises(SolverError, match="liar calls a program infeasible for which a plan is known"):
+        solve(layers_of_a_real_size(), Denier(), SETTINGS)
 
 
 def test_amounts_beyond_64_bits_are_refused():
