@@ -172,16 +172,15 @@ def measure(
     window = max(seconds, SECONDS_OF_A_WINDOW) if meters.found else seconds
     runs = measure_runs(runtime, window, meters.found, TerminalProgress(Console(stderr=True)))
     found = measured_hardware(runs, stream, runtime, (tuple(m.name for m in meters.found), meters.missing))
-    heading = (f"read bandwidth {stream.read_bytes_per_second:.6g} B/s", f"engine: {runtime.name}")
-    write_points(runs, heading, output)
+    write_points(runs, (f"read bandwidth {stream.read_bytes_per_second:.6g} B/s", f"engine: {runtime.name}"), output)
     read_points(output)
     if as_json:
         typer.echo(found.model_dump_json())
         return
     print_measured(found, Console(markup=False))
-    bandwidth = f"{stream.read_bytes_per_second / 1e9:.4g} GB/s"
     if kernels is not None:
         typer.echo("These are products alone: decode a GGUF file (--gguf) to time the rest of a model.")
+    bandwidth = f"{stream.read_bytes_per_second / 1e9:.4g} GB/s"
     typer.echo(f"Wrote {output}. Next: scantling hardware fit {output} --bandwidth '{bandwidth}' -o mine.yaml")
 
 

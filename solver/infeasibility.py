@@ -10,6 +10,7 @@ Knows nothing about layers or files.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -42,6 +43,13 @@ class LimitRelaxation:
     proven: bool
 
 
+class BoundChange(NamedTuple):
+    """A new bound of one limit, by the limit's position among the instance's rules, in steps of its row."""
+
+    rule: int
+    bound: float
+
+
 @dataclass(frozen=True)
 class Conflict:
     """Why there is no plan.
@@ -50,7 +58,7 @@ class Conflict:
         rules: positions of the conflicting limits and rules, in the instance's order.
         smallest: whether it is proven that no smaller set conflicts.
         relaxations: one per limit in the conflict.
-        together: if no single change helps, new bounds of several limits, by position, whose changes, each as a share
+        together: if no single change helps, new bounds of several limits whose changes, each as a share
             of its row's range, have the least sum; empty if a single change helps, if no change of bounds does, or if
             there is a limit on the loss.
     """
@@ -58,7 +66,7 @@ class Conflict:
     rules: tuple[int, ...]
     smallest: bool
     relaxations: tuple[LimitRelaxation, ...]
-    together: tuple[tuple[int, float], ...]
+    together: tuple[BoundChange, ...]
 
 
 def explain_infeasibility(instance: Instance, solver: MilpSolver, settings: SolverSettings) -> Conflict:
@@ -78,7 +86,7 @@ def explain_infeasibility(instance: Instance, solver: MilpSolver, settings: Solv
     rules, smallest = _smallest_conflict(instance, solver, settings)
     limits = [index for index in rules if isinstance(instance.rules[index], Limit | LossLimit)]
     relaxations = tuple(_least_relaxation(instance, index, solver, settings) for index in limits)
-    together: tuple[tuple[int, float], ...] = ()
+    together: tuple[BoundChange, ...] = ()
     if all(relaxation.needed is None for relaxation in relaxations):
         together = _least_total_relaxation(instance, solver, settings)
     return Conflict(rules, smallest, relaxations, together)
@@ -166,7 +174,7 @@ def _bounded_part(instance: Instance, limit: Limit) -> Row:
 
 def _least_total_relaxation(
     instance: Instance, solver: MilpSolver, settings: SolverSettings
-) -> tuple[tuple[int, float], ...]:
+) -> tuple[BoundChange, ...]:
     """Minimise Σ_k excess_k / range_k over the limits on rows; empty if there is a limit on the loss."""
     form = compile_instance(instance)
     limits = [index for index, rule in enumerate(instance.rules) if isinstance(rule, Limit)]
@@ -183,7 +191,7 @@ def _least_total_relaxation(
         rule = instance.rules[index]
         assert isinstance(rule, Limit)
         if steps > 0 and rule.at_most is not None:
-            changes.append((index, float(rule.at_most + steps)))
+            changes.append(BoundChange(index, float(rule.at_most + steps)))
         elif steps > 0 and rule.at_least is not None:
-            changes.append((index, float(rule.at_least - steps)))
+            changes.append(BoundChange(index, float(rule.at_least - steps)))
     return tuple(changes)

@@ -48,6 +48,14 @@ class LagrangianBound:
 
 
 @dataclass(frozen=True)
+class _Multipliers:
+    """Where D is evaluated: μ, float64 [vectors], and λ in scaled units, float64 [rows]."""
+
+    weights: Floats
+    prices: Floats
+
+
+@dataclass(frozen=True)
 class _Cut:
     """One evaluation: D(μ', λ') ≤ μ'·costs + λ'·excess for all μ', λ'."""
 
@@ -63,13 +71,12 @@ def relax(form: StandardForm) -> LagrangianBound:
     scales = _row_scales(form)
     rows = form.amounts / scales[:, None]
     at_most = form.at_most / scales
-    weights = np.full(num_vectors, 1.0 / num_vectors)
     cuts: list[_Cut] = []
-    best_value, best = -np.inf, (weights, np.zeros(num_rows))
+    best_value, best = -np.inf, _Multipliers(np.full(num_vectors, 1.0 / num_vectors), np.zeros(num_rows))
     point = best
     largest = largest_objective(form)
     for _ in range(_MAX_EVALUATIONS):
-        cut = _evaluate(form, rows, at_most, *point)
+        cut = _evaluate(form, rows, at_most, point)
         cuts.append(cut)
         if cut.value > best_value:
             best_value, best = cut.value, point
@@ -78,7 +85,7 @@ def relax(form: StandardForm) -> LagrangianBound:
         ceiling, point = _highest_point(cuts, _LARGEST_PRICE)
         if ceiling - best_value <= _RELATIVE_TOLERANCE * max(abs(ceiling), 1e-300):
             break
-    weights, scaled_prices = best
+    weights, scaled_prices = best.weights, best.prices
     values = weights @ form.costs + scaled_prices @ rows
     reduced = values - form.smallest(values)[form.group_of]
     margin = _rounding_margin(form, np.abs(weights) @ np.abs(form.costs) + scaled_prices @ np.abs(rows))
@@ -116,14 +123,14 @@ def _row_scales(form: StandardForm) -> Floats:
     return np.maximum(form.ranges(), 1) / (spread or 1.0)
 
 
-def _evaluate(form: StandardForm, rows: Floats, at_most: Floats, weights: Floats, prices: Floats) -> _Cut:
-    chosen = form.cheapest(weights @ form.costs + prices @ rows)
+def _evaluate(form: StandardForm, rows: Floats, at_most: Floats, point: _Multipliers) -> _Cut:
+    chosen = form.cheapest(point.weights @ form.costs + point.prices @ rows)
     costs = form.costs[:, chosen].sum(axis=1) + form.constants
     excess = rows[:, chosen].sum(axis=1) - at_most
-    return _Cut(costs, excess, chosen, float(weights @ costs + prices @ excess))
+    return _Cut(costs, excess, chosen, float(point.weights @ costs + point.prices @ excess))
 
 
-def _highest_point(cuts: list[_Cut], largest_price: float) -> tuple[float, tuple[Floats, Floats]]:
+def _highest_point(cuts: list[_Cut], largest_price: float) -> tuple[float, _Multipliers]:
     """Maximise the smallest of the linear bounds: max θ, θ ≤ μ·costs + λ·excess for every cut."""
     num_vectors, num_rows = len(cuts[0].costs), len(cuts[0].excess)
     objective = np.zeros(num_vectors + num_rows + 1)
@@ -141,9 +148,9 @@ def _highest_point(cuts: list[_Cut], largest_price: float) -> tuple[float, tuple
     most = np.concatenate([np.ones(num_vectors), np.full(num_rows, largest_price), [np.inf]])
     found = milp(objective, bounds=Bounds(least, most), constraints=LinearConstraint(matrix, lower, upper))
     if found.x is None:
-        return -np.inf, (np.full(num_vectors, 1.0 / num_vectors), np.zeros(num_rows))
+        return -np.inf, _Multipliers(np.full(num_vectors, 1.0 / num_vectors), np.zeros(num_rows))
     weights = np.maximum(found.x[:num_vectors], 0.0)
-    return -float(found.fun), (weights / weights.sum(), np.maximum(found.x[num_vectors:-1], 0.0))
+    return -float(found.fun), _Multipliers(weights / weights.sum(), np.maximum(found.x[num_vectors:-1], 0.0))
 
 
 def _rounding_margin(form: StandardForm, magnitudes: Floats) -> float:

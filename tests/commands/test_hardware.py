@@ -1,4 +1,4 @@
-"""Limits of a machine together, as a user states them by flags; what cannot be is told with what would mend it."""
+"""Limits of a machine together, as flags; infeasible ones are reported with what would mend them."""
 
 import json
 import re
@@ -77,7 +77,7 @@ def test_any_need_can_be_minimised_under_a_limit_on_the_loss(tmp_path, profile_p
     assert plan.loss_increase_nats <= 0.1
 
 
-def test_a_rate_out_of_reach_is_no_plan_and_the_reach_is_told_in_tokens_per_second(tmp_path, profile_path, card):
+def test_a_rate_out_of_reach_is_infeasible_and_the_reach_is_given_in_tokens_per_second(tmp_path, profile_path, card):
     words = ("-o", tmp_path / "plan.json", "--hardware", card, "--rate", "900000 tok/s")
     result = run("solve", profile_path, *words)
     assert result.exit_code == 3
@@ -85,7 +85,7 @@ def test_a_rate_out_of_reach_is_no_plan_and_the_reach_is_told_in_tokens_per_seco
     assert re.search(r"the least change, proven.*plans have .* tok/s\)", result.output)
 
 
-def test_contradictory_limits_are_told_as_the_smallest_conflict(tmp_path, profile_path, card):
+def test_contradictory_limits_are_reported_as_the_smallest_conflict(tmp_path, profile_path, card):
     words = ("-o", tmp_path / "plan.json", "--hardware", card, "--rate", "100 tok/s", "--json")
     result = run("solve", profile_path, *words, "--power", "20.12 W", "--max-loss", "0.001", "--memory", "999 kB")
     assert result.exit_code == 3

@@ -94,7 +94,7 @@ def test_a_query_is_its_prompt_and_its_steps():
     assert light.answer_joules == 0
 
 
-def test_what_a_query_lacks_is_said():
+def test_what_a_query_lacks_is_named():
     read = {"float16": 10**6}
     for lacks in ("compute", "compute_power"):
         without = CARD.model_copy(update={lacks: None})
@@ -106,7 +106,7 @@ def test_what_a_query_lacks_is_said():
             query_cost(read, CARD, *lengths, 10)
 
 
-def test_a_power_above_the_limit_is_told():
+def test_a_power_above_the_limit_is_reported():
     assert above_power_limit(45, CARD) == ""
     assert above_power_limit(45.1, CARD) == (
         "45.1 W is above the power limit of card, 45 W: it would run slower than predicted."

@@ -151,9 +151,9 @@ def test_torch_runs_every_size_and_format_and_puts_the_model_back(llama_folder):
 def test_the_command_measures_a_model_and_its_points_can_be_fitted(tmp_path, llama_folder):
     csv = tmp_path / "m.csv"
     words = ("hardware", "measure", "-o", csv, "--model", llama_folder, "--seconds", "0", "--array", "4MiB")
-    told = json.loads(run(*words, "--json").output)
-    assert len(told["runs"]) == 9
-    assert told["not_read"] or told["energy_counters"]
+    measured = json.loads(run(*words, "--json").output)
+    assert len(measured["runs"]) == 9
+    assert measured["not_read"] or measured["energy_counters"]
     assert len(read_points(csv).points) == 9
     shown = " ".join(run(*words).output.split())
     assert "Memory was read at" in shown

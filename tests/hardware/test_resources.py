@@ -91,7 +91,7 @@ def test_power_at_full_speed_and_at_a_rate_are_the_laws(card):
     assert len({holds for _, holds in agreed}) == 2
 
 
-def test_a_demanded_rate_must_be_reached_and_a_machine_brings_its_memory(card):
+def test_a_required_rate_must_be_reached_and_a_machine_brings_its_memory(card):
     instance = Program(make_profile()).hardware(card).workload(rate="100 tok/s").instance()
     assert limit_named(instance, "memory of card").at_most == 10**9
     assert limit_named(instance, "rate of the workload").row == SECONDS_PER_TOKEN
@@ -146,7 +146,7 @@ def test_what_is_read_for_a_token():
     assert unknown.amounts[0][0] == full  # nothing is known of the routing: as if always read
 
 
-def test_what_is_missing_is_said(card, tmp_path):
+def test_what_is_missing_is_named(card, tmp_path):
     with pytest.raises(MissingFigureError, match="needs hardware"):
         Rows(make_profile()).row(SECONDS_PER_TOKEN)
     bare = without_config(make_profile())
@@ -221,7 +221,7 @@ def test_a_profile_records_what_the_kv_cache_depends_on(tmp_path, llama_folder, 
     assert ProfileRecord.model_validate(json_record).config is None  # profiles written before
 
 
-def test_twenty_thousand_layers_are_stated_in_seconds(card):
+def test_twenty_thousand_layers_are_built_in_seconds(card):
     layers = [
         layer(f"m.{b}.mlp.experts.{e}.up_proj", f"mlp.experts.{e}.up_proj", b, (64, 64), FORMATS)
         for b in range(50)
@@ -278,7 +278,7 @@ def test_activations_are_counted_by_hand():
     assert Rows(mixture, Workload(context=1)).activations == 2 * (2 * 64 + 3 * 256) + 4 * 96
 
 
-def test_prompt_and_answer_are_the_context_where_none_is_stated():
+def test_prompt_and_answer_are_the_context_by_default():
     profile = make_profile()
     held = Rows(profile, Workload(context=60)).kv_cache_by_block
     assert Rows(profile, Workload(prompt=50, answer=10)).kv_cache_by_block == held
@@ -301,7 +301,7 @@ def test_a_workload_that_makes_no_sense_is_refused(values, match):
         Program(make_profile()).workload(**values)
 
 
-def test_a_context_that_leaves_no_memory_for_weights_is_told(card):
+def test_a_context_that_leaves_no_memory_for_weights_is_reported(card):
     """The card has 1 GB; 131,072 tokens of 128 bytes in two blocks are 33.6 MB, a thousandfold context too much."""
     roomy = Program(make_profile()).hardware(card).workload(context=131_072)
     assert limit_named(roomy.instance(), "memory of card").at_most == 10**9

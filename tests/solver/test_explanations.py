@@ -124,7 +124,7 @@ def test_a_program_with_plans_has_no_conflict():
         explain_infeasibility(instance, CpSatSolver(), SETTINGS)
 
 
-def test_limits_without_effect_are_told_from_those_with_one():
+def test_limits_without_effect_are_distinguished_from_those_with_one():
     kinds = set()
     for seed in SEEDS:
         instance = replace(random_program(seed), minimise=("loss_increase",))
