@@ -119,7 +119,7 @@ class Rows:
                 self.stored,
                 self.profile.record.other_bytes + sum(self.kv_cache_by_block) + self.activations,
             ),
-            READ_BYTES: lambda: self.of_traffic(
+            READ_BYTES: lambda: self._traffic_row(
                 READ_BYTES, BYTES_PER_TOKEN, lambda _: Fraction(1, self.batch), Fraction(0), Fraction(1)
             ),
             BIT_WEIGHTS: lambda: Row(BIT_WEIGHTS, BITS, self._bit_weights()),
@@ -247,7 +247,7 @@ class Rows:
             )
         return rate
 
-    def of_traffic(
+    def _traffic_row(
         self, name: str, measure: str, per_byte: Callable[[str], Fraction], constant: Fraction, step: Fraction
     ) -> Row:
         """Build a row of amounts in proportion to the bytes read: a(u, f) = k(f) · b(u, f).
@@ -283,13 +283,13 @@ class Rows:
         fixed = self.fixed_read * per_byte(UNQUANTIZED) + constant
         return Row(name, measure, tuple(amounts), math.ceil(fixed / step), float(step))
 
-    def pace(self, purpose: str) -> Callable[[str], Fraction]:
+    def _seconds_per_byte(self, purpose: str) -> Callable[[str], Fraction]:
         """Return a function of the format's name: the seconds per byte, 1 / (η(f) B)."""
         hardware = self.require_hardware(purpose)
         bandwidth = hardware.number("bandwidth", BYTES_PER_SECOND, purpose)
         return lambda name: 1 / (bandwidth * hardware.efficiency_of(name, purpose))
 
-    def traffic_joules(self, purpose: str) -> Fraction:
+    def _joules_per_byte(self, purpose: str) -> Fraction:
         """Return the joules per byte read, beside the base power: c / B."""
         hardware = self.require_hardware(purpose)
         bandwidth = hardware.number("bandwidth", BYTES_PER_SECOND, purpose)
@@ -297,24 +297,24 @@ class Rows:
 
     def _seconds(self) -> Row:
         purpose = "a limit on speed"
-        pace = self.pace(purpose)
+        pace = self._seconds_per_byte(purpose)
         overhead = self.require_hardware(purpose).number("overhead", SECONDS, purpose)
-        return self.of_traffic(SECONDS_PER_TOKEN, SECONDS, pace, overhead, PICO)
+        return self._traffic_row(SECONDS_PER_TOKEN, SECONDS, pace, overhead, PICO)
 
     def _joules(self) -> Row:
         purpose, rate = "a limit on energy", self.rate()
         base = self.require_hardware(purpose).number("base_power", WATTS, purpose)
         if rate is not None:
-            joules = self.traffic_joules(purpose)
+            joules = self._joules_per_byte(purpose)
             shared = joules / self.batch
-            return self.of_traffic(JOULES_PER_TOKEN, JOULES, lambda _: shared, base / rate / self.batch, NANO)
-        return self._with_time(JOULES_PER_TOKEN, purpose, base)
+            return self._traffic_row(JOULES_PER_TOKEN, JOULES, lambda _: shared, base / rate / self.batch, NANO)
+        return self._row_with_time(JOULES_PER_TOKEN, purpose, base)
 
-    def _with_time(self, name: str, purpose: str, watts: Fraction) -> Row:
+    def _row_with_time(self, name: str, purpose: str, watts: Fraction) -> Row:
         """Build the row of (watts · t + c b / B) / n."""
-        pace, joules = self.pace(purpose), self.traffic_joules(purpose)
+        pace, joules = self._seconds_per_byte(purpose), self._joules_per_byte(purpose)
         overhead = self.require_hardware(purpose).number("overhead", SECONDS, purpose)
-        return self.of_traffic(
+        return self._traffic_row(
             name,
             JOULES,
             lambda format_name: (watts * pace(format_name) + joules) / self.batch,
@@ -330,8 +330,8 @@ class Rows:
                 "26 tok/s; a limit on power, or power as the objective of solve, needs none."
             )
         base = self.require_hardware(purpose).number("base_power", WATTS, purpose)
-        per_byte = self.traffic_joules(purpose) * rate
-        return self.of_traffic(POWER, WATTS, lambda _: per_byte, base, MICRO)
+        per_byte = self._joules_per_byte(purpose) * rate
+        return self._traffic_row(POWER, WATTS, lambda _: per_byte, base, MICRO)
 
     def full_speed_power(self, name: str, at_most_watts: Fraction) -> Row:
         """State a limit on power at full speed as a row that must not be positive.
@@ -347,4 +347,4 @@ class Rows:
         """
         purpose = "a limit on power"
         base = self.require_hardware(purpose).number("base_power", WATTS, purpose)
-        return validate_range(self._with_time(name, purpose, base - at_most_watts))
+        return validate_range(self._row_with_time(name, purpose, base - at_most_watts))
