@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers.command_line import run
-from scantling.common.errors import InputError
+from scantling.common.errors import InputError, ScantlingError
 from scantling.hardware.decode_laws import operate
 from scantling.hardware.fit import fit_power, fit_speed
 from scantling.hardware.fitted_file import hardware_of, law_record
@@ -207,10 +207,10 @@ def test_what_a_fit_needs_is_said(tmp_path):
         (("--bandwidth", "100 W"), "not a unit of bytes per second"),
         (("--bandwidth", "100 GB/s", "--picture", tmp_path / "f.txt"), "give a name that ends in"),
     ):
-        with pytest.raises(InputError, match=match):
+        with pytest.raises(ScantlingError, match=match):
             run("hardware", "fit", tmp_path / "p.csv", "-o", tmp_path / "o.yaml", *words)
         assert not (tmp_path / "o.yaml").exists()
-    with pytest.raises(InputError, match="cannot read the measurements"):
+    with pytest.raises(ScantlingError, match="cannot read the measurements"):
         read_points(tmp_path / "missing.csv")
-    with pytest.raises(InputError, match="give a name"):
+    with pytest.raises(ScantlingError, match="give a name"):
         draw_fits([fit_speed(POINTS, BANDWIDTH)], "t", tmp_path / "x.txt")
