@@ -4,6 +4,7 @@ Knows nothing about the command line or about formats.
 """
 
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 
 from ..common.errors import InputError
@@ -31,7 +32,7 @@ def export_plan(
     in_memory: bool = False,
     write_imatrix: Path | str | None = None,
     emit: str | None = None,
-    model: str | None = None,
+    model: str | PathLike[str] | LoadedModel | None = None,
     profile: Profile | Path | str | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
@@ -49,7 +50,7 @@ def export_plan(
             and memory holds a block at a time; ``gguf`` always holds them in memory.
         write_imatrix: where to write the importance matrix that the file was rounded with; ``gguf`` only.
         emit: ``llama-quantize`` to get, as ``Manifest.emitted``, its command for the same file; ``gguf`` only.
-        model: the model, where it has moved since it was profiled.
+        model: the model, loaded already (it becomes the quantized one), or its place where it has moved.
         profile: the profile or its file, where that has moved since the plan was solved.
         trust_remote_code: whether Python code that comes with the model may run.
         progress: shows how far the work is; None shows nothing.
@@ -75,9 +76,11 @@ def export_plan(
     found = profile_of(plan, profile)
     writer.validate(plan, found, settings, output)
     scratch = output.absolute().parent if writer.streams_weights and not in_memory else None
+    if isinstance(model, LoadedModel):
+        return apply_plan(model, found, plan, settings, output, progress)
     (loaded,) = (
         load_model(source, trust_remote_code=trust_remote_code, scratch=scratch)
-        for source in progress([model or plan.model_source], "loading the model")
+        for source in progress([str(model or plan.model_source)], "loading the model")
     )
     return apply_plan(loaded, found, plan, settings, output, progress)
 

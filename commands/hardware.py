@@ -1,4 +1,4 @@
-"""Commands about hardware: predict; hardware list, fit, measure."""
+"""The commands about hardware: predict, and hardware list, fit and measure."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from .files import plan_and_profile
 from .flags import JsonOption, PlanArgument, ProfileOption
 
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 hardware = typer.Typer(
-    no_args_is_help=True, help="Numbers of machines: list them, fit them to measurements, measure this one."
+    no_args_is_help=True, help="The numbers of machines: list them, fit them to measurements, measure this one."
 )
 app.add_typer(hardware, name="hardware")
 
 DecodedOption = Annotated[
     str | None,
-    typer.Option("--model", help="Decoded by torch, whole and cut to fewer blocks. Default: the demo's model."),
+    typer.Option("--model", help="Model to decode with torch, whole and cut to fewer blocks. Default: the demo's."),
 ]
 GgufOption = Annotated[
-    list[Path] | None, typer.Option("--gguf", help="GGUF files, decoded by llama.cpp instead of torch; repeatable.")
+    list[Path] | None, typer.Option("--gguf", help="GGUF file to decode with llama.cpp instead of torch; repeatable.")
 ]
 KernelsOption = Annotated[
     str | None,
-    typer.Option(help="Types of GGUF, or all: products in llama.cpp's CPU kernels, without a model."),
+    typer.Option(help="GGUF types, or all: products in llama.cpp's CPU kernels, without a model."),
 ]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")]
 UniformOption = Annotated[
     list[str] | None,
-    typer.Option("--uniform", help="A width or a format to compare with; repeatable. Default: every one."),
+    typer.Option("--uniform", help="Width or format to compare with; repeatable. Default: all."),
 ]
 RateOption = Annotated[
     str | None,
-    typer.Option("--rate", help="Throughput at which powers are compared, such as '26 tok/s'. Default: the slowest's."),
+    typer.Option("--rate", help="Throughput at which power is compared, such as '26 tok/s'. Default: the slowest's."),
 ]
 
 
@@ -47,18 +47,18 @@ RateOption = Annotated[
 def predict(
     plan_path: PlanArgument,
     hardware_name: Annotated[
-        str, typer.Option("--hardware", help="A known machine (scantling hardware list) or a hardware file.")
+        str, typer.Option("--hardware", help="Known machine (scantling hardware list) or hardware file.")
     ],
     uniform: UniformOption = None,
     other: Annotated[
-        list[Path] | None, typer.Option("--plan", help="Another plan of the same profile; repeatable.")
+        list[Path] | None, typer.Option("--plan", help="Another plan for the same profile; repeatable.")
     ] = None,
-    context: Annotated[int | None, typer.Option(help="Tokens in the KV cache of each sequence.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Sequences at once.")] = None,
-    kv_bits: Annotated[float | None, typer.Option(help="Width of a cached number.")] = None,
+    context: Annotated[int | None, typer.Option(help="Tokens in the KV cache, per sequence.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Sequences decoded at once.")] = None,
+    kv_bits: Annotated[float | None, typer.Option(help="Bits per number of the KV cache.")] = None,
     rate: RateOption = None,
-    prompt: Annotated[int | None, typer.Option(help="Tokens of a query's prompt.")] = None,
-    answer: Annotated[int | None, typer.Option(help="Tokens of its answer.")] = None,
+    prompt: Annotated[int | None, typer.Option(help="Tokens of the prompt of a query.")] = None,
+    answer: Annotated[int | None, typer.Option(help="Tokens of the answer of a query.")] = None,
     profile_path: ProfileOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -76,8 +76,8 @@ def predict(
     assert program.on_hardware is not None
     for path, read in plans.items():
         if read.profile_sha256 != plan.profile_sha256:
-            raise ScantlingError(
-                f"{path} was solved from another profile than {plan_path}. Solve both from one profile."
+            raise InputError(
+                f"{path} was solved from another profile than {plan_path}. Solve both from the same profile."
             )
     found = predict_needs(profile, entries_of(profile, plans, uniform), Use(program.on_hardware, program.work))
     if as_json:
@@ -88,22 +88,22 @@ def predict(
 
 @hardware.command()
 def fit(
-    measurements: Annotated[Path, typer.Argument(metavar="CSV", help="Measured points; docs/hardware.md says how.")],
+    measurements: Annotated[
+        Path, typer.Argument(metavar="CSV", help="Measured points; docs/hardware.md describes the columns.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The hardware file to write.")],
     base: Annotated[
-        str | None, typer.Option("--hardware", help="A known machine or a file, whose other numbers are kept.")
+        str | None, typer.Option("--hardware", help="Known machine or file that provides all other numbers.")
     ] = None,
-    bandwidth: Annotated[str | None, typer.Option(help="Such as '1008 GB/s', where no machine is given.")] = None,
-    name: Annotated[str | None, typer.Option(help="What messages shall call the machine.")] = None,
+    bandwidth: Annotated[str | None, typer.Option(help="Such as '1008 GB/s', if no machine is given.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the machine in messages.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw measured against fitted to a .png, .svg or .pdf.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fit efficiency, overhead and power of a machine to measured points, and write a hardware file."""
-    import json
-
     from ..common.files import require_writable
     from ..common.units import BYTES_PER_SECOND
-    from ..hardware.fit import fit_power, fit_speed
+    from ..hardware.fit import fit_laws
     from ..hardware.fitted_file import hardware_of, law_record
     from ..hardware.points import read_points
     from ..hardware.specification import write_hardware
@@ -112,10 +112,7 @@ def fit(
     require_writable(output, 1 << 16)
     start = _base_hardware(base, bandwidth, name or output.stem)
     points = read_points(measurements)
-    bytes_per_second = float(start.number("bandwidth", BYTES_PER_SECOND, "a fit"))
-    fits = [fit_speed(points.points, bytes_per_second)]
-    if any(point.watts is not None for point in points.points):
-        fits.append(fit_power(points.points, bytes_per_second))
+    fits = fit_laws(points.points, float(start.number("bandwidth", BYTES_PER_SECOND, "a fit")))
     if picture is not None:
         draw_fits(fits, f"{start.name}: {points.name}", picture)
     write_hardware(hardware_of(start, fits, points), output)
@@ -124,7 +121,7 @@ def fit(
         return
     print_fits(fits, Console(markup=False))
     if len(fits) == 1:
-        typer.echo("No point has watts, so the power law is as it was: fitted numbers are for speed alone.")
+        typer.echo("No point has watts: only speed was fitted, and the power law is unchanged.")
     typer.echo(f"Wrote {output}: use it with --hardware {output}")
 
 
@@ -133,7 +130,7 @@ def _base_hardware(base: str | None, bandwidth: str | None, name: str) -> "Hardw
     from ..hardware.specification import Figure, Hardware, load_hardware
 
     if (base is None) == (bandwidth is None):
-        raise ScantlingError("efficiencies are shares of a bandwidth. Give --hardware or --bandwidth, one of the two.")
+        raise InputError("efficiencies are shares of a bandwidth. Give either --hardware or --bandwidth.")
     if base is not None:
         return load_hardware(base).model_copy(update={"name": name})
     assert bandwidth is not None
@@ -143,17 +140,19 @@ def _base_hardware(base: str | None, bandwidth: str | None, name: str) -> "Hardw
 
 @hardware.command()
 def measure(
-    output: Annotated[Path, typer.Option("-o", "--output", help="The points to write, as CSV for: hardware fit.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="CSV file of points to write, for hardware fit.")],
     model: DecodedOption = None,
     gguf: GgufOption = None,
     kernels: KernelsOption = None,
-    seconds: Annotated[float, typer.Option(help="Of each run; 10 at least where energy is read.")] = 3.0,
-    array: Annotated[str, typer.Option(help="Read over and over for the bandwidth; much larger than caches.")] = "1GiB",
-    threads: Annotated[int | None, typer.Option(help="That compute. Default: torch's own choice.")] = None,
+    seconds: Annotated[float, typer.Option(help="Length of each run; at least 10 if energy is read.")] = 3.0,
+    array: Annotated[
+        str, typer.Option(help="Array read repeatedly for the bandwidth; much larger than caches.")
+    ] = "1GiB",
+    threads: Annotated[int | None, typer.Option(help="Threads that compute. Default: torch's own choice.")] = None,
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure this machine: bandwidth, decode in several formats, energy where it has a counter."""
+    """Measure this machine: bandwidth, decode in several formats, and energy if it has a counter."""
     import torch
 
     from ..common.files import require_writable
@@ -168,22 +167,21 @@ def measure(
     require_writable(output, 1 << 16)
     if threads is not None:
         torch.set_num_threads(threads)
-    engine = _decode_runtime(model, gguf or [], kernels, trust_remote_code=trust_remote_code)
+    runtime = _decode_runtime(model, gguf or [], kernels, trust_remote_code=trust_remote_code)
     meters = find_meters()
     stream = stream_bandwidth(parse_bytes(array))
     window = max(seconds, SECONDS_OF_A_WINDOW) if meters.found else seconds
-    runs = measure_runs(engine, window, meters.found, TerminalProgress(Console(stderr=True)))
-    found = measured_hardware(runs, stream, engine, (tuple(m.name for m in meters.found), meters.missing))
-    heading = (f"read bandwidth {stream.read_bytes_per_second:.6g} B/s", f"engine: {engine.name}")
-    write_points(runs, heading, output)
+    runs = measure_runs(runtime, window, meters.found, TerminalProgress(Console(stderr=True)))
+    found = measured_hardware(runs, stream, runtime, (tuple(m.name for m in meters.found), meters.missing))
+    write_points(runs, (f"read bandwidth {stream.read_bytes_per_second:.6g} B/s", f"engine: {runtime.name}"), output)
     read_points(output)
     if as_json:
         typer.echo(found.model_dump_json())
         return
     print_measured(found, Console(markup=False))
-    bandwidth = f"{stream.read_bytes_per_second / 1e9:.4g} GB/s"
     if kernels is not None:
-        typer.echo("These are products alone: decode a GGUF file (--gguf) for the time of all else in a model.")
+        typer.echo("These are products alone: decode a GGUF file (--gguf) to time the rest of a model.")
+    bandwidth = f"{stream.read_bytes_per_second / 1e9:.4g} GB/s"
     typer.echo(f"Wrote {output}. Next: scantling hardware fit {output} --bandwidth '{bandwidth}' -o mine.yaml")
 
 
@@ -197,8 +195,8 @@ def _decode_runtime(
     from ..models.loading import load_model
 
     if (model is not None) + bool(gguf) + (kernels is not None) > 1:
-        raise ScantlingError(
-            "--model is decoded by torch, --gguf by llama.cpp, --kernels are its products alone. Give one of them."
+        raise InputError(
+            "--model is decoded by torch, --gguf by llama.cpp, --kernels times its products alone. Give one of them."
         )
     if kernels is not None:
         return KernelRuntime(kernel_formats(kernels))
@@ -210,11 +208,12 @@ def _decode_runtime(
 @hardware.command("list")
 def list_hardware(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]…", help="Known ones or files, shown whole; default: a list.")
+        list[str] | None,
+        typer.Argument(metavar="[NAME]…", help="Machines or files to show in full. Default: a list of all."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the known machines, or show some with the origin of every number."""
+    """List the known machines, or show some with the source of every number."""
     from ..hardware.specification import FIGURES, hardware_names, load_hardware
     from ..reporting.terminal.hardware_table import print_hardware
 
@@ -224,15 +223,14 @@ def list_hardware(
         return
     if not names:
         print_hardware(known, Console(markup=False))
-        typer.echo("All numbers of one, with where each comes from: scantling hardware list NAME")
+        typer.echo("All numbers of one, with the source of each: scantling hardware list NAME")
         return
     for found in known:
         typer.echo(f"{found.name}: {found.note}")
         stated = [(key, getattr(found, key)) for key in FIGURES]
         stated += [(f"efficiency of {entry.formats}", entry.share) for entry in found.efficiency]
         for key, figure in stated:
-            words = "not known" if figure is None else _describe_figure(figure)
-            typer.echo(f"  {key}: {words}")
+            typer.echo(f"  {key}: {'not known' if figure is None else _describe_figure(figure)}")
 
 
 def _describe_figure(figure: "Figure") -> str:

@@ -1,11 +1,11 @@
-"""The errors that users meet: one tree, so that each catch can take the narrow one.
+"""The errors that users meet, as one tree, so that each ``except`` can name the narrow class.
 
-Every message says what was wrong, with the value, and what to do about it.
+Every message says what was wrong, with the value, and how to mend it.
 """
 
 
 class ScantlingError(Exception):
-    """Anything that scantling refuses or fails at, said in words; the base of all others."""
+    """Base of all errors that scantling raises on purpose."""
 
 
 class InputError(ScantlingError):
@@ -13,11 +13,11 @@ class InputError(ScantlingError):
 
 
 class FileFormatError(InputError):
-    """A file is missing, damaged, of another version, or not what it should be."""
+    """A file is missing, damaged, of another version, or of another kind."""
 
 
 class StorageError(ScantlingError):
-    """A file or folder cannot be written: no room, no permission, or something is there already."""
+    """A file or folder cannot be written: no space, no permission, or the place is taken."""
 
 
 class MissingDependencyError(ScantlingError):
@@ -33,19 +33,19 @@ class CalibrationError(ScantlingError):
 
 
 class MissingFigureError(InputError):
-    """A prediction needs a number of the hardware or the workload that was not given."""
+    """A prediction needs a number of the hardware, the workload or the model's config that is not known."""
 
 
 class OutOfRangeError(InputError):
-    """A limit or a size lies outside what the profile's formats can give."""
+    """A limit, a rate or a sum lies outside what the formats can give or 64-bit integers can hold."""
 
 
 class SolverError(ScantlingError):
     """A solver failed, or returned something that does not hold."""
 
 
-class SolverTimeout(SolverError):  # noqa: N818
-    """No plan was found within the time limit; there may be one."""
+class SolverTimeout(SolverError):  # noqa: N818 - the field's word, beside SolverError
+    """No plan was found within the time limit; one may exist."""
 
 
 class EngineError(ScantlingError):

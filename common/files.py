@@ -1,6 +1,6 @@
 """Files that are either whole or absent.
 
-Knows nothing about what is written.
+Knows nothing about their content.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import ScantlingError
+from .errors import StorageError
 from .units import render_bytes
 
 
@@ -22,20 +22,20 @@ def require_writable(path: Path, num_bytes: int) -> None:
     """Refuse an output that could not be written, before the work that fills it.
 
     Args:
-        path: the file or folder that shall be written.
-        num_bytes: about how much it will take.
+        path: the file or folder to be written.
+        num_bytes: about how much space it will take.
 
     Raises:
-        ScantlingError: its parent does not exist or is closed to us, or the disk has no room.
+        StorageError: its parent does not exist or is not writable, or the disk is too full.
     """
     parent = path.absolute().parent
     if not parent.is_dir():
-        raise ScantlingError(f"cannot write {path}: the folder {path.parent} does not exist. Create it first.")
+        raise StorageError(f"cannot write {path}: the folder {path.parent} does not exist. Create it first.")
     if not os.access(parent, os.W_OK):
-        raise ScantlingError(f"cannot write {path}: the folder {path.parent} is not writable. Choose another.")
+        raise StorageError(f"cannot write {path}: the folder {path.parent} is not writable. Choose another.")
     free = shutil.disk_usage(parent).free
     if free < num_bytes:
-        raise ScantlingError(
+        raise StorageError(
             f"cannot write {path}: it takes about {render_bytes(num_bytes)}, the disk has {render_bytes(free)} left. "
             "Free some space or choose another disk."
         )
@@ -43,20 +43,20 @@ def require_writable(path: Path, num_bytes: int) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; rename it to ``path`` when the block ends well, else remove it.
+    """Yield a path beside ``path`` to write to; rename it to ``path`` if the block succeeds, else remove it.
 
     Args:
-        path: where the file shall stand.
+        path: the final place of the file.
 
     Yields:
         The temporary path.
 
     Raises:
-        ScantlingError: the parent folder does not exist, or the disk refused the write.
+        StorageError: the parent folder does not exist, or the disk refused the write.
     """
     require_writable(path, 0)
     if path.is_dir():
-        raise ScantlingError(f"cannot write the file {path}: a folder stands there. Give another name.")
+        raise StorageError(f"cannot write the file {path}: it is a folder. Choose another name.")
     partial = _temporary_sibling(path)
     try:
         yield partial
@@ -64,25 +64,23 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         partial.replace(path)
     except OSError as error:
-        raise ScantlingError(
-            f"cannot write {path}: {error.strerror or error}. No half-written file was left."
-        ) from error
+        raise StorageError(f"cannot write {path}: {error.strerror or error}. No half-written file was left.") from error
     finally:
         partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside ``path``; rename it to ``path`` when the block ends well, else remove it.
+    """Yield a new folder beside ``path``; rename it to ``path`` if the block succeeds, else remove it.
 
     Args:
-        path: where the folder shall stand; it must not exist yet.
+        path: the final place of the folder; it must not exist yet.
 
     Yields:
         The temporary folder, empty.
 
     Raises:
-        ScantlingError: ``path`` exists, its parent does not, or the disk refused the write.
+        StorageError: ``path`` exists, its parent does not, or the disk refused the write.
     """
     require_absent(path)
     require_writable(path, 0)
@@ -93,7 +91,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield partial
         partial.rename(path)
     except OSError as error:
-        raise ScantlingError(
+        raise StorageError(
             f"cannot write {path}: {error.strerror or error}. No half-written folder was left."
         ) from error
     finally:
@@ -107,20 +105,13 @@ def require_absent(path: Path) -> None:
         path: the folder about to be written.
 
     Raises:
-        ScantlingError: it exists.
+        StorageError: it exists.
     """
     if path.exists():
-        raise ScantlingError(f"the output folder {path} exists already. Remove it or give another name.")
+        raise StorageError(f"the output folder {path} exists already. Remove it or choose another name.")
 
 
 def file_sha256(path: Path) -> str:
-    """Hash a file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its SHA-256 in hexadecimal.
-    """
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,15 +1,15 @@
-"""Shell patterns over names of layers and formats. This is the one place that says what they mean.
+"""Shell patterns over names of layers and formats; the one place that defines their meaning.
 
-    *            any characters, none included; dots are ordinary, so ``*.mlp.*`` reaches every depth
+    *            any characters, possibly none; dots are ordinary, so ``*.mlp.*`` reaches every depth
     ?            one character
-    [abc] [a-z]  one character of these; ``[!abc]`` one that is not among them
+    [abc] [a-z]  one of these characters; ``[!abc]`` any other
     {a,b}        either; an alternative may be empty, hold patterns, and hold braces again
     {0..31}      the whole numbers 0 to 31; also beside others, ``{0..3,31}``
-    [*]          a star itself, and so with ?, [, { and }
+    [*]          a literal star; likewise for ?, [, { and }
 
-A pattern is for the whole name: ``mlp`` matches no layer, ``*.mlp.*`` does. Upper and lower case differ.
+A pattern must match the whole name: ``mlp`` matches no layer, ``*.mlp.*`` does. Case matters.
 
-A pattern becomes a nondeterministic automaton (Thompson 1968) that is run on sets of states, and nothing is expanded:
+A pattern becomes a nondeterministic automaton (Thompson 1968) that runs on sets of states, and nothing is expanded:
 time grows with pattern × name, whatever the braces.
 
 Knows nothing about models.
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-from .errors import ScantlingError
+from .errors import InputError
 
 MAX_CHARACTERS: Final = 1000
 MAX_DEPTH: Final = 20
@@ -34,7 +34,7 @@ _RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})")
 
 @dataclass(frozen=True)
 class _OneOf:
-    """A step over one character: one that is in the set, or, where ``negated``, one that is not."""
+    """A transition over one character: one in the set, or, if ``negated``, one outside it."""
 
     characters: frozenset[str]
     negated: bool = False
@@ -48,7 +48,7 @@ _ANY = _OneOf(frozenset(), negated=True)
 
 @dataclass
 class _Automaton:
-    """States are numbers; ``steps`` go over one character, ``jumps`` over none."""
+    """States are numbers; ``steps`` consume one character, ``jumps`` none."""
 
     steps: list[list[tuple[_OneOf, int]]] = field(default_factory=list)
     jumps: list[list[int]] = field(default_factory=list)
@@ -78,13 +78,13 @@ class _Compiler:
         self.text, self.at, self.num_numbers = text, 0, 0
         self.automaton = _Automaton()
 
-    def refuse(self, why: str) -> ScantlingError:
-        return ScantlingError(f"the pattern {self.text[:80]!r} {why}.")
+    def fault(self, why: str) -> InputError:
+        return InputError(f"the pattern {self.text[:80]!r} {why}.")
 
     def sequence(self, state: int, depth: int) -> int:
         """Read up to the end, or, inside braces, up to a comma or the closing brace."""
         if depth > MAX_DEPTH:
-            raise self.refuse(f"nests braces more than {MAX_DEPTH} deep. Write it flatter")
+            raise self.fault(f"nests braces more than {MAX_DEPTH} deep. Write it flatter")
         while self.at < len(self.text):
             character = self.text[self.at]
             if depth and character in ",}":
@@ -102,11 +102,11 @@ class _Compiler:
             elif character == "{":
                 state = self.alternatives(state, depth + 1)
             elif character == "}":
-                raise self.refuse("closes a brace that was not opened. Write [}] for the character itself")
+                raise self.fault("closes a brace that was not opened. Write [}] for the character itself")
             else:
                 state = self.automaton.step(state, _OneOf(frozenset(character)))
         if depth:
-            raise self.refuse("opens a brace that is not closed. Close it, or write [{] for the character itself")
+            raise self.fault("opens a brace that is not closed. Close it, or write [{] for the character itself")
         return state
 
     def characters(self) -> _OneOf:
@@ -115,7 +115,7 @@ class _Compiler:
         first = start + negated
         end = self.text.find("]", first + 1)  # a bracket in first place is a character
         if end < 0:
-            raise self.refuse("opens a bracket that is not closed. Close it, or write [[] for the character itself")
+            raise self.fault("opens a bracket that is not closed. Close it, or write [[] for the character itself")
         self.at = end + 1
         members: set[str] = set()
         inside, at = self.text[first:end], 0
@@ -123,7 +123,9 @@ class _Compiler:
             if at + 2 < len(inside) and inside[at + 1] == "-":
                 low, high = inside[at], inside[at + 2]
                 if not 0 <= ord(high) - ord(low) < MAX_CHARACTERS:
-                    raise self.refuse(f"has the characters {low}-{high}, which is no range. Write the lower one first")
+                    raise self.fault(
+                        f"has the characters {low}-{high}, which is not a range. Write the lower one first"
+                    )
                 members.update(map(chr, range(ord(low), ord(high) + 1)))
                 at += 3
             else:
@@ -148,10 +150,10 @@ class _Compiler:
 
     def numbers(self, state: int, end: int, low: int, high: int) -> None:
         if high < low:
-            raise self.refuse(f"has the range {low}..{high}, which is empty. Write the smaller number first")
+            raise self.fault(f"has the range {low}..{high}, which is empty. Write the smaller number first")
         self.num_numbers += high - low + 1
         if self.num_numbers > MAX_NUMBERS:
-            raise self.refuse(f"ranges over more than {MAX_NUMBERS:,} numbers. Write * instead")
+            raise self.fault(f"ranges over more than {MAX_NUMBERS:,} numbers. Write * instead")
         for number in range(low, high + 1):
             at = state
             for digit in str(number):
@@ -175,10 +177,10 @@ class Pattern:
             text: the pattern.
 
         Raises:
-            ScantlingError: it is empty, too long, or not well formed.
+            InputError: it is empty, too long, or not well formed.
         """
         if not text or len(text) > MAX_CHARACTERS:
-            raise ScantlingError(
+            raise InputError(
                 f"the pattern {text[:40]!r} has {len(text):,} characters. Write one of 1 to {MAX_CHARACTERS:,}."
             )
         self.text = text
@@ -190,14 +192,7 @@ class Pattern:
         self._known: dict[tuple[frozenset[int], str], frozenset[int]] = {}
 
     def matches(self, name: str) -> bool:
-        """Tell whether the whole of a name fits.
-
-        Args:
-            name: any text.
-
-        Returns:
-            Whether it does.
-        """
+        """Tell whether the pattern matches the whole name."""
         states = self._start
         for character in name:
             after = self._known.get((states, character))
@@ -218,14 +213,7 @@ class Pattern:
 
 @lru_cache(maxsize=1000)
 def compiled(text: str) -> Pattern:
-    """Compile a pattern, or give it again where it was compiled before.
-
-    Args:
-        text: the pattern.
-
-    Returns:
-        The pattern.
-    """
+    """Compile a pattern, or return it from the cache."""
     return Pattern(text)
 
 
@@ -237,56 +225,56 @@ def nearest(text: str, names: Sequence[str], how_many: int = 3) -> list[str]:
     """Find the names that a mistaken pattern may have meant.
 
     Args:
-        text: what matched nothing.
-        names: what could have been meant.
-        how_many: at most.
+        text: the pattern that matched nothing.
+        names: all names.
+        how_many: the largest number of suggestions.
 
     Returns:
-        The nearest names, one of each kind of numbered names; the first ones where none is near.
+        The nearest names, one of each family of numbered names; the first ones if none is near.
     """
-    kinds: dict[str, str] = {}
+    families: dict[str, str] = {}
     for name in names:
-        kinds.setdefault(_without_numbers(name), name)
-    wanted = _without_numbers(re.sub(r"[*?{}\[\]]", "", text[:200]))
-    found = difflib.get_close_matches(wanted, list(kinds)[:5000], how_many, 0.3)
-    return [kinds[kind] for kind in found] or list(kinds.values())[:how_many]
+        families.setdefault(_without_numbers(name), name)
+    meant = _without_numbers(re.sub(r"[*?{}\[\]]", "", text[:200]))
+    found = difflib.get_close_matches(meant, list(families)[:5000], how_many, 0.3)
+    return [families[family] for family in found] or list(families.values())[:how_many]
 
 
 def matching(patterns: Sequence[str], names: Sequence[str], what: str = "layer") -> list[int]:
-    """Find the names that fit at least one of some patterns.
+    """Find the names that match at least one of some patterns.
 
     Args:
-        patterns: the patterns; each must fit a name.
+        patterns: each must match a name.
         names: the names.
-        what: they are names of.
+        what: the kind of name, for messages.
 
     Returns:
         Positions of names, ascending.
 
     Raises:
-        ScantlingError: a pattern fits no name; the message gives the nearest ones.
+        InputError: a pattern matches no name; the message suggests the nearest ones.
     """
     found: set[int] = set()
     for text in patterns:
         pattern = compiled(text)
         fitting = [index for index, name in enumerate(names) if pattern.matches(name)]
         if not fitting:
-            raise ScantlingError(
+            raise InputError(
                 f"the pattern {text!r} matches no {what}. The nearest: {', '.join(nearest(text, names))}. "
-                "A pattern is for the whole name: * stands for any part of it."
+                "A pattern must match the whole name: * stands for any part of it."
             )
         found.update(fitting)
     return sorted(found)
 
 
 def shorten(names: Sequence[str]) -> str:
-    """Write many numbered names in few, as patterns that match them.
+    """Summarise many numbered names as patterns that match exactly these, separated by commas.
 
     Args:
         names: the names.
 
     Returns:
-        Patterns with commas between them.
+        The patterns.
 
     >>> shorten(["layers.0.mlp", "layers.1.mlp", "layers.2.mlp", "layers.7.mlp", "head"])
     'layers.{0..2,7}.mlp, head'

@@ -1,4 +1,4 @@
-"""How long work tells how far it is.
+"""How long-running work reports its progress.
 
 Knows nothing about terminals.
 """
@@ -10,30 +10,14 @@ Item = TypeVar("Item")
 
 
 class Progress(Protocol):
-    """Wraps a sequence that is worked through, to show how far the work is."""
+    """Wraps a sequence that is worked through, to report how far the work is."""
 
     def __call__(self, items: Sequence[Item], label: str) -> Iterator[Item]:
-        """Go through items.
-
-        Args:
-            items: what is worked through.
-            label: what is being done, for a person.
-
-        Returns:
-            An iterator over the same items.
-        """
+        """Iterate over the items; the label says what is being done."""
         ...
 
 
 def silent(items: Sequence[Item], label: str) -> Iterator[Item]:
-    """Show nothing.
-
-    Args:
-        items: what is worked through.
-        label: not used.
-
-    Returns:
-        An iterator over the items.
-    """
+    """Iterate over the items without reporting."""
     del label
     return iter(items)

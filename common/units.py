@@ -1,4 +1,4 @@
-"""Quantities as people write them: ``60 MiB``, ``165 W``, ``60 tok/s``; read exactly, without binary fractions.
+"""Quantities as people write them: ``60 MiB``, ``165 W``, ``60 tok/s``; parsed exactly, without binary fractions.
 
 Knows nothing about what is limited.
 """
@@ -8,7 +8,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Final
 
-from .errors import ScantlingError
+from .errors import InputError
 
 BYTES: Final = "bytes"
 BYTES_PER_TOKEN: Final = "bytes per token"  # noqa: S105
@@ -83,38 +83,38 @@ def _excerpt(text: object) -> str:
 
 
 def exact_number(value: str | float) -> Fraction:
-    """Read a number without a unit, exactly as it is written.
+    """Parse a number without a unit, exactly as written; a float is taken as its shortest decimal form.
 
     Args:
-        value: a number, or its text; a float is taken as its shortest decimal form.
+        value: a number, or its text.
 
     Returns:
         The number.
 
     Raises:
-        ScantlingError: not a finite decimal number.
+        InputError: not a finite decimal number.
 
     >>> exact_number(0.1)
     Fraction(1, 10)
     """
     text = value if isinstance(value, str) else repr(value)
     if isinstance(value, bool) or _PLAIN.fullmatch(text) is None:
-        raise ScantlingError(f"{_excerpt(value)} is not a number. Write a decimal number such as 3.5.")
+        raise InputError(f"{_excerpt(value)} is not a number. Write a decimal number such as 3.5.")
     return Fraction(Decimal(text.strip()))
 
 
 def parse_quantity(text: str | float, measure: str) -> Fraction:
-    """Read a quantity with its unit.
+    """Parse a quantity with its unit.
 
     Args:
-        text: a decimal number from 0 up and a unit; the unit may be left out for nats and bits only.
+        text: a decimal number from 0 up and a unit; only nats and bits may omit the unit.
         measure: what it must be a quantity of, a key of UNITS.
 
     Returns:
         The quantity in ``measure``.
 
     Raises:
-        ScantlingError: no number, no unit, or a unit of something else; the message says which units fit.
+        InputError: no number, no unit, or a unit of something else; the message lists the units that fit.
 
     >>> parse_quantity("165 W", "watts"), parse_quantity("1.5 Wh", "joules"), parse_quantity(0.05, "nats")
     (Fraction(165, 1), Fraction(5400, 1), Fraction(1, 20))
@@ -124,26 +124,26 @@ def parse_quantity(text: str | float, measure: str) -> Fraction:
     match = None if isinstance(text, bool) else _QUANTITY.fullmatch(text if isinstance(text, str) else repr(text))
     if match is None:
         kind = "a number" if measure in _BARE else "a positive number and a unit"
-        raise ScantlingError(f"{_excerpt(text)} is not a number of {measure}. Write {kind}, such as {example}.")
+        raise InputError(f"{_excerpt(text)} is not a number of {measure}. Write {kind}, such as {example}.")
     number, unit = match.groups()
     unit = unit.replace("\u00b5", "\u03bc")  # micro sign and mu look alike
     if not unit and measure not in _BARE:
         suffix = re.sub(r"^[0-9. ]+", "", example)
-        raise ScantlingError(
+        raise InputError(
             f"{_excerpt(text)} has no unit. Write for instance {str(text).strip()}{suffix}; known units: {known}."
         )
     if unit and unit not in units:
         others = [other for other, names in UNITS.items() if unit in names]
         hint = f" (it is one of {' or '.join(others)})" if others else ""
-        raise ScantlingError(f"{unit!r} in {_excerpt(text)} is not a unit of {measure}{hint}. Known units: {known}.")
+        raise InputError(f"{unit!r} in {_excerpt(text)} is not a unit of {measure}{hint}. Known units: {known}.")
     return Fraction(Decimal(number)) * (units[unit] if unit else 1)
 
 
 def parse_bytes(text: str) -> int:
-    """Read a number of bytes with its unit; a fraction of a byte is dropped.
+    """Parse a number of bytes with its unit, B, kB … TB (powers of 1000) or KiB … TiB (of 1024); fractions are dropped.
 
     Args:
-        text: a decimal number and one of B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (powers of 1024).
+        text: such as ``60 MiB``.
 
     Returns:
         The number of bytes.
@@ -157,17 +157,17 @@ def parse_bytes(text: str) -> int:
 
 
 def render_bytes(num_bytes: int) -> str:
-    """Write bytes in the largest binary unit that leaves at least 1, with the exact number behind it.
+    """Write bytes in the largest binary unit that leaves at least 1, followed by the exact number.
 
     Args:
         num_bytes: the number of bytes.
 
     Returns:
-        For instance ``60.00 MiB (62,914,560 bytes)``.
+        The text.
 
-    >>> show_bytes(62914560)
+    >>> render_bytes(62914560)
     '60.00 MiB (62,914,560 bytes)'
-    >>> show_bytes(12)
+    >>> render_bytes(12)
     '12 bytes'
     """
     for unit in ("TiB", "GiB", "MiB", "KiB"):
@@ -176,7 +176,7 @@ def render_bytes(num_bytes: int) -> str:
     return f"{num_bytes:,} bytes"
 
 
-_SHOWN_IN = {
+_RENDERED_IN = {
     WATTS: (("kW", 3), ("W", 0), ("mW", -3), ("µW", -6)),
     JOULES: (("kJ", 3), ("J", 0), ("mJ", -3), ("µJ", -6), ("nJ", -9)),
     SECONDS: (("s", 0), ("ms", -3), ("µs", -6), ("ns", -9)),
@@ -191,18 +191,18 @@ def render_quantity(amount: float | Fraction, measure: str) -> str:
 
     Args:
         amount: the quantity in ``measure``.
-        measure: a key of UNITS, or any other word, which is then put behind the number.
+        measure: a key of UNITS, or any other word, which then follows the number.
 
     Returns:
         Four significant digits and a unit; bytes exactly.
 
-    >>> show_quantity(0.0142857, "seconds"), show_quantity(165, "watts"), show_quantity(3.5, "bits")
+    >>> render_quantity(0.0142857, "seconds"), render_quantity(165, "watts"), render_quantity(3.5, "bits")
     ('14.29 ms', '165 W', '3.5 bits')
     """
     if measure in {BYTES, BYTES_PER_TOKEN}:
         return render_bytes(int(amount)) if amount >= 0 else f"-{render_bytes(-int(amount))}"
     value = float(amount)
-    choices = _SHOWN_IN.get(measure, ((measure, 0),))
+    choices = _RENDERED_IN.get(measure, ((measure, 0),))
     unit, exponent = next((choice for choice in choices if abs(value) >= 10.0 ** choice[1]), choices[-1])
     if value == 0:
         unit, exponent = next((choice for choice in choices if choice[1] == 0), choices[-1])

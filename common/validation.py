@@ -1,4 +1,4 @@
-"""Values from files into records, and what is wrong with them in words, with line and column.
+"""Validates values from files as records, and explains faults with line and column.
 
 Knows nothing about particular records.
 """
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import BaseModel, BeforeValidator, ValidationError, WithJsonSchema
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from .errors import ScantlingError
+from .errors import InputError
 from .yaml_source import Place, SourceValue
 
 MAX_MESSAGES: Final = 20
@@ -26,36 +26,29 @@ _TYPES: Final = {
 
 
 def refusal(message: str) -> PydanticCustomError:
-    """Make a message of ours one of a record's.
-
-    Args:
-        message: what was wrong, the value, and the mend.
-
-    Returns:
-        The exception to raise in a validator.
-    """
+    """Return the exception to raise in a pydantic validator: what was wrong, the value, and the mend."""
     return PydanticCustomError("scantling", "{message}", {"message": message})
 
 
-def check(refuse: Callable[..., Any], *arguments: object) -> None:
-    """Run a check of ours inside a record.
+def check(validate: Callable[..., Any], *arguments: object) -> None:
+    """Run a check of ours inside a pydantic validator.
 
     Args:
-        refuse: what to call.
-        arguments: with what.
+        validate: the check.
+        arguments: its arguments.
 
     Raises:
-        PydanticCustomError: it raised a ScantlingError.
+        PydanticCustomError: the check raised an InputError.
     """
     try:
-        refuse(*arguments)
-    except ScantlingError as error:
+        validate(*arguments)
+    except InputError as error:
         raise PydanticCustomError("scantling", "{message}", {"message": str(error)}) from error
 
 
 def _text_or_number(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise refusal(f"{str(value)[:60]} is no quantity. Write a number, with a unit where it has one.")
+        raise refusal(f"{str(value)[:60]} is not a quantity. Write a number, with its unit if it has one.")
     return value
 
 
@@ -65,28 +58,20 @@ Quantity = Annotated[
 
 
 def validated(record: type[_Record], value: object) -> _Record:
-    """Put a plain value into a record, strictly: no text for a number, no number for true.
-
-    Args:
-        record: the kind of record.
-        value: as read from a file.
-
-    Returns:
-        The record.
-    """
+    """Validate a plain value from a file as a record, strictly: no text for a number, no number for true."""
     return record.model_validate_json(json.dumps(value), strict=True)
 
 
 def describe(error: ValidationError, read: SourceValue, record: type[BaseModel]) -> str:
-    """Say what is wrong with a file.
+    """Explain what is wrong with a file.
 
     Args:
-        error: what the record refused.
+        error: the validation error of the record.
         read: the file.
-        record: what it should have been.
+        record: the expected record.
 
     Returns:
-        One line for each fault, with file, line and column.
+        One line per fault, with file, line and column.
     """
     lines: list[str] = []
     faults = [(tuple(_place(fault["loc"], read.value)), fault) for fault in error.errors(include_url=False)]
@@ -99,7 +84,7 @@ def describe(error: ValidationError, read: SourceValue, record: type[BaseModel])
 
 
 def _place(location: tuple[int | str, ...], value: object) -> Iterator[int | str]:
-    """Drop from a record's path what is not in the file: the tags of unions."""
+    """Drop the parts of a record's path that are not in the file: the tags of unions."""
     for position, part in enumerate(location):
         entries = dict(enumerate(value)) if isinstance(value, list) else value
         if isinstance(entries, Mapping) and part in entries:

@@ -1,8 +1,8 @@
-"""YAML from strangers: plain values only, each with its line and column, and nothing that could grow.
+"""YAML from untrusted files: plain values only, each with its line and column, and nothing that could grow.
 
-Read are mappings, lists, text, numbers, true, false and null. Refused are anchors, aliases and tags (so nothing expands
-and nothing is constructed), repeated keys, several documents, deep nesting, and files that are too large, which are not
-even read to their end. Words such as ``yes`` or ``12:30`` are text, as in YAML 1.2.
+Mappings, lists, text, numbers, true, false and null are read. Anchors, aliases and tags (so nothing expands and nothing
+is constructed), repeated keys, several documents, deep nesting and large files are refused; a large file is not even
+read to its end. Words such as ``yes`` or ``12:30`` are text, as in YAML 1.2.
 
 Knows nothing about what the values mean.
 """
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import yaml
 
-from .errors import ScantlingError
+from .errors import FileFormatError
 
 MAX_BYTES: Final = 2**20
 MAX_DEPTH: Final = 20
@@ -35,12 +35,12 @@ Value = str | int | float | bool | None | dict[str, Any] | list[Any]
 
 @dataclass(frozen=True)
 class SourceValue:
-    """What a file says, and where.
+    """The content of a file, with positions.
 
     Attributes:
         path: the file.
-        value: mappings with text as keys, lists, text, int, float, bool and None.
-        marks: line and column, from 1, of every value by its place; of a mapping's entry, those of its key.
+        value: mappings with text keys, lists, text, int, float, bool and None.
+        marks: line and column, from 1, of every value by its place; for a mapping's entry, those of its key.
     """
 
     path: Path
@@ -48,27 +48,13 @@ class SourceValue:
     marks: dict[Place, tuple[int, int]] = field(default_factory=dict)
 
     def mark(self, place: Place) -> tuple[int, int]:
-        """Find where something stands.
-
-        Args:
-            place: keys and positions that lead to it; where that is not in the file, the nearest around it is taken.
-
-        Returns:
-            Line and column, from 1.
-        """
+        """Return line and column, from 1, of a place (keys and positions), or of the nearest enclosing one."""
         while place and place not in self.marks:
             place = place[:-1]
         return self.marks.get(place, (1, 1))
 
     def where(self, place: Place) -> str:
-        """Say where something stands.
-
-        Args:
-            place: as for ``mark``.
-
-        Returns:
-            ``FILE:line:column``.
-        """
+        """Return ``FILE:line:column`` of a place."""
         line, column = self.mark(place)
         return f"{self.path}:{line}:{column}"
 
@@ -84,39 +70,39 @@ def read_yaml(path: Path, max_bytes: int = MAX_BYTES) -> SourceValue:
         Its value with positions.
 
     Raises:
-        ScantlingError: the file cannot be read, or holds anything but plain values; the message has line and column.
+        FileFormatError: it cannot be read, or holds anything but plain values; the message has line and column.
     """
     try:
         with path.open("rb") as opened:
             raw = opened.read(max_bytes + 1)
     except OSError as error:
-        raise ScantlingError(f"cannot read {path}: {error.strerror}. Give the path of a YAML file.") from error
+        raise FileFormatError(f"cannot read {path}: {error.strerror}. Give the path of a YAML file.") from error
     if len(raw) > max_bytes:
-        raise ScantlingError(
-            f"{path} has more than {max_bytes:,} bytes, which no hand-written file needs. Give a smaller one."
+        raise FileFormatError(
+            f"{path} has more than {max_bytes:,} bytes, more than a hand-written file needs. Give a smaller one."
         )
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise ScantlingError(
-            f"{path}:{line}: this is no UTF-8 text ({error.reason}). Save the file as UTF-8."
+        raise FileFormatError(
+            f"{path}:{line}: this is not UTF-8 text ({error.reason}). Save the file as UTF-8."
         ) from error
     return parse_yaml(text, path)
 
 
 def parse_yaml(text: str, path: Path) -> SourceValue:
-    """Read YAML text.
+    """Parse YAML text.
 
     Args:
         text: the text.
-        path: what it is called in messages.
+        path: its name in messages.
 
     Returns:
         Its value with positions.
 
     Raises:
-        ScantlingError: it holds anything but plain values.
+        FileFormatError: it holds anything but plain values.
     """
     builder = _Builder(path)
     try:
@@ -127,13 +113,13 @@ def parse_yaml(text: str, path: Path) -> SourceValue:
         at = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         tab = " Indent with spaces, not tabs." if "'\\t'" in str(error) or "\t" in _line(text, mark) else ""
         problem = error.problem or error.context
-        if problem is not None and "nesting depth" in problem:  # PyYAML 6.0.4 has a bound of its own, beyond ours
-            raise ScantlingError(f"{path}{at}: {_TOO_DEEP}") from error
-        raise ScantlingError(f"{path}{at}: this is no YAML: {problem}.{tab}") from error
+        if problem is not None and "nesting depth" in problem:  # PyYAML 6.0.4 has its own limit, above ours
+            raise FileFormatError(f"{path}{at}: {_TOO_DEEP}") from error
+        raise FileFormatError(f"{path}{at}: this is not YAML: {problem}.{tab}") from error
     except yaml.YAMLError as error:
-        raise ScantlingError(f"{path}: this is no YAML: {' '.join(str(error).split())}.") from error
+        raise FileFormatError(f"{path}: this is not YAML: {' '.join(str(error).split())}.") from error
     if not builder.num_documents:
-        raise ScantlingError(f"{path}:1:1: the file is empty. Write at least one key.")
+        raise FileFormatError(f"{path}:1:1: the file is empty. Write at least one key.")
     return SourceValue(path, builder.root, builder.marks)
 
 
@@ -166,7 +152,7 @@ class _Open:
 
 
 class _Builder:
-    """Puts values together from events, without recursion."""
+    """Builds values from events, without recursion."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -176,15 +162,15 @@ class _Builder:
         self.open: list[_Open] = []
         self.marks: dict[Place, tuple[int, int]] = {}
 
-    def refuse(self, event: yaml.Event, why: str) -> ScantlingError:
+    def fault(self, event: yaml.Event, why: str) -> FileFormatError:
         line, column = _position(event)
-        return ScantlingError(f"{self.path}:{line}:{column}: {why}")
+        return FileFormatError(f"{self.path}:{line}:{column}: {why}")
 
     def take(self, event: yaml.Event) -> None:
         if isinstance(event, yaml.DocumentStartEvent):
             self.num_documents += 1
             if self.num_documents > 1:
-                raise self.refuse(event, "a second document begins here. Keep one in a file.")
+                raise self.fault(event, "a second document begins here. Keep one in a file.")
         elif isinstance(event, yaml.NodeEvent):
             self.validate_size(event)
             if isinstance(event, yaml.ScalarEvent):
@@ -199,15 +185,15 @@ class _Builder:
     def validate_size(self, event: yaml.NodeEvent) -> None:
         self.num_values += 1
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
-            raise self.refuse(event, f"anchors and aliases (&{event.anchor}, *{event.anchor}) are not read. "
+            raise self.fault(event, f"anchors and aliases (&{event.anchor}, *{event.anchor}) are not read. "
                               "Write the value out; a pattern that begins with * goes in quotes.")  # fmt: skip
         tag = getattr(event, "tag", None)
         if tag not in {None, "!"}:
-            raise self.refuse(event, f"tags such as {tag} are not read. Leave it out; quote text that begins with !.")
+            raise self.fault(event, f"tags such as {tag} are not read. Leave it out; quote text that begins with !.")
         if len(self.open) >= MAX_DEPTH:
-            raise self.refuse(event, _TOO_DEEP)
+            raise self.fault(event, _TOO_DEEP)
         if self.num_values > MAX_VALUES:
-            raise self.refuse(event, f"the file has more than {MAX_VALUES:,} values. Use patterns.")
+            raise self.fault(event, f"the file has more than {MAX_VALUES:,} values. Use patterns.")
 
     def scalar(self, event: yaml.ScalarEvent) -> None:
         top = self.open[-1] if self.open else None
@@ -217,7 +203,7 @@ class _Builder:
         key = str(event.value)
         if key in top.value:
             line = self.marks[*top.place, key][0]
-            raise self.refuse(event, f"the key {key[:60]!r} was given in line {line} already. Keep one.")
+            raise self.fault(event, f"the key {key[:60]!r} was given in line {line} already. Keep one.")
         top.key = key
         self.marks[*top.place, key] = _position(event)
 
@@ -228,7 +214,7 @@ class _Builder:
         if text.lower() in _WORDS and text in {text.lower(), text.capitalize(), text.upper()}:
             return _WORDS[text.lower()]
         if len(text) > 80 and (_INTEGER.fullmatch(text) or _FLOAT.fullmatch(text)):
-            raise self.refuse(event, f"a number of {len(text):,} characters is not read. Write fewer digits.")
+            raise self.fault(event, f"a number of {len(text):,} characters is not read. Write fewer digits.")
         if _INTEGER.fullmatch(text):
             return int(text)
         return float(text) if _FLOAT.fullmatch(text) and not re.fullmatch(r"[-+]?0[0-9]+", text) else text
@@ -246,7 +232,7 @@ class _Builder:
             top.value.append(value)
             return place
         if top.key is None:
-            raise self.refuse(event, "a key must be text. Write key: value.")
+            raise self.fault(event, "a key must be text. Write key: value.")
         place = (*top.place, top.key)
         top.value[top.key], top.key = value, None
         return place

@@ -234,7 +234,7 @@ def _entry(
     read: Mapping[str, Fraction],
     same_rate: Fraction | None,
 ) -> PredictedEntry:
-    record, hardware = rows.profile.record, rows.on("a prediction")
+    record, hardware = rows.profile.record, rows.require_hardware("a prediction")
     originally = 2 * sum(layer.num_weights for layer in record.layers) + record.other_bytes
     stored = originally if formats is None else rows.profile.stored_bytes(dict(formats))
     resident = stored + rows.row(RESIDENT_BYTES).fixed - record.other_bytes
@@ -300,5 +300,5 @@ def _query(rows: Rows, formats: Mapping[str, str] | None) -> QueryRecord | None:
         layer.num_weights * share for layer, share in zip(rows.profile.record.layers, single.read_shares, strict=True)
     )
     read = single.read_bytes(formats)
-    cost = query_cost(read, single.on("a query"), prompt, work.answer, math.ceil(multiplied))
+    cost = query_cost(read, single.require_hardware("a query"), prompt, work.answer, math.ceil(multiplied))
     return QueryRecord(seconds_to_first_token=cost.prompt_seconds, seconds=cost.seconds, joules=cost.joules)

@@ -1,12 +1,12 @@
 """The bytes of activations, from the shapes of a profile's layers: an estimate, as engines keep buffers of their own.
 
-While a block runs on n tokens at once, it holds in 16 bits the stream through the blocks and the input made of it (h
-numbers each), and the outputs of its two widest layers (as gate and up of an MLP; of a mixture, those of all experts
+While a block runs on n tokens at once, it holds in 16 bits the residual stream and the input made of it (h numbers
+each), and the outputs of its two widest layers (as gate and up of an MLP; in a mixture of experts, those of all experts
 that a token is sent to); after the last block stand the logits of one token for each of s sequences, in 32 bits:
 
     bytes = 2 · n · (2 h + w₁ + w₂) + 4 · s · V
 
-Attention scores are not counted: kernels of today do not keep them.
+Attention scores are not counted: current kernels do not store them.
 
 Knows nothing about limits.
 """
@@ -15,6 +15,7 @@ import re
 from collections import defaultdict
 
 from ..sensitivity.profile_record import LayerRecord, ProfileRecord
+from .read_shares import is_expert
 
 _INDEX = re.compile(r"\d+")
 _BYTES_OF_A_NUMBER, _BYTES_OF_A_LOGIT = 2, 4
@@ -48,4 +49,4 @@ def activation_bytes(record: ProfileRecord, num_tokens: int, num_sequences: int,
 
 
 def _width(layer: LayerRecord, routed_experts: int) -> int:
-    return layer.out_features * (routed_experts if ".experts." in f".{layer.kind}." else 1)
+    return layer.out_features * (routed_experts if is_expert(layer) else 1)

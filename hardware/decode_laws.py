@@ -1,6 +1,6 @@
-"""What a machine needs for a token: the laws of decode speed and power, from the bytes that a token reads.
+"""What a machine takes for a token: the laws of decode speed and power, from the bytes that a token reads.
 
-One step gives each of n sequences (the batch) one token. With b(f) bytes read in formats f for one step,
+One step gives each of n sequences (the batch) one token. With b(f) bytes read in formats f per step,
 
     t    = Σ b(f) / (η(f) · B) + t0              seconds per step: the pace of every sequence
     P(r) = P0 + c · Σ b(f) · r / B               watts at r steps per second, r ≤ 1 / t
@@ -9,8 +9,8 @@ One step gives each of n sequences (the batch) one token. With b(f) bytes read i
 At full speed r = 1 / t. The laws were fitted to single sequences; for a batch they hold as long as reading, not
 computing, takes the time.
 
-A prompt of p tokens is read in one pass. Where the machine says how fast it computes (C operations per second, k watts
-more at that), a pass over W multiplied weights with 2 · W · p operations takes max(t, 2 W p / C) seconds, and
+A prompt of p tokens is read in one pass. If the compute of the machine is known (C operations per second, k watts more
+at that), a pass over W multiplied weights with 2 · W · p operations takes max(t, 2 W p / C) seconds, and
 P0 · seconds + c · b / B + k · 2 W p / C joules.
 
 Knows nothing about models, nor about integer programs: their rows state the same laws (hardware/resources.py).
@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError, OutOfRangeError
 from ..common.units import BYTES_PER_SECOND, OPERATIONS_PER_SECOND, SECONDS, WATTS, render_quantity
 from .specification import Figure, Hardware
 
@@ -45,7 +45,7 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class QueryCost:
-    """What one query of one sequence takes: its prompt, then its answer token by token, at full speed.
+    """What one query of one sequence takes at full speed: its prompt, then its answer token by token.
 
     Attributes:
         prompt_seconds: until the first token; 0 without a prompt.
@@ -61,73 +61,64 @@ class QueryCost:
 
     @property
     def seconds(self) -> float:
-        """The whole query's."""
+        """Of the whole query."""
         return self.prompt_seconds + self.answer_seconds
 
     @property
     def joules(self) -> float:
-        """The whole query's."""
+        """Of the whole query."""
         return self.prompt_joules + self.answer_joules
 
 
-def seconds_per_step(read_bytes: ReadBytes, hardware: Hardware, what_for: str = "a speed") -> Fraction:
-    """Give t.
+def seconds_per_step(read_bytes: ReadBytes, hardware: Hardware, purpose: str = "a speed") -> Fraction:
+    """Return t.
 
     Args:
-        read_bytes: for one step, by format.
+        read_bytes: per step, by format.
         hardware: bandwidth, efficiency, overhead.
-        what_for: names the use in messages about missing numbers.
+        purpose: what needs the numbers, for messages about missing ones.
 
     Returns:
         Seconds per step.
 
-    >>> card = Device(name="card", bandwidth="100 GB/s", efficiency=0.5, overhead="2 ms")
+    >>> card = Hardware(name="card", bandwidth="100 GB/s", efficiency=0.5, overhead="2 ms")
     >>> float(seconds_per_step({"float16": 10**9}, card))
     0.022
     """
-    bandwidth = hardware.number("bandwidth", BYTES_PER_SECOND, what_for)
-    overhead = hardware.number("overhead", SECONDS, what_for)
-    reading = [Fraction(size) / hardware.efficiency_of(name, what_for) for name, size in read_bytes.items() if size]
+    bandwidth = hardware.number("bandwidth", BYTES_PER_SECOND, purpose)
+    overhead = hardware.number("overhead", SECONDS, purpose)
+    reading = [Fraction(size) / hardware.efficiency_of(name, purpose) for name, size in read_bytes.items() if size]
     return sum(reading, start=Fraction(0)) / bandwidth + overhead
 
 
 def watts_at(
-    read_bytes: ReadBytes, hardware: Hardware, steps_per_second: Fraction, what_for: str = "a power"
+    read_bytes: ReadBytes, hardware: Hardware, steps_per_second: Fraction, purpose: str = "a power"
 ) -> Fraction:
-    """Give P(r), whether or not the machine can reach the rate.
-
-    Args:
-        read_bytes: for one step, by format.
-        hardware: bandwidth and power law.
-        steps_per_second: r.
-        what_for: names the use in messages about missing numbers.
-
-    Returns:
-        Watts.
-    """
-    base = hardware.number("base_power", WATTS, what_for)
-    return base + _traffic_joules(read_bytes, hardware, what_for) * steps_per_second
+    """Return P(r) in watts, whether or not the machine can reach the rate of r steps per second."""
+    base = hardware.number("base_power", WATTS, purpose)
+    return base + _traffic_joules(read_bytes, hardware, purpose) * steps_per_second
 
 
 def operate(
     read_bytes: ReadBytes, hardware: Hardware, rate: float | Fraction | None = None, batch: int = 1
 ) -> OperatingPoint:
-    """Give speed, power and energy at a demanded rate, or at full speed.
+    """Return speed, power and energy at a required rate, or at full speed.
 
     Args:
-        read_bytes: for one step, by format.
-        hardware: its numbers.
-        rate: tokens per second demanded of every sequence; None for full speed.
+        read_bytes: per step, by format.
+        hardware: the machine.
+        rate: tokens per second required of every sequence; None for full speed.
         batch: sequences at once.
 
     Returns:
         The operating point.
 
     Raises:
-        ScantlingError: the rate is beyond full speed, or the machine lacks a number.
+        OutOfRangeError: the rate is beyond full speed.
+        MissingFigureError: the machine lacks a number.
 
-    >>> card = Device(name="card", bandwidth="100 GB/s", efficiency=1, overhead="0 s",
-    ...               base_power="20 W", traffic_power="80 W")
+    >>> card = Hardware(name="card", bandwidth="100 GB/s", efficiency=1, overhead="0 s",
+    ...                 base_power="20 W", traffic_power="80 W")
     >>> operate({"float16": 10**9}, card)
     OperatingPoint(tokens_per_second=100.0, watts=100.0, joules_per_token=1.0)
     >>> operate({"float16": 10**9}, card, rate=50)
@@ -136,9 +127,9 @@ def operate(
     fastest = 1 / seconds_per_step(read_bytes, hardware)
     steps = fastest if rate is None else Fraction(rate)
     if not 0 < steps <= fastest:
-        raise ScantlingError(
-            f"a rate of {float(steps):.4g} tok/s is not within reach: {hardware.name} is predicted to give "
-            f"{float(fastest):.4g} tok/s at most. State a lower rate, or a smaller plan."
+        raise OutOfRangeError(
+            f"a rate of {float(steps):.4g} tok/s is out of reach: {hardware.name} is predicted to give "
+            f"{float(fastest):.4g} tok/s at most. Lower the rate, or make the plan smaller."
         )
     watts = watts_at(read_bytes, hardware, steps)
     return OperatingPoint(float(steps), float(watts), float(watts / (steps * batch)))
@@ -147,33 +138,34 @@ def operate(
 def query_cost(
     read_bytes: ReadBytes, hardware: Hardware, prompt_tokens: int, answer_tokens: int, multiplied_weights: int
 ) -> QueryCost:
-    """Give what a query takes, of a single sequence at full speed.
+    """Return what a query of a single sequence takes at full speed.
 
     The first token of the answer comes with the prompt's pass, so the answer takes one step less than it has tokens.
 
     Args:
-        read_bytes: for one step, by format, with the KV cache at the mean length of the answer.
-        hardware: its numbers; a prompt of more than one token needs ``compute`` and ``compute_power``.
-        prompt_tokens: tokens of the prompt, at least 1: a text begins somewhere.
-        answer_tokens: tokens of the answer, at least 1.
+        read_bytes: per step, by format, with the KV cache at the mean length of the answer.
+        hardware: the machine; a prompt of more than one token needs ``compute`` and ``compute_power``.
+        prompt_tokens: at least 1: a text begins somewhere.
+        answer_tokens: at least 1.
         multiplied_weights: W, weights that every token is multiplied by.
 
     Returns:
         Seconds and joules.
 
     Raises:
-        ScantlingError: a length below 1, or the machine lacks a number.
+        InputError: a length below 1.
+        MissingFigureError: the machine lacks a number.
     """
     if prompt_tokens < 1 or answer_tokens < 1:
-        raise ScantlingError(f"a query of {prompt_tokens} and {answer_tokens} tokens. State 1 or more of each.")
-    step, what_for = seconds_per_step(read_bytes, hardware), "a query"
-    base = hardware.number("base_power", WATTS, what_for)
-    reading = _traffic_joules(read_bytes, hardware, what_for)
+        raise InputError(f"prompt and answer must each have at least 1 token, got {prompt_tokens} and {answer_tokens}.")
+    step, purpose = seconds_per_step(read_bytes, hardware), "a query"
+    base = hardware.number("base_power", WATTS, purpose)
+    reading = _traffic_joules(read_bytes, hardware, purpose)
     computing, computing_joules = Fraction(0), Fraction(0)
     if prompt_tokens > 1:
         operations = 2 * multiplied_weights * prompt_tokens
-        computing = operations / hardware.number("compute", OPERATIONS_PER_SECOND, what_for)
-        computing_joules = hardware.number("compute_power", WATTS, what_for) * computing
+        computing = operations / hardware.number("compute", OPERATIONS_PER_SECOND, purpose)
+        computing_joules = hardware.number("compute_power", WATTS, purpose) * computing
     first = max(step, computing)
     return QueryCost(
         prompt_seconds=float(first),
@@ -183,22 +175,22 @@ def query_cost(
     )
 
 
-def _traffic_joules(read_bytes: ReadBytes, hardware: Hardware, what_for: str) -> Fraction:
-    """Give c · Σ b / B."""
-    bandwidth = hardware.number("bandwidth", BYTES_PER_SECOND, what_for)
+def _traffic_joules(read_bytes: ReadBytes, hardware: Hardware, purpose: str) -> Fraction:
+    """Return c · Σ b / B."""
+    bandwidth = hardware.number("bandwidth", BYTES_PER_SECOND, purpose)
     total = sum((Fraction(size) for size in read_bytes.values()), start=Fraction(0))
-    return hardware.number("traffic_power", WATTS, what_for) * total / bandwidth
+    return hardware.number("traffic_power", WATTS, purpose) * total / bandwidth
 
 
 def above_power_limit(watts: float, hardware: Hardware) -> str:
-    """Say where a predicted power is more than the machine ever draws: then it would be slower, and the law not hold.
+    """Warn if a predicted power is more than the machine ever draws: it would then be slower, and the law not hold.
 
     Args:
         watts: predicted.
-        hardware: its power limit, where that is known.
+        hardware: its power limit, if known.
 
     Returns:
-        The words; empty where all is well or no limit is known.
+        The warning; empty if all is well or no limit is known.
     """
     if hardware.power_limit is None:
         return ""
@@ -212,15 +204,7 @@ def above_power_limit(watts: float, hardware: Hardware) -> str:
 
 
 def figures_behind(hardware: Hardware, format_names: list[str]) -> dict[str, Figure]:
-    """List the numbers of a machine that predictions for some formats rest on.
-
-    Args:
-        hardware: the machine.
-        format_names: that are read.
-
-    Returns:
-        Those that the machine has, by what they are called.
-    """
+    """Return the numbers of a machine that predictions for these formats rest on, by name."""
     keys = ("bandwidth", "overhead", "base_power", "traffic_power", "compute", "compute_power")
     found = {key: figure for key in keys if (figure := getattr(hardware, key)) is not None}
     for name in format_names:

@@ -1,4 +1,4 @@
-"""Energy counters of this machine: NVML for NVIDIA devices, RAPL for processors of Intel and AMD.
+"""Energy counters of this machine: NVML for NVIDIA devices, RAPL for Intel and AMD processors.
 
 A counter is read before and after a window; the difference over the time is the average power of what it covers. NVML's
 power reading is an average over a second on most cards, so its energy counter is used, and windows of 10 seconds.
@@ -22,8 +22,8 @@ class EnergyMeter:
 
     Attributes:
         name: what it covers.
-        read: joules since some moment.
-        wraps_at: joules at which it begins again; None where it does not.
+        read: returns joules since some moment.
+        wraps_at: joules at which it starts again from 0; None if it does not.
     """
 
     name: str
@@ -31,25 +31,17 @@ class EnergyMeter:
     wraps_at: float | None = None
 
     def between(self, before: float, after: float) -> float:
-        """Give the joules between two readings, at most one wrap apart.
-
-        Args:
-            before: a reading.
-            after: a later one.
-
-        Returns:
-            Joules.
-        """
+        """Return the joules between two readings, at most one wrap apart."""
         return after - before if after >= before or self.wraps_at is None else after - before + self.wraps_at
 
 
 @dataclass(frozen=True)
 class Meters:
-    """The counters that could be read, and what is said about those that could not.
+    """The counters of this machine.
 
     Attributes:
-        found: the counters.
-        missing: one sentence each.
+        found: the readable ones.
+        missing: one sentence per kind of counter that could not be read.
     """
 
     found: tuple[EnergyMeter, ...]
@@ -57,17 +49,10 @@ class Meters:
 
 
 def find_meters(rapl_folder: Path = RAPL_FOLDER) -> Meters:
-    """Look for energy counters.
-
-    Args:
-        rapl_folder: where the kernel shows RAPL.
-
-    Returns:
-        Those found, and why others were not.
-    """
+    """Look for energy counters; RAPL is looked up in ``rapl_folder``."""
     gpu, why_no_gpu = _nvml()
     processor, why_no_processor = _rapl(rapl_folder)
-    return Meters((*gpu, *processor), tuple(words for words in (why_no_gpu, why_no_processor) if words))
+    return Meters((*gpu, *processor), tuple(reason for reason in (why_no_gpu, why_no_processor) if reason))
 
 
 def _nvml() -> tuple[list[EnergyMeter], str]:
@@ -87,7 +72,7 @@ def _nvml() -> tuple[list[EnergyMeter], str]:
         EnergyMeter(f"NVML {index}: {pynvml.nvmlDeviceGetName(handle)}", _scaled(counter, handle))
         for index, handle in enumerate(handles)
     ]
-    return meters, "" if meters else "NVML was read and has no device."
+    return meters, "" if meters else "NVML has no device."
 
 
 def _scaled(counter: Callable[[object], float], handle: object) -> Callable[[], float]:
@@ -106,7 +91,7 @@ def _rapl(folder: Path) -> tuple[list[EnergyMeter], str]:
             counter = zone / "energy_uj"
             float(counter.read_text(encoding="ascii"))
         except (OSError, ValueError) as error:
-            return [], f"RAPL was not read: {error}. The counters are open to root alone on most systems."
+            return [], f"RAPL was not read: {error}. On most systems only root may read the counters."
         meters.append(EnergyMeter(f"RAPL {name}", _reader(counter), wraps_at))
     return meters, ""
 

@@ -1,14 +1,14 @@
 """The laws of decode fitted to measured points by least squares.
 
 Speed: t = b / (η(f) · B) + t0 is linear in the seconds per byte s(f) = 1 / (η(f) B) and in t0. The sum of squared
-relative residuals Σ (1 − t̂ / t)² is least, since clocks and engines err in proportion. Only s is identified; η needs
-the bandwidth B, which is stated.
+relative residuals Σ (1 − t̂ / t)² is minimal, since clocks and engines err in proportion. Only s is identified; η needs
+the bandwidth B, which is given.
 
-Power: P = P0 + c · u with the utilisation u = b · r / B; the sum of squared residuals in watts is least.
+Power: P = P0 + c · u with the utilisation u = b · r / B; the sum of squared residuals in watts is minimal.
 
 Intervals are at 95 %, from Student's t with as many degrees of freedom as there are points beyond parameters; with none
-left there are no intervals, and the fit cannot be tested. Where no solution at t0 ≥ 0 or P0 ≥ 0 is the least, that
-number is held at zero, and it is said.
+left there are no intervals, and the fit cannot be tested. If the minimum lies at t0 < 0 or P0 < 0, that number is held
+at zero, and marked.
 
 Knows nothing about files.
 """
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from .points import MeasuredPoint
 
 CONFIDENCE: Final = 0.95
@@ -35,9 +35,9 @@ class FittedNumber:
     """A parameter.
 
     Attributes:
-        name: as hardware files call it; an efficiency with its formats.
+        name: as in hardware files; an efficiency with its formats.
         value: in SI units.
-        half_width: of the 95 % interval; None where no point is left to tell, or it is held at zero.
+        half_width: of the 95 % interval; None without degrees of freedom, or if held at zero.
         held: whether it is held at zero.
     """
 
@@ -55,7 +55,7 @@ class Residual:
         point: the point.
         measured: seconds per token, or watts.
         fitted: likewise.
-        left_out: what a fit to all other points predicts here; None where these do not suffice.
+        left_out: what a fit to all other points predicts here; None if they do not suffice.
     """
 
     point: MeasuredPoint
@@ -66,12 +66,12 @@ class Residual:
 
 @dataclass(frozen=True)
 class LawFit:
-    """One law's fit.
+    """The fit of one law.
 
     Attributes:
         law: ``speed`` or ``power``.
         numbers: the parameters.
-        residuals: one a point.
+        residuals: one per point.
     """
 
     law: str
@@ -85,21 +85,14 @@ class LawFit:
 
     @property
     def r_squared(self) -> float | None:
-        """The share of the measured variance that the fit explains; None where nothing varies."""
+        """The share of the measured variance that the fit explains; None if nothing varies."""
         measured = np.array([r.measured for r in self.residuals])
         spread = float(((measured - measured.mean()) ** 2).sum())
         left = sum((r.measured - r.fitted) ** 2 for r in self.residuals)
         return None if spread == 0 else 1 - left / spread
 
     def number(self, name: str) -> FittedNumber:
-        """Find a parameter.
-
-        Args:
-            name: its name.
-
-        Returns:
-            The parameter.
-        """
+        """Return the parameter of this name."""
         return next(found for found in self.numbers if found.name == name)
 
 
@@ -107,14 +100,14 @@ def fit_speed(points: Sequence[MeasuredPoint], bandwidth: float) -> LawFit:
     """Fit η by format and t0.
 
     Args:
-        points: measured.
+        points: the measurements.
         bandwidth: B in bytes per second.
 
     Returns:
         The fit.
 
     Raises:
-        ScantlingError: the points do not identify the parameters, or no efficiency in (0, 2] comes out.
+        InputError: the points do not identify the parameters, or an efficiency is outside (0, 2].
     """
     formats = list(dict.fromkeys(point.format for point in points))
     design = np.array([[p.read_bytes * (p.format == f) for f in formats] + [1.0] for p in points])
@@ -126,10 +119,10 @@ def fit_speed(points: Sequence[MeasuredPoint], bandwidth: float) -> LawFit:
         pace, half = float(solution.values[index]), solution.half_width(index)
         share = 1 / (pace * bandwidth) if pace > 0 else float("inf")
         if not 0 < share <= _LARGEST_SHARE:
-            raise ScantlingError(
-                f"the points give an efficiency of {share:.3g} for {name}, which is no share of {bandwidth / 1e9:.4g} "
-                "GB/s. Check the bandwidth, the units, and that the bytes are those read, not those stored; caches "
-                "that hold the whole model also do this."
+            raise InputError(
+                f"the points give an efficiency of {share:.3g} for {name}, which is not a share of "
+                f"{bandwidth / 1e9:.4g} GB/s. Check the bandwidth, the units, and that the bytes are those read, not "
+                "those stored; caches that hold the whole model also cause this."
             )
         numbers.append(FittedNumber(f"efficiency of {name}", share, None if half is None else share * half / pace))
     overhead = FittedNumber("overhead", float(solution.values[-1]), solution.half_width(-1), solution.held)
@@ -140,27 +133,27 @@ def fit_power(points: Sequence[MeasuredPoint], bandwidth: float) -> LawFit:
     """Fit P0 and c.
 
     Args:
-        points: measured; those without watts are left out.
+        points: the measurements; those without watts are skipped.
         bandwidth: B in bytes per second.
 
     Returns:
         The fit.
 
     Raises:
-        ScantlingError: the points do not identify the parameters, or power falls with traffic.
+        InputError: the points do not identify the parameters, or power falls with traffic.
     """
     powered = [point for point in points if point.watts is not None]
     design = np.array([[p.read_bytes * p.rate / bandwidth, 1.0] for p in powered]).reshape(-1, 2)
     watts = np.array([p.watts for p in powered], dtype=np.float64)
     if len(powered) < 2 or np.linalg.cond(design / np.abs(design).max(axis=0)) > _WELL_CONDITIONED:
-        raise ScantlingError(
+        raise InputError(
             f"{len(powered)} point(s) with watts, at {len(set(design[:, 0]))} traffic(s), do not tell base_power from "
             "traffic_power. Missing: watts at a clearly different number of bytes per second, such as a lower rate."
         )
     solution = _least_squares(design, watts)
     slope, base = (float(value) for value in solution.values)
     if slope < 0:
-        raise ScantlingError(
+        raise InputError(
             f"the points say that power falls with traffic, by {-slope:.4g} W from none to full bandwidth. Check watts "
             "and rates: each must be an average over the run (10 s and more), of this machine alone."
         )
@@ -171,6 +164,14 @@ def fit_power(points: Sequence[MeasuredPoint], bandwidth: float) -> LawFit:
     return LawFit("power", numbers, _residuals(powered, design, watts, solution, relative=False))
 
 
+def fit_laws(points: Sequence[MeasuredPoint], bandwidth: float) -> list[LawFit]:
+    """Fit speed, and power if any point has watts; ``bandwidth`` in bytes per second."""
+    fits = [fit_speed(points, bandwidth)]
+    if any(point.watts is not None for point in points):
+        fits.append(fit_power(points, bandwidth))
+    return fits
+
+
 @dataclass(frozen=True)
 class _Solution:
     """Values, their covariance, the degrees of freedom, and whether the last value is held at zero."""
@@ -178,7 +179,7 @@ class _Solution:
     values: Matrix
     covariance: Matrix | None
     freedom: int
-    held: bool
+    held: bool = False
 
     def half_width(self, index: int) -> float | None:
         if self.covariance is None or (self.held and index in {-1, len(self.values) - 1}):
@@ -187,24 +188,24 @@ class _Solution:
 
 
 def _least_squares(design: Matrix, target: Matrix) -> _Solution:
-    """Solve, the constant (the last column's number) not below zero."""
-    values, covariance, freedom = _unconstrained(design, target)
-    if values[-1] >= 0:
-        return _Solution(values, covariance, freedom, held=False)
-    values, covariance, freedom = _unconstrained(design[:, :-1], target)
-    padded = None if covariance is None else np.pad(covariance, (0, 1))
-    return _Solution(np.append(values, 0.0), padded, freedom, held=True)
+    """Solve with the constant (the number of the last column) not below zero."""
+    free = _unconstrained(design, target)
+    if free.values[-1] >= 0:
+        return free
+    rest = _unconstrained(design[:, :-1], target)
+    padded = None if rest.covariance is None else np.pad(rest.covariance, (0, 1))
+    return _Solution(np.append(rest.values, 0.0), padded, rest.freedom, held=True)
 
 
-def _unconstrained(design: Matrix, target: Matrix) -> tuple[Matrix, Matrix | None, int]:
+def _unconstrained(design: Matrix, target: Matrix) -> _Solution:
     scale = np.abs(design).max(axis=0)
     values = np.linalg.lstsq(design / scale, target, rcond=None)[0] / scale
     freedom = len(target) - design.shape[1]
     if freedom < 1:
-        return values, None, freedom
+        return _Solution(values, None, freedom)
     variance = float(((design @ values - target) ** 2).sum()) / freedom
     inverse = np.linalg.inv((design / scale).T @ (design / scale)) / np.outer(scale, scale)
-    return values, variance * inverse, freedom
+    return _Solution(values, variance * inverse, freedom)
 
 
 def _residuals(
@@ -234,7 +235,7 @@ def _require_identified_speed(points: Sequence[MeasuredPoint], formats: list[str
         return
     sizes = {name: len({p.read_bytes for p in points if p.format == name}) for name in formats}
     listed = ", ".join(f"{name}: {count} size{'s' if count > 1 else ''}" for name, count in sizes.items())
-    raise ScantlingError(
+    raise InputError(
         f"{len(points)} point(s) do not identify {len(formats)} efficienc{'ies' if len(formats) > 1 else 'y'} and the "
         f"overhead ({listed or 'no points'}). Missing: one more model size, clearly different, in at least one of "
         "these formats; or write * as the format of all points, for one efficiency."

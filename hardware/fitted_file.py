@@ -1,4 +1,4 @@
-"""Fitted laws as a hardware file, as tables and as a picture.
+"""Fitted laws as records and as hardware files.
 
 Knows nothing about how laws are fitted.
 """
@@ -12,18 +12,17 @@ from .points import MeasuredPoints
 from .specification import Efficiency, Figure, Hardware
 
 _PREFIX: Final = "efficiency of "
-_FORMATS: Final = (".png", ".svg", ".pdf")
-_WRITTEN: Final = {"overhead": (1e3, "ms"), "base_power": (1.0, "W"), "traffic_power": (1.0, "W")}
+WRITTEN_UNITS: Final = {"overhead": (1e3, "ms"), "base_power": (1.0, "W"), "traffic_power": (1.0, "W")}
 
 
 class NumberRecord(Record):
     """A fitted parameter.
 
     Attributes:
-        name: as hardware files call it.
+        name: as in hardware files.
         value: in SI units.
-        interval_half_width: at 95 %; None where no point is left to tell.
-        held_at_zero: whether the points asked for less than zero.
+        interval_half_width: at 95 %; None without degrees of freedom.
+        held_at_zero: whether the points alone would give less than zero.
     """
 
     name: str
@@ -38,11 +37,11 @@ class LawRecord(Record):
     Attributes:
         law: ``speed`` or ``power``.
         numbers: its parameters.
-        num_points: that it was fitted to.
+        num_points: the number of points fitted.
         largest_error: the largest relative residual.
-        largest_left_out_error: the largest relative error at a point that a fit to the others predicts; None where no
-            point can be left out.
-        r_squared: share of the variance that is explained; None where nothing varies.
+        largest_left_out_error: the largest relative error at a point predicted from the others; None if no point can be
+            left out.
+        r_squared: share of the variance that is explained; None if nothing varies.
     """
 
     law: str
@@ -54,14 +53,7 @@ class LawRecord(Record):
 
 
 def law_record(fit: LawFit) -> LawRecord:
-    """Write a fit down.
-
-    Args:
-        fit: the fit.
-
-    Returns:
-        The record.
-    """
+    """Turn a fit into its record."""
     left_out = [abs(r.left_out / r.measured - 1) for r in fit.residuals if r.left_out is not None]
     return LawRecord(
         law=fit.law,
@@ -77,11 +69,11 @@ def law_record(fit: LawFit) -> LawRecord:
 
 
 def hardware_of(base: Hardware, fits: Sequence[LawFit], points: MeasuredPoints) -> Hardware:
-    """Put fitted numbers in place of a hardware's own, and keep its efficiencies of formats that were not fitted.
+    """Replace a machine's numbers by fitted ones; efficiencies of formats that were not fitted are kept.
 
     Args:
-        base: the other numbers; its bandwidth is what efficiencies are shares of.
-        fits: of speed, and of power where it was measured.
+        base: the other numbers; efficiencies are shares of its bandwidth.
+        fits: of speed, and of power if it was measured.
         points: where the numbers come from.
 
     Returns:
@@ -94,29 +86,31 @@ def hardware_of(base: Hardware, fits: Sequence[LawFit], points: MeasuredPoints) 
         if number.name.startswith(_PREFIX)
     )
     kept = () if any(share.formats == "*" for share in shares) else base.efficiency
-    first = {share.formats for share in shares}
-    found = {"efficiency": shares + tuple(share for share in kept if share.formats not in first)}
+    fitted = {share.formats for share in shares}
+    efficiency = {"efficiency": shares + tuple(share for share in kept if share.formats not in fitted)}
     scalars = {
         number.name: _figure(number, _with_unit(number), fit, points)
         for fit, number in numbers
         if not number.name.startswith(_PREFIX)
     }
     note = f"Fitted to {len(points.points)} measured points of {points.name}."
-    return base.model_copy(update={**found, **scalars, "note": note})
+    return base.model_copy(update={**efficiency, **scalars, "note": note})
 
 
 def _with_unit(number: FittedNumber) -> str:
-    factor, unit = _WRITTEN[number.name]
+    factor, unit = WRITTEN_UNITS[number.name]
     return f"{number.value * factor:.5g} {unit}"
 
 
 def _figure(number: FittedNumber, value: str, fit: LawFit, points: MeasuredPoints) -> Figure:
     tested = number.half_width is not None
     if number.held:
-        words = "held at zero, since the points ask for less"
+        remark = "held at zero, since the points alone would give less"
     elif number.half_width is None:
-        words = "no point is left to test it"
+        remark = "no point is left to test it"
     else:
-        words = f"± {abs(number.half_width / number.value):.1%} (95 % interval)" if number.value else "95 % interval"
-    source = f"least squares fit to {len(fit.residuals)} points of {points.name}, SHA-256 {points.sha256[:16]}: {words}"
+        remark = f"± {abs(number.half_width / number.value):.1%} (95 % interval)" if number.value else "95 % interval"
+    source = (
+        f"least squares fit to {len(fit.residuals)} points of {points.name}, SHA-256 {points.sha256[:16]}: {remark}"
+    )
     return Figure(value=value, origin="measured" if tested else "estimate", source=source)

@@ -1,6 +1,6 @@
-"""Products of matrices with one input in llama.cpp's CPU kernels, type by type, to be timed.
+"""Matrix-vector products in llama.cpp's CPU kernels, type by type, to be timed.
 
-Decoding one token multiplies every matrix by one input vector and reads each once, so matrices enough to overflow the
+Decoding one token multiplies every matrix by one input vector and reads each once, so enough matrices to overflow the
 caches are multiplied one after the other, in one graph of the library ``ggml-cpu``.
 
 Knows nothing about clocks, machines and models.
@@ -14,7 +14,7 @@ from typing import Self
 
 import torch
 
-from ..common.errors import ScantlingError
+from ..common.errors import EngineError, InputError
 from ..quantization.formats import FloatFormat, Format, IntegerFormat
 from ..quantization.ggml import library_path, quantize_matrix
 from ..quantization.gguf_types import FLOAT_TYPES, GgufFormat
@@ -32,7 +32,7 @@ class _InitParams(ctypes.Structure):
 
 @cache
 def _library() -> tuple[ctypes.CDLL, ctypes.CDLL]:
-    """Load what builds graphs and what computes them."""
+    """Load the library that builds graphs and the one that computes them."""
     base = ctypes.CDLL(str(library_path("ggml-base")), mode=ctypes.RTLD_GLOBAL)
     cpu = ctypes.CDLL(str(library_path("ggml-cpu")))
     pointer, count = ctypes.c_void_p, ctypes.c_int64
@@ -54,18 +54,13 @@ def _memory(size_bytes: int) -> int:
     base, _ = _library()
     found: int | None = base.ggml_init(_InitParams(size_bytes, None, False))
     if found is None:
-        raise ScantlingError(f"llama.cpp's library could not take {size_bytes:,} bytes. Close other programs.")
+        raise EngineError(f"llama.cpp's library could not allocate {size_bytes:,} bytes. Close other programs.")
     return found
 
 
 @dataclass(frozen=True)
 class MatrixShape:
-    """The matrices of a graph.
-
-    Attributes:
-        out_features: rows.
-        in_features: columns.
-    """
+    """The shape of all matrices of a graph: rows and columns."""
 
     out_features: int
     in_features: int
@@ -75,7 +70,7 @@ class Products:
     """Matrices of one type, and the products of all of them with one input.
 
     Attributes:
-        num_matrices: that are multiplied.
+        num_matrices: the number of matrices.
         read_bytes: of all of them.
     """
 
@@ -84,15 +79,16 @@ class Products:
 
         Args:
             target: the matrices' type, or 16 bits.
-            total_bytes: of all matrices together, at least; several times the last cache.
+            total_bytes: of all matrices together, at least; several times the last-level cache.
             shape: of each.
             num_threads: of the products.
 
         Raises:
-            ScantlingError: an integer format, for which llama.cpp has no kernel, or no memory.
+            InputError: llama.cpp has no kernel for the format.
+            EngineError: there is not enough memory.
         """
         if isinstance(target, IntegerFormat):
-            raise ScantlingError(f"llama.cpp has no kernel for {target.name}. Name a type of GGUF, such as Q4_K.")
+            raise InputError(f"llama.cpp has no kernel for {target.name}. Name a GGUF type, such as Q4_K.")
         rows = _some_rows(target, shape.in_features)
         matrix_bytes = target.stored_bytes(shape.out_features, shape.in_features)
         self.num_matrices = -(-total_bytes // matrix_bytes)
@@ -122,16 +118,16 @@ class Products:
         base, cpu = _library()
         base.ggml_reset(self._scratch)  # every call takes its working memory from it
         if cpu.ggml_graph_compute_with_ctx(self._scratch, self._graph, self._num_threads):
-            raise ScantlingError("llama.cpp's library could not compute the products.")
+            raise EngineError("llama.cpp's library could not compute the products.")
 
     def __enter__(self) -> Self:
-        """Be a context that ends with the memory given back."""
+        """Return the products; their memory is freed at the end of the block."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         base, _ = _library()
         base.ggml_free(self._context)
         base.ggml_free(self._scratch)

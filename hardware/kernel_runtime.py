@@ -1,8 +1,8 @@
-"""llama.cpp's CPU kernels as an engine whose token is one product with each of many matrices of a type.
+"""llama.cpp's CPU kernels as a runtime whose token is one product with each of many matrices of a type.
 
-Decode of a model in a type that nobody quantized yet can so be predicted: the efficiency of each type's kernel is
-measured without a model. What is not there is the time of everything else in a model; that overhead is fitted to the
-decode of a file.
+The decode of a model in a type that nobody has quantized yet can so be predicted: the efficiency of each type's kernel
+is measured without a model. The time of everything else in a model is missing; that overhead is fitted to the decode of
+a file.
 
 Knows nothing about clocks and watts.
 """
@@ -15,7 +15,7 @@ from typing import Final
 
 import torch
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from ..quantization.formats import Format, parse_format
 from ..quantization.gguf_types import GGUF_FORMATS
 from .ggml_kernels import MatrixShape, Products
@@ -27,24 +27,22 @@ DEFAULT_SHAPE: Final = MatrixShape(4096, 4096)
 
 
 def kernel_formats(names: str) -> tuple[Format, ...]:
-    """Read what kernels are asked for.
+    """Parse the formats whose kernels are to be measured.
 
     Args:
-        names: formats with commas between, or ``all``.
+        names: formats separated by commas, or ``all``.
 
     Returns:
         The formats.
 
     Raises:
-        ScantlingError: a format that llama.cpp has no kernel for.
+        InputError: llama.cpp has no kernel for a format.
     """
-    wanted = ("float16", *GGUF_FORMATS) if names == ALL else tuple(name.strip() for name in names.split(","))
-    formats = tuple(parse_format(name) for name in wanted)
+    chosen = ("float16", *GGUF_FORMATS) if names == ALL else tuple(name.strip() for name in names.split(","))
+    formats = tuple(parse_format(name) for name in chosen)
     for known in formats:
         if known.name not in GGUF_FORMATS and known.name not in ("float16", "bfloat16"):
-            raise ScantlingError(
-                f"llama.cpp has no kernel for {known.name}. Name types of GGUF, such as Q4_K, or: all."
-            )
+            raise InputError(f"llama.cpp has no kernel for {known.name}. Name GGUF types, such as Q4_K, or: all.")
     return formats
 
 
@@ -53,10 +51,10 @@ class KernelRuntime:
     """The kernels of some formats.
 
     Attributes:
-        formats: types of GGUF, or 16 bits.
-        total_bytes: of the matrices of the largest run; several times the last cache.
+        formats: GGUF types, or 16 bits.
+        total_bytes: of the matrices of the largest run; several times the last-level cache.
         shape: of each matrix.
-        shares: of the matrices, all of them among them.
+        shares: of the matrices in each run, all of them in the last.
         counted: what a run has many of.
     """
 
@@ -68,19 +66,15 @@ class KernelRuntime:
 
     @property
     def name(self) -> str:
-        """What it is, with its version."""
+        """Name and version."""
         return f"kernels of llama-cpp-python {metadata.version('llama-cpp-python')}, {torch.get_num_threads()} threads"
 
     def runs(self) -> Iterator[DecodeRun]:
-        """Fill the matrices of one run after the other.
-
-        Yields:
-            One for every format and share.
-        """
+        """Fill the matrices of one run after the other; yields one per format and share."""
         for target in self.formats:
             for share in self.shares:
-                wanted = round(share * self.total_bytes)
-                with Products(target, wanted, self.shape, torch.get_num_threads()) as products:
+                num_bytes = round(share * self.total_bytes)
+                with Products(target, num_bytes, self.shape, torch.get_num_threads()) as products:
                     begin = partial(_product, products)
                     yield DecodeRun(target.name, products.num_matrices, share == 1, products.read_bytes, begin)
 

@@ -1,4 +1,4 @@
-"""llama.cpp through llama-cpp-python, where that is installed: GGUF files decoded on this machine.
+"""llama.cpp through llama-cpp-python, if that is installed: GGUF files decoded on this machine.
 
 Knows nothing about clocks and watts.
 """
@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from gguf import GGUFReader
 
-from ..common.errors import ScantlingError
+from ..common.errors import FileFormatError, MissingDependencyError
 from .runtimes import DecodeRun, Step
 
 _PACKAGE: Final = "llama_cpp"
@@ -22,11 +22,7 @@ _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 
 
 def llama_cpp_is_here() -> bool:
-    """Tell whether llama-cpp-python is installed.
-
-    Returns:
-        Whether it is.
-    """
+    """Tell whether llama-cpp-python is installed."""
     return util.find_spec(_PACKAGE) is not None
 
 
@@ -35,9 +31,9 @@ class GgufContents:
     """What a GGUF file says about reading.
 
     Attributes:
-        format: the type that most bytes of its blocks are in.
+        format: the type of most bytes of its blocks.
         num_blocks: of the model.
-        read_bytes: for one token: all tensors, but of an embedding of its own one row.
+        read_bytes: per token: all tensors, but only one row of an untied embedding.
     """
 
     format: str
@@ -46,7 +42,7 @@ class GgufContents:
 
 
 def gguf_contents(path: Path) -> GgufContents:
-    """Look into a GGUF file.
+    """Inspect a GGUF file.
 
     Args:
         path: the file.
@@ -55,12 +51,12 @@ def gguf_contents(path: Path) -> GgufContents:
         Its contents.
 
     Raises:
-        ScantlingError: it is not a GGUF file with blocks.
+        FileFormatError: it is not a GGUF file with blocks.
     """
     try:
         reader = GGUFReader(path)
     except (OSError, ValueError, IndexError) as error:
-        raise ScantlingError(f"{path} is not a GGUF file: {error}") from error
+        raise FileFormatError(f"{path} is not a GGUF file: {error}") from error
     names = {tensor.name for tensor in reader.tensors}
     bytes_of: Counter[str] = Counter()
     read, blocks = 0, set()
@@ -73,7 +69,7 @@ def gguf_contents(path: Path) -> GgufContents:
             blocks.add(tensor.name.split(".")[1])
         read += size
     if not blocks:
-        raise ScantlingError(f"{path} has no tensors of blocks. Name a GGUF file of a decoder model.")
+        raise FileFormatError(f"{path} has no block tensors. Name a GGUF file of a decoder model.")
     return GgufContents(bytes_of.most_common(1)[0][0], len(blocks), read)
 
 
@@ -82,7 +78,7 @@ class LlamaCppRuntime:
     """llama.cpp on some files.
 
     Attributes:
-        files: GGUF files; of one model in several formats, and cut to fewer blocks where these exist.
+        files: GGUF files; of one model in several formats, and cut to fewer blocks if these exist.
         counted: what a run has many of.
     """
 
@@ -91,20 +87,16 @@ class LlamaCppRuntime:
 
     @property
     def name(self) -> str:
-        """What it is, with its version."""
+        """Name and version."""
         return f"llama.cpp through llama-cpp-python {_imported().__version__}, {torch.get_num_threads()} threads"
 
     def runs(self) -> Iterator[DecodeRun]:
-        """Load one file after the other.
-
-        Yields:
-            A run for each.
-        """
+        """Load one file after the other; yields a run for each."""
         contents = {path: gguf_contents(path) for path in self.files}
-        most = max(found.num_blocks for found in contents.values())
+        largest = max(found.num_blocks for found in contents.values())
         for path, found in contents.items():
             model = _imported().Llama(str(path), n_ctx=_CONTEXT, n_threads=torch.get_num_threads(), verbose=False)
-            whole = found.num_blocks == most
+            whole = found.num_blocks == largest
             yield DecodeRun(found.format, found.num_blocks, whole, found.read_bytes, _beginner(model))
             model.close()
 
@@ -119,9 +111,9 @@ def _beginner(model: Any) -> Callable[[], Step]:  # noqa: ANN401 - the library h
 
 def _imported() -> Any:  # noqa: ANN401
     try:
-        import llama_cpp  # noqa: PLC0415 - an engine that many do not have
+        import llama_cpp  # noqa: PLC0415 - an optional engine
     except ImportError as error:
-        raise ScantlingError(
+        raise MissingDependencyError(
             "GGUF files are decoded by llama.cpp: pip install llama-cpp-python. Leave --gguf out for torch."
         ) from error
     return llama_cpp

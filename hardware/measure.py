@@ -1,7 +1,7 @@
-"""Measuring the machine at hand: how fast memory is read, how fast models decode, what that draws.
+"""Measuring this machine: how fast memory is read, how fast models decode, what that draws.
 
-Bandwidth: the largest of several passes that read an array much larger than the caches. Speed: the lowest decile of the
-tokens' times, since other work on the machine only ever delays; the median stands beside it, and where the two are far
+Bandwidth: the fastest of several passes over an array much larger than the caches. Speed: the lowest decile of the
+tokens' times, since other work on the machine only ever delays; the median is kept beside it, and if the two are far
 apart the machine was busy. Power: joules of the counters over the whole window.
 
 Knows nothing about terminals.
@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError, ScantlingError
 from ..common.files import whole_file
 from ..common.progress import Progress
 from .energy_meters import EnergyMeter
@@ -47,44 +47,45 @@ class StreamBandwidth:
 
 
 def stream_bandwidth(array_bytes: int = DEFAULT_ARRAY_BYTES) -> StreamBandwidth:
-    """Read a large array over and over.
+    """Read a large array repeatedly.
 
     Args:
-        array_bytes: of the array.
+        array_bytes: the size of the array.
 
     Returns:
         The rates.
 
     Raises:
-        ScantlingError: there is no memory for the array.
+        InputError: there is no memory for the array.
+        ScantlingError: memory does not return what was written.
     """
     try:
         array = torch.ones(array_bytes // 8, dtype=torch.int64)
     except RuntimeError as error:
-        raise ScantlingError(f"no memory for an array of {array_bytes:,} bytes. Give less with --array.") from error
+        raise InputError(f"no memory for an array of {array_bytes:,} bytes. Give less with --array.") from error
     rates = []
     for _ in range(_PASSES):
         began = time.perf_counter()
         total = array.sum()
         rates.append(array.numel() * 8 / (time.perf_counter() - began))
         if int(total) != array.numel():
-            raise ScantlingError("this machine's memory does not give back what was written. Do not use it.")
+            raise ScantlingError("this machine's memory does not return what was written. Do not use it.")
     return StreamBandwidth(max(rates), statistics.median(rates), array.numel() * 8, torch.get_num_threads())
 
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """A run and what was measured.
+    """A run and its measurements.
 
     Attributes:
         format: of its matrices.
         num_blocks: of the model, whole or cut; or matrices.
         whole: whether it has all its blocks.
-        read_bytes: for one token, without the cache.
+        read_bytes: per token, without the cache.
         seconds_per_token: the lowest decile of the tokens' times.
         seconds_median: their median.
         num_tokens: in the window.
-        joules: of all counters together in the window; None where there are none.
+        joules: of all counters together in the window; None without counters.
         window_seconds: of the window.
     """
 
@@ -100,32 +101,32 @@ class MeasuredRun:
 
     @property
     def watts(self) -> float | None:
-        """Average power of what the counters cover; None where there are none."""
+        """Average power of what the counters cover; None without counters."""
         return None if self.joules is None else self.joules / self.window_seconds
 
     @property
     def delivered_tokens_per_second(self) -> float:
-        """Tokens over the whole window, which is what ``watts`` goes with."""
+        """Tokens over the whole window, the rate at which ``watts`` was drawn."""
         return self.num_tokens / self.window_seconds
 
 
 def measure_runs(
-    engine: DecodeRuntime, seconds: float, meters: Sequence[EnergyMeter], progress: Progress
+    runtime: DecodeRuntime, seconds: float, meters: Sequence[EnergyMeter], progress: Progress
 ) -> list[MeasuredRun]:
     """Decode every run for a while.
 
     Args:
-        engine: gives what is run, made ready one at a time.
-        seconds: of a window, at least.
-        meters: counters of energy.
-        progress: shows how far the work is.
+        runtime: provides the runs, one at a time.
+        seconds: the shortest window.
+        meters: energy counters.
+        progress: reports progress.
 
     Returns:
-        What was measured.
+        The measurements.
     """
     found = []
-    for run in engine.runs():
-        for _ in progress([run], f"{run.format}, {run.num_blocks} {engine.counted}"):
+    for run in runtime.runs():
+        for _ in progress([run], f"{run.format}, {run.num_blocks} {runtime.counted}"):
             found.append(_measured(run, seconds, meters))
     return found
 
@@ -161,14 +162,8 @@ def _measured(run: DecodeRun, seconds: float, meters: Sequence[EnergyMeter]) -> 
 
 
 def write_points(found: Sequence[MeasuredRun], heading: Sequence[str], path: Path) -> None:
-    """Write what was measured as a file that ``hardware fit`` reads.
-
-    Args:
-        found: what was measured.
-        heading: lines of comment.
-        path: the file, replaced where it exists.
-    """
-    lines = [f"# {words}" for words in heading] + [",".join(COLUMNS)]
+    """Write the measurements as a CSV file for ``hardware fit``, with a heading of comment lines."""
+    lines = [f"# {line}" for line in heading] + [",".join(COLUMNS)]
     for run in found:
         speed = 1 / run.seconds_per_token
         cells = [run.format, f"{run.read_bytes} B", f"{speed:.6g} tok/s"]

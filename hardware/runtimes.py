@@ -1,7 +1,7 @@
-"""Engines that decode a model token by token on this machine: the seam, and torch.
+"""Runtimes that decode a model token by token on this machine: the seam, and torch.
 
-An engine gives runs: a model in one format, how many bytes a token of it reads, and a way to begin a text whose next
-token is computed at every call. Models are also run cut to a part of their blocks: two sizes of one format tell the
+A runtime provides runs: a model in one format, how many bytes a token of it reads, and a way to begin a text whose next
+token is computed at every call. Models are also run cut to some of their blocks: two sizes of one format tell the
 efficiency from the overhead.
 
 Knows nothing about clocks and watts.
@@ -28,10 +28,10 @@ class DecodeRun:
     """A model that is ready to decode.
 
     Attributes:
-        format: that its matrices are in.
+        format: of its matrices.
         num_blocks: of the model, whole or cut; or matrices.
         whole: whether it has all its blocks.
-        read_bytes: for one token, without the cache.
+        read_bytes: per token, without the cache.
         begin: starts a text; each call of what it returns computes one token.
     """
 
@@ -43,11 +43,11 @@ class DecodeRun:
 
 
 class DecodeRuntime(Protocol):
-    """What can decode models here."""
+    """Decodes models on this machine."""
 
     @property
     def name(self) -> str:
-        """What it is, with its version."""
+        """Name and version."""
         ...
 
     @property
@@ -56,7 +56,7 @@ class DecodeRuntime(Protocol):
         ...
 
     def runs(self) -> Iterator[DecodeRun]:
-        """Give the runs, one at a time, so that one model is in memory."""
+        """Yield the runs one at a time, so that one model is in memory."""
         ...
 
 
@@ -86,11 +86,11 @@ DEFAULT_SHARES: Final = (1 / 3, 2 / 3, 1.0)
 
 @dataclass(frozen=True)
 class TorchRuntime:
-    """Transformers on torch, on the CPU: float32, bfloat16, and torch's own dynamic int8 (one scale a matrix).
+    """Transformers on torch, on the CPU: float32, bfloat16, and torch's own dynamic int8 (one scale per matrix).
 
     Attributes:
-        loaded: the model, in float32; its blocks are put back afterwards.
-        shares: of the blocks that are run, the whole model among them.
+        loaded: the model, in float32; its blocks are restored afterwards.
+        shares: of the blocks in each run, the whole model in the last.
         counted: what a run has many of.
     """
 
@@ -100,15 +100,11 @@ class TorchRuntime:
 
     @property
     def name(self) -> str:
-        """What it is, with its version."""
+        """Name and version."""
         return f"transformers on torch {torch.__version__}, {torch.get_num_threads()} threads"
 
     def runs(self) -> Iterator[DecodeRun]:
-        """Cut the model and turn it into each format.
-
-        Yields:
-            One run for every size and format.
-        """
+        """Cut the model and convert it to each format; yields one run per size and format."""
         model = self.loaded.model
         structure = find_layers(model)
         blocks = blocks_of(model, structure)
@@ -130,7 +126,7 @@ def _set_blocks(model: PreTrainedModel, blocks_name: str, blocks: Sequence[nn.Mo
 
 
 def read_bytes_of(converted: nn.Module, original: PreTrainedModel) -> int:
-    """Count the bytes that a token reads: all parameters and packed matrices, but of an embedding of its own one row.
+    """Count the bytes that a token reads: all parameters and packed matrices, but only one row of an untied embedding.
 
     Args:
         converted: the model as it runs.

@@ -5,8 +5,7 @@ With b bytes read per token, in formats of efficiency η, bandwidth B, and r tok
     t    = Σ b(f) / (η(f) · B) + t0      seconds per token, batch 1
     P(r) = P0 + c · b · r / B            watts
 
-Every number says where it comes from. Nothing is filled in: a limit that needs a number which is not there is an
-error.
+Every number says where it comes from. Nothing is filled in: a limit that needs a missing number is an error.
 
 Knows nothing about models.
 """
@@ -19,7 +18,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic_core import CoreSchema
 
-from ..common.errors import ScantlingError
+from ..common.errors import FileFormatError, InputError, MissingFigureError
 from ..common.files import whole_file
 from ..common.patterns import Pattern, compiled
 from ..common.records import Record
@@ -37,9 +36,8 @@ class Figure(Record):
 
     Attributes:
         value: with its unit.
-        origin: measured (also fitted to measurements of this machine, where more points than parameters test the fit),
-            taken from a datasheet, estimated (also fitted to what others published), or stated by the user without
-            more.
+        origin: measured (also fitted to measurements of this machine, if more points than parameters test the fit),
+            taken from a datasheet, estimated (also fitted to published results), or just stated by the user.
         source: where to look it up.
     """
 
@@ -84,7 +82,7 @@ def _of(measure: str) -> AfterValidator:
 def _share(figure: Figure) -> Figure:
     check(exact_number, figure.value)
     if not 0 < exact_number(figure.value) <= 2:
-        raise refusal(f"an efficiency of {figure.value} is no share of the bandwidth. Write for instance 0.87.")
+        raise refusal(f"an efficiency of {figure.value} is not a share of the bandwidth. Write for instance 0.87.")
     return figure
 
 
@@ -103,7 +101,7 @@ class Efficiency(Record):
     """The share of the bandwidth that reading some formats reaches.
 
     Attributes:
-        formats: a pattern of their names; the first entry that fits counts.
+        formats: a pattern of their names; the first entry that matches counts.
         share: η.
     """
 
@@ -115,7 +113,7 @@ class Hardware(Record):
     """One machine.
 
     Attributes:
-        name: what messages call it.
+        name: its name in messages.
         note: what a user should know.
         memory: bytes.
         bandwidth: bytes per second.
@@ -124,7 +122,7 @@ class Hardware(Record):
         base_power: P0, watts at no traffic.
         traffic_power: c, watts more at full bandwidth.
         power_limit: watts that it never exceeds.
-        compute: operations per second that it reaches on a prompt, a multiplication and an addition counted as two.
+        compute: operations per second that it reaches on a prompt; a multiplication and an addition count as two.
         compute_power: watts more at that.
     """
 
@@ -142,85 +140,74 @@ class Hardware(Record):
     compute: Annotated[Figure, _of(OPERATIONS_PER_SECOND)] | None = None
     compute_power: Annotated[Figure, _of(WATTS)] | None = None
 
-    def number(self, key: str, measure: str, what_for: str) -> Fraction:
-        """Give a number that something depends on.
+    def number(self, key: str, measure: str, purpose: str) -> Fraction:
+        """Return a number that something depends on.
 
         Args:
-            key: of this record.
-            measure: that it is in.
-            what_for: the limit that needs it.
+            key: the field of this record.
+            measure: its unit.
+            purpose: what needs it, for messages.
 
         Returns:
             The number.
 
         Raises:
-            ScantlingError: the machine does not have it.
+            MissingFigureError: the machine lacks it.
         """
         figure: Figure | None = getattr(self, key)
         if figure is None:
-            raise ScantlingError(
-                f"{what_for} needs the hardware's {key}, which {self.name} lacks. "
-                "State it in a hardware file of your own."
+            raise MissingFigureError(
+                f"{purpose} needs the hardware's {key}, which {self.name} lacks. Add it to a hardware file of your own."
             )
         number = parse_quantity(figure.value, measure)
         if number <= 0 and key in {"bandwidth", "compute"}:
-            raise ScantlingError(f"the {key} of {self.name} is {figure.value}. State what it is.")
+            raise MissingFigureError(f"the {key} of {self.name} must be positive, got {figure.value}.")
         return number
 
-    def efficiency_of(self, format_name: str, what_for: str) -> Fraction:
-        """Give η of a format.
+    def efficiency_of(self, format_name: str, purpose: str) -> Fraction:
+        """Return η of a format.
 
         Args:
             format_name: the format.
-            what_for: the limit that needs it.
+            purpose: what needs it, for messages.
 
         Returns:
-            The share of the first entry that fits.
+            The share of the first entry that matches.
 
         Raises:
-            ScantlingError: none fits.
+            MissingFigureError: no entry matches.
         """
         entry = self.entry_for(format_name)
         if entry is None:
-            raise ScantlingError(
-                f"{what_for} needs the hardware's efficiency for the format {format_name}, which {self.name} lacks. "
-                "State it in a hardware file of your own; the pattern * stands for all formats."
+            raise MissingFigureError(
+                f"{purpose} needs the hardware's efficiency for the format {format_name}, which {self.name} lacks. "
+                "Add it to a hardware file of your own; the pattern * stands for all formats."
             )
         return exact_number(entry.share.value)
 
     def entry_for(self, format_name: str) -> Efficiency | None:
-        """Find the efficiency that counts for a format.
-
-        Args:
-            format_name: the format.
-
-        Returns:
-            The first entry that fits; None where none does.
-        """
+        """Return the first efficiency entry that matches a format; None if none does."""
         return next((entry for entry in self.efficiency if compiled(entry.formats).matches(format_name)), None)
 
 
 def hardware_names() -> list[str]:
-    """List the machines that come with the package.
-
-    Returns:
-        Their names.
-    """
+    """List the machines that come with the package."""
     return sorted(entry.name.removesuffix(".yaml") for entry in (Path(__file__).with_name("known")).iterdir())
 
 
 def load_hardware(name: str, beside: Path | None = None) -> Hardware:
-    """Give a machine by name or file.
+    """Load a machine by name or file.
 
     Args:
         name: one of ``hardware_names()``, or the path of a YAML file.
-        beside: the folder that a relative path is looked for in first.
+        beside: the folder in which a relative path is tried first.
 
     Returns:
         The machine.
 
     Raises:
-        ScantlingError: there is none, or the file is no machine.
+        InputError: there is no such machine or file.
+        FileFormatError: the file does not describe a machine.
     """
     if name in hardware_names():
         text = (Path(__file__).with_name("known") / f"{name}.yaml").read_text(encoding="utf-8")
@@ -228,19 +215,14 @@ def load_hardware(name: str, beside: Path | None = None) -> Hardware:
     for path in (*([beside / name] if beside else []), Path(name)):
         if path.is_file():
             return _validated(read_yaml(path))
-    raise ScantlingError(
+    raise InputError(
         f"{name!r} is neither known hardware nor a file. Known: {', '.join(hardware_names())}; "
         "or give the path of a hardware file."
     )
 
 
 def write_hardware(hardware: Hardware, path: Path) -> None:
-    """Write a hardware file, whole or not at all.
-
-    Args:
-        hardware: the machine.
-        path: the file, replaced where it exists.
-    """
+    """Write a hardware file, whole or not at all; an existing file is replaced."""
     with whole_file(path) as partial:
         text = yaml.safe_dump(hardware.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
         partial.write_text(text, encoding="utf-8")
@@ -250,4 +232,4 @@ def _validated(read: SourceValue) -> Hardware:
     try:
         return validated(Hardware, read.value)
     except ValidationError as error:
-        raise ScantlingError(describe(error, read, Hardware)) from error
+        raise FileFormatError(describe(error, read, Hardware)) from error

@@ -16,16 +16,16 @@ class Workload(Record):
     """How the model is used.
 
     Attributes:
-        context: tokens that the KV cache holds for each sequence; where it is not stated, prompt and answer together;
-            None for no KV cache.
+        context: tokens that the KV cache holds for each sequence; by default prompt and answer together,
+            and no KV cache without either.
         prompt: tokens of a query's prompt.
         answer: tokens of its answer.
-        prompt_chunk: tokens of a prompt that are computed at once; the whole prompt where it is not stated.
+        prompt_chunk: tokens of a prompt that are computed at once; the whole prompt by default.
         batch: sequences at once.
         kv_bits: width of a cached number.
-        kv_cache: its bytes in all, where you know better than the model's config tells.
-        activations: bytes of activations and of the engine's own buffers, where you know better than our estimate.
-        rate: demanded tokens per second of every sequence; the plan must reach it.
+        kv_cache: its bytes in all, if you know better than the model's config tells.
+        activations: bytes of activations and of the engine's own buffers, if you know better than our estimate.
+        rate: required tokens per second of every sequence; the plan must reach it.
     """
 
     context: Annotated[int, Field(ge=1, le=10**9)] | None = None
@@ -43,7 +43,7 @@ class Workload(Record):
         if self.kv_cache is not None:
             check(parse_quantity, self.kv_cache, BYTES)
             if self.context is not None or self.kv_bits is not None:
-                raise refusal("kv_cache states the bytes that context and kv_bits would give. Keep one of the two.")
+                raise refusal("kv_cache gives the bytes that follow from context and kv_bits. Keep one of the two.")
         if self.activations is not None:
             check(parse_quantity, self.activations, BYTES)
         if self.rate is not None:
@@ -71,6 +71,6 @@ class Workload(Record):
 
     @property
     def tokens_at_once(self) -> int:
-        """Tokens that are computed in one pass: of a prompt where there is one, of a step otherwise."""
+        """Tokens computed in one pass: of a prompt if there is one, else of a step."""
         prompt = self.prompt or 1
         return (self.batch or 1) * min(prompt, self.prompt_chunk or prompt)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Final
 
-from ..common.errors import ScantlingError
+from ..common.errors import MissingFigureError, UnsupportedModelError
 
 ConfigValue = int | float | str | bool | tuple[str, ...] | None
 _KEYS: Final = (
@@ -54,7 +54,7 @@ def _number(config: Mapping[str, Any], key: str) -> int | None:
 def _needed(config: Mapping[str, Any], key: str) -> int:
     value = _number(config, key)
     if value is None:
-        raise ScantlingError(
+        raise MissingFigureError(
             f"the KV cache cannot be computed: the model's config has no usable {key}. "
             "State its bytes yourself as kv_cache in the workload, or leave the context out."
         )
@@ -99,20 +99,20 @@ def windows(config: Mapping[str, Any]) -> list[int | None]:
         The windows; None for no bound.
 
     Raises:
-        ScantlingError: a kind of attention whose cache is not known here.
+        UnsupportedModelError: a kind of attention whose cache is not known here.
     """
     num_blocks = _needed(config, "num_hidden_layers")
     kinds = config.get("layer_types")
     window = _number(config, "sliding_window")
     if config.get("num_kv_shared_layers") or config.get("cross_attention_layers"):
-        raise ScantlingError(
+        raise UnsupportedModelError(
             "the KV cache of blocks that share or borrow keys is not computed here. "
             "State its bytes yourself as kv_cache in the workload."
         )
     if isinstance(kinds, Sequence) and not isinstance(kinds, str):
         unknown = sorted(set(kinds) - {_FULL, _SLIDING})
         if unknown or len(kinds) != num_blocks:
-            raise ScantlingError(
+            raise UnsupportedModelError(
                 f"the KV cache of blocks of the kind {', '.join(unknown) or 'unknown'} is not computed here. "
                 "State its bytes yourself as kv_cache in the workload."
             )

@@ -45,7 +45,7 @@ def lower_with_least_power(program: "Program", search: Search) -> Instance:
     """
     if not minimizes_power_at_full_speed(program):
         return program.instance()
-    hardware = program.rows.on("a power")
+    hardware = program.rows.require_hardware("a power")
     watts = hardware.number("base_power", WATTS, "a power") + hardware.number("traffic_power", WATTS, "a power")
     lowest: Fraction | None = None
     for _ in range(_MAX_STEPS):
@@ -64,5 +64,5 @@ def lower_with_least_power(program: "Program", search: Search) -> Instance:
 
 def _power(program: "Program", formats: dict[str, str]) -> Fraction:
     read = program.rows.read_bytes(formats)
-    hardware = program.rows.on("a power")
+    hardware = program.rows.require_hardware("a power")
     return watts_at(read, hardware, 1 / seconds_per_step(read, hardware))

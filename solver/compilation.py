@@ -1,4 +1,4 @@
-"""From the instance to the arrays of a statement: ties become groups, rules that close formats take them out.
+"""From the instance to arrays: tied units become groups, and formats that the rules close are removed.
 
 Knows nothing about solvers.
 """
@@ -9,9 +9,9 @@ from itertools import accumulate, chain
 
 import numpy as np
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from .instance import LOSS, Instance
-from .milp.standard_form import Floats, Integers, StandardForm
+from .milp.standard_form import DistinctLimit, Floats, Integers, StandardForm
 from .rules import Allow, Distinct, Limit, LossLimit, Order, Tie
 
 Direction = tuple[float, ...]
@@ -20,15 +20,15 @@ _LOSS_LIMIT_BITS = 46
 
 
 def compile_instance(instance: Instance, directions: Sequence[Direction] = ()) -> StandardForm | None:
-    """State an instance's first objective and all of its rules as arrays.
+    """Compile an instance's first objective and all of its rules into arrays.
 
     Args:
         instance: the program.
         directions: unit vectors over the samples of the domains, by which a robust objective is approximated from
-            below (see robust.py); none needed where no standard errors are added.
+            below (see ``loss_vectors``); empty without standard errors.
 
     Returns:
-        The statement; None where the rules leave a unit without any format.
+        The standard form; None if the rules leave a unit without any format.
     """
     groups = _tied_units(instance)
     allowed = _allowed_formats(instance)
@@ -38,15 +38,14 @@ def compile_instance(instance: Instance, directions: Sequence[Direction] = ()) -
     counts = [len(picks) for picks in picks_of_group]
     units_flat = [units for units, count in zip(groups, counts, strict=True) for _ in range(count)]
     picks_flat = tuple(pick for picks in picks_of_group for pick in picks)
-    first_format = [
-        instance.units[units[0]].formats[pick[0]] for units, pick in zip(units_flat, picks_flat, strict=True)
-    ]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(first_format))}
-    gather = _Gather(instance, units_flat, picks_flat)
-    losses = loss_vectors(instance, directions, gather)
-    amounts, at_most = _rows(instance, gather, losses)
+    firsts = [(instance.units[us[0]], pick[0]) for us, pick in zip(units_flat, picks_flat, strict=True)]
+    names = [unit.formats[index] for unit, index in firsts]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    option_sums = _OptionSums(instance, units_flat, picks_flat)
+    losses = loss_vectors(instance, directions, option_sums)
+    amounts, at_most = _rows(instance, option_sums, losses)
     name = instance.minimise[0]
-    costs = losses if name == LOSS else gather.integers(instance.row(name).amounts).astype(np.float64)[None]
+    costs = losses if name == LOSS else option_sums.integers(instance.row(name).amounts).astype(np.float64)[None]
     group_of_unit = {unit: group for group, units in enumerate(groups) for unit in units}
     return StandardForm(
         starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
@@ -54,18 +53,12 @@ def compile_instance(instance: Instance, directions: Sequence[Direction] = ()) -
         constants=np.full(len(costs), 0.0 if name == LOSS else float(instance.row(name).fixed)),
         amounts=amounts,
         at_most=at_most,
-        bits=np.array([
-            instance.units[units[0]].bits[pick[0]] for units, pick in zip(units_flat, picks_flat, strict=True)
-        ]),
-        formats=np.array([numbers[name] for name in first_format], dtype=np.int64),
+        bits=np.array([unit.bits[index] for unit, index in firsts]),
+        formats=np.array([numbers[name] for name in names], dtype=np.int64),
         picks=picks_flat,
         units=groups,
         orders=_orders(instance, group_of_unit),
-        distinct=tuple(
-            (tuple(sorted({group_of_unit[unit] for unit in rule.units})), rule.at_most_formats)
-            for rule in instance.rules
-            if isinstance(rule, Distinct)
-        ),
+        distinct=_distinct_limits(instance, group_of_unit),
     )
 
 
@@ -109,8 +102,8 @@ def _open_picks(instance: Instance, allowed: dict[int, set[int]], units: tuple[i
     return [tuple(found[name] for found in positions) for name in common]
 
 
-class _Gather:
-    """Adds a table of the instance up over the units of every option."""
+class _OptionSums:
+    """Sums a table of the instance over the units of every option."""
 
     def __init__(self, instance: Instance, units: Sequence[tuple[int, ...]], picks: Sequence[tuple[int, ...]]) -> None:
         sizes = [len(unit.formats) for unit in instance.units]
@@ -121,23 +114,23 @@ class _Gather:
         self._unit_of_entry = np.repeat(np.arange(len(sizes)), sizes)
 
     def integers(self, table: Sequence[Sequence[int]], counted: Sequence[int] | None = None) -> Integers:
-        """Add up integers, of some units only where asked.
+        """Sum integers, optionally over some units only.
 
         Args:
-            table: one tuple a unit, one number a format.
+            table: one tuple per unit, one number per format.
             counted: the units that count; None for all.
 
         Returns:
             int64 [options].
 
         Raises:
-            ScantlingError: the numbers are too large for exact sums in 64 bits.
+            InputError: the numbers are too large for exact sums in 64 bits.
         """
         largest = max(chain([0], map(abs, chain.from_iterable(table))))
         if largest * len(self._members) >= LARGEST_SUM:
-            raise ScantlingError(
+            raise InputError(
                 f"a row has amounts up to {largest:,}, which over {len(self._members):,} options could exceed 2^62. "
-                "State it in a coarser step."
+                "State it in coarser steps."
             )
         entries = np.fromiter(chain.from_iterable(table), dtype=np.int64)
         if counted is not None:
@@ -146,53 +139,39 @@ class _Gather:
         return sums
 
     def floats(self, table: Sequence[Sequence[float]]) -> Floats:
-        """Add up real numbers.
-
-        Args:
-            table: one tuple a unit, one number a format.
-
-        Returns:
-            float64 [options].
-        """
+        """Sum real numbers, one tuple per unit, into float64 [options]."""
         entries = np.fromiter(chain.from_iterable(table), dtype=np.float64)
         sums: Floats = np.add.reduceat(entries[self._members], self._starts)
         return sums
 
     def samples(self, table: Sequence[Sequence[Sequence[float]]]) -> Floats:
-        """Add up vectors.
-
-        Args:
-            table: one tuple a unit, one vector a format.
-
-        Returns:
-            float64 [samples, options].
-        """
+        """Sum vectors, one tuple per unit and one vector per format, into float64 [samples, options]."""
         entries = np.array(list(chain.from_iterable(table)), dtype=np.float64)
         sums: Floats = np.add.reduceat(entries[self._members], self._starts, axis=0).T
         return sums
 
 
-def loss_vectors(instance: Instance, directions: Sequence[Direction], gather: _Gather) -> Floats:
-    """Give the cost vectors whose largest sum is the predicted loss increase, or bounds it from below.
+def loss_vectors(instance: Instance, directions: Sequence[Direction], option_sums: _OptionSums) -> Floats:
+    """Return the cost vectors whose largest sum is the predicted loss increase, or bounds it from below.
 
-    ‖D x‖ ≥ v·D x for every unit vector v, so that mean + k · standard error is the largest of c + k Dᵀv over all v.
-    With the mean over domains a direction runs over the samples of all of them; in the worst case it is tried on
-    each case in turn, cut into the cases' own parts.
+    ‖D x‖ ≥ v·D x for every unit vector v, so mean + k · standard error is the maximum of c + k Dᵀv over all v. With
+    the mean over domains, a direction spans the samples of all of them; in the worst case it is applied to each domain
+    in turn, restricted to that domain's samples.
 
     Args:
         instance: the program.
         directions: the unit vectors v.
-        gather: adds up over options.
+        option_sums: sums tables over options.
 
     Returns:
         float64 [vectors, options].
     """
-    means = np.array([gather.floats(domain.loss_increase_nats) for domain in instance.domains])
+    means = np.array([option_sums.floats(domain.loss_increase_nats) for domain in instance.domains])
     k, worst = instance.loss.standard_errors, instance.loss.over_domains == "worst"
     plain = means if worst else means.mean(axis=0, keepdims=True)
     if not k or not directions:
         return plain
-    deviations = [gather.samples(domain.deviations_nats) for domain in instance.domains]
+    deviations = [option_sums.samples(domain.deviations_nats) for domain in instance.domains]
     vectors = list(plain)
     for direction in directions:
         parts = np.split(np.array(direction), np.cumsum([len(part) for part in deviations])[:-1])
@@ -204,13 +183,13 @@ def loss_vectors(instance: Instance, directions: Sequence[Direction], gather: _G
     return np.array(vectors)
 
 
-def _rows(instance: Instance, gather: _Gather, losses: Floats) -> tuple[Integers, Integers]:
+def _rows(instance: Instance, option_sums: _OptionSums, losses: Floats) -> tuple[Integers, Integers]:
     rows: list[Integers] = []
     bounds: list[int] = []
     for rule in instance.rules:
         if isinstance(rule, Limit):
             row = instance.row(rule.row)
-            amounts = gather.integers(row.amounts, rule.units)
+            amounts = option_sums.integers(row.amounts, rule.units)
             fixed = row.fixed if rule.units is None else 0
             if rule.at_most is not None:
                 rows.append(amounts)
@@ -224,7 +203,7 @@ def _rows(instance: Instance, gather: _Gather, losses: Floats) -> tuple[Integers
                 rows.append(steps)
                 bounds.append(bound)
     if any(abs(bound) >= LARGEST_SUM for bound in bounds):
-        raise ScantlingError("a limit is beyond 2^62 steps of its row. State it in a coarser step.")
+        raise InputError("a limit is beyond 2^62 steps of its row. State it in coarser steps.")
     amounts_2d = np.array(rows, dtype=np.int64).reshape(len(rows), len(losses[0]))
     return amounts_2d, np.array(bounds, dtype=np.int64)
 
@@ -234,6 +213,14 @@ def _loss_row(vector: Floats, at_most_nats: float) -> tuple[Integers, int]:
     largest = float(np.abs(vector).sum()) + abs(at_most_nats) or 1.0
     scale = math.ldexp(1.0, _LOSS_LIMIT_BITS - math.floor(math.log2(largest)))
     return np.ceil(vector * scale).astype(np.int64), math.floor(at_most_nats * scale)
+
+
+def _distinct_limits(instance: Instance, group_of_unit: dict[int, int]) -> tuple[DistinctLimit, ...]:
+    return tuple(
+        DistinctLimit(tuple(sorted({group_of_unit[unit] for unit in rule.units})), rule.at_most_formats)
+        for rule in instance.rules
+        if isinstance(rule, Distinct)
+    )
 
 
 def _orders(instance: Instance, group_of_unit: dict[int, int]) -> tuple[tuple[int, int], ...]:

@@ -1,8 +1,8 @@
-"""Rules of distinct formats, by cases: which N formats are used.
+"""Limits on the number of distinct formats, by cases: which N formats are used.
 
-For each rule in turn, every set of N of the formats among its units is a case. The Lagrangian relaxation of the parent
-bounds all cases at once: its bound, plus for every unit of the rule the least reduced cost within the set. Cases are
-opened best bound first, until no case left can be better than the best plan found.
+For each such rule in turn, every set of N of the formats among its units is a case. The Lagrangian relaxation of the
+parent bounds all cases at once: its bound, plus for every unit of the rule the least reduced cost within the set. Cases
+are opened best bound first, until no remaining case can beat the best plan found.
 
 Knows nothing about solvers.
 """
@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from .core import CoreAnswer, solve_standard_form
 from .lagrangian import largest_objective, relax
 from .milp.base import MilpSolver, SolverSettings, Status
-from .milp.standard_form import Floats, Integers, Mask, StandardForm
+from .milp.standard_form import DistinctLimit, Floats, Integers, Mask, StandardForm
 from .presolve import tighten_rows
 
 _MOST_CASES = 20_000
@@ -28,41 +28,31 @@ _MOST_CASES = 20_000
 
 @dataclass(order=True)
 class _Case:
-    """A set of formats for the first rule of a statement; kept as a mask until it is opened."""
+    """A set of formats for the first such rule; kept as a mask until it is opened."""
 
     bound: float
     number: int
     parent: StandardForm = field(compare=False)
     mask: Mask = field(compare=False)
-    distinct: tuple[tuple[tuple[int, ...], int], ...] = field(compare=False)
+    distinct: tuple[DistinctLimit, ...] = field(compare=False)
 
-    def statement(self) -> StandardForm | None:
+    def form(self) -> StandardForm | None:
         kept = self.parent.keep(self.mask)
         return None if kept is None else replace(kept, distinct=self.distinct)
 
 
 def solve_by_cases(
-    statement: StandardForm,
+    form: StandardForm,
     solver: MilpSolver,
     settings: SolverSettings,
     start: tuple[int, ...] | None = None,
 ) -> CoreAnswer:
-    """Find the best choice of a statement with or without rules of distinct formats, and prove it.
-
-    Args:
-        statement: the program, without slacks.
-        solver: searches the cores.
-        settings: limits of the search, over all cases.
-        start: a choice that is likely to be good.
-
-    Returns:
-        The answer.
-    """
-    if not statement.distinct:
-        return solve_standard_form(statement, solver, settings, start=start)
+    """Find the best choice, with or without limits on distinct formats, and prove it, as ``solve_standard_form``."""
+    if not form.distinct:
+        return solve_standard_form(form, solver, settings, start=start)
     deadline = time.perf_counter() + settings.time_limit_seconds
     best = CoreAnswer(Status.INFEASIBLE)
-    waiting = [_Case(-np.inf, 0, statement, np.ones(statement.num_options, dtype=bool), statement.distinct)]
+    waiting = [_Case(-np.inf, 0, form, np.ones(form.num_options, dtype=bool), form.distinct)]
     least_closed = np.inf  # the least bound among searched cases
     numbers = itertools.count(1)
     while waiting and waiting[0].bound <= best.objective:
@@ -70,7 +60,7 @@ def solve_by_cases(
         if left <= 0:
             break
         case = heapq.heappop(waiting)
-        opened = case.statement()
+        opened = case.form()
         if opened is None:
             continue
         if opened.distinct:
@@ -96,25 +86,25 @@ def _conclude(best: CoreAnswer, bound: float, settings: SolverSettings) -> CoreA
     return replace(best, status=Status.OPTIMAL if close else Status.FEASIBLE, bound=bound)
 
 
-def _open(statement: StandardForm, bound: float, numbers: Iterator[int]) -> list[_Case]:
-    """List the cases of a statement's first rule, each with its bound."""
-    (groups, most), *others = statement.distinct
-    small = tighten_rows(statement)
+def _open(form: StandardForm, bound: float, numbers: Iterator[int]) -> list[_Case]:
+    """List the cases of the first rule, each with its bound."""
+    limit, *others = form.distinct
+    small = tighten_rows(form)
     if small is None:
         return []
     relaxation = relax(small)
     if relaxation.bound > largest_objective(small):
         return []
-    belongs = np.isin(small.group_of, groups)
+    belongs = np.isin(small.group_of, limit.groups)
     formats = np.unique(small.formats[belongs])
-    num_chosen = min(most, len(formats))
-    num_domains = math.comb(len(formats), num_chosen)
-    if num_domains > _MOST_CASES:
-        raise ScantlingError(
-            f"{most} distinct formats out of {len(formats)} are {num_domains:,} cases, more than the "
+    num_chosen = min(limit.at_most, len(formats))
+    num_cases = math.comb(len(formats), num_chosen)
+    if num_cases > _MOST_CASES:
+        raise InputError(
+            f"{limit.at_most} distinct formats out of {len(formats)} are {num_cases:,} cases, more than the "
             f"{_MOST_CASES:,} that are searched. Offer fewer formats, or allow fewer or more distinct ones."
         )
-    table = _reduced_cost_table(small, formats, relaxation.reduced_costs)[list(groups)]
+    table = _reduced_cost_table(small, formats, relaxation.reduced_costs)[list(limit.groups)]
     cases = []
     for chosen in itertools.combinations(range(len(formats)), num_chosen):
         extra = float(table[:, chosen].min(axis=1).sum())
@@ -125,10 +115,10 @@ def _open(statement: StandardForm, bound: float, numbers: Iterator[int]) -> list
     return cases
 
 
-def _reduced_cost_table(statement: StandardForm, formats: Integers, reduced_costs: Floats) -> Floats:
-    """Lay reduced costs out as [groups, formats], infinite where a group does not have the format."""
-    table = np.full((statement.num_groups, len(formats)), np.inf)
-    column = np.searchsorted(formats, statement.formats)
-    known = (column < len(formats)) & (formats[np.minimum(column, len(formats) - 1)] == statement.formats)
-    np.minimum.at(table, (statement.group_of[known], column[known]), reduced_costs[known])
+def _reduced_cost_table(form: StandardForm, formats: Integers, reduced_costs: Floats) -> Floats:
+    """Lay reduced costs out as [groups, formats], infinite where a group lacks the format."""
+    table = np.full((form.num_groups, len(formats)), np.inf)
+    column = np.searchsorted(formats, form.formats)
+    known = (column < len(formats)) & (formats[np.minimum(column, len(formats) - 1)] == form.formats)
+    np.minimum.at(table, (form.group_of[known], column[known]), reduced_costs[known])
     return table

@@ -22,7 +22,7 @@ class FrontierSolution:
 
     Attributes:
         bounds: the bound on each row, in its steps.
-        used: what the choice comes to on each row; empty where there is no plan.
+        used: the sum of each row; empty without a plan.
         solution: the answer at these bounds.
     """
 
@@ -39,19 +39,7 @@ def solve_at(
     settings: SolverSettings,
     start: tuple[int, ...] | None = None,
 ) -> FrontierSolution:
-    """Solve an instance under further bounds.
-
-    Args:
-        instance: the program.
-        rows: the rows that are bounded.
-        bounds: the bound on each, in its steps.
-        solver: solves.
-        settings: limits of the search.
-        start: a choice that is likely to be good, for instance of a neighbouring point.
-
-    Returns:
-        The point.
-    """
+    """Solve an instance with an additional upper bound on each of ``rows``, in steps of the row."""
     limits = tuple(Limit(f"{FRONTIER}: {row}", row, at_most=bound) for row, bound in zip(rows, bounds, strict=True))
     solution = solve(instance.with_rules((*instance.rules, *limits)), solver, settings, start=start)
     choice = solution.choice
@@ -68,23 +56,23 @@ def frontier(
     *,
     nested: bool = False,
 ) -> Iterator[FrontierSolution]:
-    """Solve for every bound, loosest first, each from its neighbour's plan.
+    """Solve for every bound, loosest first, each started from its neighbour's plan.
 
     Args:
         instance: the program.
-        row: what is bounded.
+        row: the row that is bounded.
         bounds: in steps of the row.
         solver: solves.
         settings: limits of each search.
-        nested: whether a tighter plan may not give any unit more bits than the looser plan before it has. The points
-            are then proven best among such plans.
+        nested: a tighter plan may not give any unit more bits than the looser plan before it. Points are then
+            proven best among such plans.
 
     Yields:
         The points, loosest bound first.
     """
     start: tuple[int, ...] | None = None
     for bound in sorted(set(bounds), reverse=True):
-        program = instance if start is None or not nested else _no_finer(instance, start)
+        program = instance if start is None or not nested else _no_more_bits(instance, start)
         point = solve_at(program, [row], [bound], solver, settings, start)
         start = point.solution.choice or start
         yield point
@@ -95,14 +83,14 @@ def every_breakpoint(
 ) -> Iterator[FrontierSolution]:
     """Solve for every bound at which the optimum changes: each next bound is one step below what the last plan uses.
 
-    At any bound from a point's use up to its bound, its plan is proven to stay the best. Of plans as good the one that
-    uses least of the row is the point.
+    At any bound between a point's use and its bound, its plan stays optimal. Among equally good plans the point is
+    the one that uses least of the row.
 
     Args:
         instance: the program.
-        row: what is bounded.
-        lowest: where to end, in steps of the row.
-        highest: where to begin.
+        row: the row that is bounded.
+        lowest: the last bound, in steps of the row.
+        highest: the first bound.
         solver: solves.
         settings: limits of each search.
 
@@ -138,18 +126,7 @@ def grid(
     solver: MilpSolver,
     settings: SolverSettings,
 ) -> Iterator[FrontierSolution]:
-    """Solve for every pair of bounds on two rows.
-
-    Args:
-        instance: the program.
-        rows: what is bounded.
-        bounds: on each, in steps.
-        solver: solves.
-        settings: limits of each search.
-
-    Yields:
-        The points, loosest first in both.
-    """
+    """Solve for every pair of bounds on two rows; yields the points, loosest first in both."""
     start: tuple[int, ...] | None = None
     descending = [sorted(set(values), reverse=True) for values in bounds]
     for pair in itertools.product(*descending):
@@ -158,7 +135,7 @@ def grid(
         yield point
 
 
-def _no_finer(instance: Instance, choice: tuple[int, ...]) -> Instance:
+def _no_more_bits(instance: Instance, choice: tuple[int, ...]) -> Instance:
     allowed = tuple(
         (unit, tuple(index for index, bits in enumerate(record.bits) if bits <= record.bits[choice[unit]]))
         for unit, record in enumerate(instance.units)

@@ -1,20 +1,21 @@
 """Why there is no plan: the smallest set of limits and rules that cannot hold together, and what would mend it.
 
-A set of rules is a smallest conflict when no plan keeps to all of them and no smaller set has this property. It is
-found by implicit hitting sets (Ignatiev et al. 2015): every conflict must hit every correction set, that is every set
-of rules without which there is a plan; the smallest set that hits all correction sets known so far either is a
-conflict, and then a smallest one, or shows a new correction set.
+A set of rules is a smallest conflict if no plan meets all of them and no smaller set has this property. It is found by
+implicit hitting sets (Ignatiev et al. 2015): every conflict hits every correction set, a set of rules without which
+there is a plan. The smallest set that hits all correction sets known so far either is a conflict, and then a smallest
+one, or yields a new correction set.
 
 Knows nothing about layers or files.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from .compilation import compile_instance
 from .instance import LOSS, Instance, Row
 from .milp.base import MilpSolver, SolverSettings, Status
@@ -24,17 +25,17 @@ from .verify import violations
 
 _NOTHING = "nothing"
 _PART = "part of a row"
-_PRICE_OF_WIDEST = 16
+_WIDEST_ROW_PRICE = 16
 
 
 @dataclass(frozen=True)
 class LimitRelaxation:
-    """The least change of one limit that alone gives a plan, all other limits and rules staying.
+    """The least change of one limit that alone makes the program feasible.
 
     Attributes:
         rule: the position of the limit among the instance's rules.
-        needed: the bound that it needs, in steps of its row or in nats; None where no bound of it helps alone.
-        proven: whether it is the least; False where time ran out first.
+        needed: the bound that it needs, in steps of its row or in nats; None if no bound helps.
+        proven: whether it is the least change; False if time ran out first.
     """
 
     rule: int
@@ -42,27 +43,34 @@ class LimitRelaxation:
     proven: bool
 
 
+class BoundChange(NamedTuple):
+    """A new bound of one limit, by the limit's position among the instance's rules, in steps of its row."""
+
+    rule: int
+    bound: float
+
+
 @dataclass(frozen=True)
 class Conflict:
     """Why there is no plan.
 
     Attributes:
-        rules: positions of the limits and rules that conflict, in the instance's order.
+        rules: positions of the conflicting limits and rules, in the instance's order.
         smallest: whether it is proven that no smaller set conflicts.
-        relaxations: one for every bound in it.
-        together: where no single change helps, new bounds of several limits, by position, whose changes, each as a
-            share of the range of its row, add up to the least; empty where a single change helps or no change of
-            bounds does, and where a limit is on the loss.
+        relaxations: one per limit in the conflict.
+        together: if no single change helps, new bounds of several limits whose changes, each as a share
+            of its row's range, have the least sum; empty if a single change helps, if no change of bounds does, or if
+            there is a limit on the loss.
     """
 
     rules: tuple[int, ...]
     smallest: bool
     relaxations: tuple[LimitRelaxation, ...]
-    together: tuple[tuple[int, float], ...]
+    together: tuple[BoundChange, ...]
 
 
 def explain_infeasibility(instance: Instance, solver: MilpSolver, settings: SolverSettings) -> Conflict:
-    """Find the smallest conflict of an instance without plans, and the least changes that mend it.
+    """Find the smallest conflict of an infeasible instance, and the least changes that mend it.
 
     Args:
         instance: the program.
@@ -70,15 +78,15 @@ def explain_infeasibility(instance: Instance, solver: MilpSolver, settings: Solv
         settings: limits of each search.
 
     Returns:
-        The conflict.
+        The conflict; what time did not allow to prove is marked in it.
 
     Raises:
-        ScantlingError: there is a plan.
+        InputError: the instance is feasible.
     """
     rules, smallest = _smallest_conflict(instance, solver, settings)
     limits = [index for index in rules if isinstance(instance.rules[index], Limit | LossLimit)]
     relaxations = tuple(_least_relaxation(instance, index, solver, settings) for index in limits)
-    together: tuple[tuple[int, float], ...] = ()
+    together: tuple[BoundChange, ...] = ()
     if all(relaxation.needed is None for relaxation in relaxations):
         together = _least_total_relaxation(instance, solver, settings)
     return Conflict(rules, smallest, relaxations, together)
@@ -108,18 +116,18 @@ def _smallest_conflict(
         status, choice = _feasible_choice(instance, candidate, solver, settings)
         if choice is None:
             return candidate, certain and status is Status.INFEASIBLE
-        kept = _kept(instance, choice)
+        kept = _satisfied(instance, choice)
         for index in range(len(instance.rules)):
             if index not in kept:
                 status, choice = _feasible_choice(instance, sorted(kept | {index}), solver, settings)
                 certain &= status is not Status.UNKNOWN
-                kept = kept if choice is None else _kept(instance, choice)
+                kept = kept if choice is None else _satisfied(instance, choice)
         if len(kept) == len(instance.rules):
-            raise ScantlingError("there is a plan that keeps to all limits and rules: nothing is in conflict.")
+            raise InputError("there is a plan that meets all limits and rules: nothing is in conflict.")
         correction_sets.append([index for index in range(len(instance.rules)) if index not in kept])
 
 
-def _kept(instance: Instance, choice: tuple[int, ...]) -> set[int]:
+def _satisfied(instance: Instance, choice: tuple[int, ...]) -> set[int]:
     return {index for index, rule in enumerate(instance.rules) if not violations(instance, choice, [rule])}
 
 
@@ -139,7 +147,7 @@ def _smallest_hitting_set(num_rules: int, sets: Sequence[Sequence[int]]) -> tupl
 
 
 def _least_relaxation(instance: Instance, index: int, solver: MilpSolver, settings: SolverSettings) -> LimitRelaxation:
-    """Minimise (or maximise) what the limit bounds, under everything else."""
+    """Minimise (or maximise) what the limit bounds, under all other limits and rules."""
     rule = instance.rules[index]
     others = tuple(other for place, other in enumerate(instance.rules) if place != index)
     program = replace(instance, rules=others, minimise=(LOSS,))
@@ -153,7 +161,7 @@ def _least_relaxation(instance: Instance, index: int, solver: MilpSolver, settin
 
 
 def _bounded_part(instance: Instance, limit: Limit) -> Row:
-    """Give the part of a row that a limit sums, with the sign that makes less of it better."""
+    """Return the part of a row that a limit sums, negated for a lower bound so that less is better."""
     row = instance.row(limit.row)
     sign = 1 if limit.at_least is None else -1
     counted = set(range(len(instance.units)) if limit.units is None else limit.units)
@@ -166,24 +174,24 @@ def _bounded_part(instance: Instance, limit: Limit) -> Row:
 
 def _least_total_relaxation(
     instance: Instance, solver: MilpSolver, settings: SolverSettings
-) -> tuple[tuple[int, float], ...]:
-    """Minimise Σ_k excess_k / range_k over the limits on rows, all other rules staying; not with limits on the loss."""
-    statement = compile_instance(instance)
+) -> tuple[BoundChange, ...]:
+    """Minimise Σ_k excess_k / range_k over the limits on rows; empty if there is a limit on the loss."""
+    form = compile_instance(instance)
     limits = [index for index, rule in enumerate(instance.rules) if isinstance(rule, Limit)]
-    if statement is None or not limits or any(isinstance(rule, LossLimit) for rule in instance.rules):
+    if form is None or not limits or any(isinstance(rule, LossLimit) for rule in instance.rules):
         return ()
-    ranges = np.maximum(statement.ranges(), 1).astype(np.float64)
-    prices = np.rint(ranges.max() / ranges * _PRICE_OF_WIDEST).astype(np.int64)
-    answer = solver.solve(replace(statement, slack_prices=prices), settings)
+    ranges = np.maximum(form.ranges(), 1).astype(np.float64)
+    prices = np.rint(ranges.max() / ranges * _WIDEST_ROW_PRICE).astype(np.int64)
+    answer = solver.solve(replace(form, slack_prices=prices), settings)
     if answer.chosen is None:
         return ()
-    excess = statement.amounts[:, answer.chosen].sum(axis=1) - statement.at_most
+    excess = form.amounts[:, answer.chosen].sum(axis=1) - form.at_most
     changes = []
     for index, steps in zip(limits, excess.tolist(), strict=True):
         rule = instance.rules[index]
         assert isinstance(rule, Limit)
         if steps > 0 and rule.at_most is not None:
-            changes.append((index, float(rule.at_most + steps)))
+            changes.append(BoundChange(index, float(rule.at_most + steps)))
         elif steps > 0 and rule.at_least is not None:
-            changes.append((index, float(rule.at_least - steps)))
+            changes.append(BoundChange(index, float(rule.at_least - steps)))
     return tuple(changes)

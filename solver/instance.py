@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
-from ..common.errors import ScantlingError
+from ..common.errors import FileFormatError
 from ..common.files import whole_file
 from ..common.records import with_renamed_keys
 from .instance_checks import LOSS, validate_instance
@@ -35,7 +36,7 @@ class Unit:
 
     Attributes:
         name: unique in the instance.
-        formats: the names of the formats that it may have, at least one.
+        formats: the names of the formats that it may take, at least one.
         bits: their widths, which orders compare.
     """
 
@@ -46,13 +47,13 @@ class Unit:
 
 @dataclass(frozen=True)
 class Row:
-    """Something that formats add to, in integer steps.
+    """A quantity that every format adds to, in integer steps.
 
     Attributes:
         name: for instance ``stored_bytes``.
-        measure: what it is counted in, for instance ``bytes`` or ``seconds``.
-        amounts: a(u, f), one tuple a unit.
-        fixed: what is there whatever the units do.
+        measure: its unit, for instance ``bytes`` or ``seconds``.
+        amounts: a(u, f), one tuple per unit.
+        fixed: the part that no unit changes.
         step: one integer step in ``measure``.
     """
 
@@ -65,13 +66,13 @@ class Row:
 
 @dataclass(frozen=True)
 class DomainCosts:
-    """What formats cost on one kind of text.
+    """What formats cost on one domain of text.
 
     Attributes:
         name: for instance ``prose``.
-        loss_increase_nats: c(u, f), one tuple a unit, in nats per token.
+        loss_increase_nats: c(u, f), one tuple per unit, in nats per token.
         deviations_nats: d(u, f, s), such that the standard error of Σ c(u, f) x(u, f) is √(Σ_s (Σ d(u, f, s) x(u,
-            f))²); empty where it is not known.
+            f))²); empty if it is not known.
     """
 
     name: str
@@ -83,8 +84,8 @@ class DomainCosts:
 class LossMeasure:
     """How domains and their uncertainty become one number L(x).
 
-    L(x) = mean or maximum over the domains of (Σ c x + k · standard error of Σ c x). The mean is that of the cases'
-    costs and deviations, case by case independent.
+    L(x) = mean or maximum over the domains of (Σ c x + k · standard error of Σ c x). The mean is that of the domains'
+    costs and deviations, the domains being independent.
 
     Attributes:
         over_domains: ``mean`` or ``worst``.
@@ -108,8 +109,8 @@ class Instance:
         minimise: ``loss_increase`` or a row's name; the second decides among the optima of the first, and so on.
 
     Raises:
-        ScantlingError: a table of the wrong shape, a repeated name, a cost that is not finite, a rule about a unit or a
-            row that is not there.
+        InputError: a table of the wrong shape, a repeated name, a cost that is not finite, or a rule about a unit or a
+            row that does not exist.
     """
 
     units: tuple[Unit, ...]
@@ -128,23 +129,16 @@ class Instance:
         return {row.name: index for index, row in enumerate(self.rows)}
 
     def row(self, name: str) -> Row:
-        """Give a row.
-
-        Args:
-            name: its name.
-
-        Returns:
-            The row.
-        """
+        """Return the row of this name."""
         return self.rows[self.row_index[name]]
 
     def amount(self, name: str, choice: Sequence[int], units: Sequence[int] | None = None) -> int:
-        """Add up one row for a choice.
+        """Sum one row for a choice.
 
         Args:
             name: the row.
             choice: the index of the format that each unit takes.
-            units: the units summed; None for all, and what is fixed.
+            units: the units summed; None for all, and the fixed part.
 
         Returns:
             Integer steps of the row.
@@ -154,42 +148,27 @@ class Instance:
         return (row.fixed if units is None else 0) + sum(row.amounts[u][choice[u]] for u in chosen)
 
     def span(self, limit: Limit) -> tuple[int, int]:
-        """Give the least and the most that a limit's sum can come to, rules apart.
-
-        Args:
-            limit: the limit.
-
-        Returns:
-            Steps of its row.
-        """
+        """Return the smallest and the largest sum that a limit bounds, in steps of its row, rules aside."""
         row = self.row(limit.row)
         units = range(len(self.units)) if limit.units is None else limit.units
         fixed = row.fixed if limit.units is None else 0
         return fixed + sum(min(row.amounts[u]) for u in units), fixed + sum(max(row.amounts[u]) for u in units)
 
     def used(self, limit: Limit | LossLimit, choice: Sequence[int]) -> int | float:
-        """Add up what a limit bounds.
-
-        Args:
-            limit: the limit.
-            choice: the index of the format that each unit takes.
-
-        Returns:
-            Steps of its row, or nats per token.
-        """
+        """Sum what a limit bounds, in steps of its row or in nats per token."""
         if isinstance(limit, LossLimit):
             return self.loss_increase_nats(choice)
         return self.amount(limit.row, choice, limit.units)
 
     def domain_loss_nats(self, domain: DomainCosts, choice: Sequence[int]) -> tuple[float, float]:
-        """Add up one domain for a choice, exactly rounded.
+        """Sum one domain for a choice, exactly rounded.
 
         Args:
             domain: the domain.
             choice: the index of the format that each unit takes.
 
         Returns:
-            Σ c x and its standard error, in nats per token; the error is 0 where it is not known.
+            Σ c x and its standard error, in nats per token; the error is 0 if it is not known.
         """
         mean = math.fsum(costs[index] for costs, index in zip(domain.loss_increase_nats, choice, strict=True))
         if not domain.deviations_nats:
@@ -198,14 +177,7 @@ class Instance:
         return mean, math.hypot(*(math.fsum(samples) for samples in zip(*chosen, strict=True)))
 
     def loss_increase_nats(self, choice: Sequence[int]) -> float:
-        """Add up the predicted loss increase of a choice.
-
-        Args:
-            choice: the index of the format that each unit takes, in the order of ``units``.
-
-        Returns:
-            L(x), in nats per token.
-        """
+        """Return L(x) of a choice, the index of the format that each unit takes, in nats per token."""
         domains = [self.domain_loss_nats(domain, choice) for domain in self.domains]
         k = self.loss.standard_errors
         if self.loss.over_domains == "worst":
@@ -214,26 +186,11 @@ class Instance:
         return mean + k * math.hypot(*(error for _, error in domains)) / len(domains)
 
     def objective(self, name: str, choice: Sequence[int]) -> float:
-        """Add up an objective of a choice.
-
-        Args:
-            name: ``loss_increase``, or a row's name.
-            choice: the index of the format that each unit takes.
-
-        Returns:
-            Nats per token, or integer steps of the row.
-        """
+        """Return an objective of a choice, in nats per token or integer steps of the row."""
         return self.loss_increase_nats(choice) if name == LOSS else self.amount(name, choice)
 
     def with_rules(self, rules: Sequence[Rule]) -> "Instance":
-        """Give the same program under other rules.
-
-        Args:
-            rules: all of its limits and rules.
-
-        Returns:
-            The program.
-        """
+        """Return the same program under other limits and rules."""
         return replace(self, rules=tuple(rules))
 
 
@@ -253,18 +210,13 @@ INSTANCE = TypeAdapter(Instance)
 
 
 def write_instance(instance: Instance, path: Path) -> None:
-    """Write the program as JSON, whole or not at all.
-
-    Args:
-        instance: the program.
-        path: the file, replaced where it exists.
-    """
+    """Write the program as JSON, whole or not at all; an existing file is replaced."""
     with whole_file(path) as partial:
         partial.write_bytes(INSTANCE.dump_json(instance) + b"\n")
 
 
 def read_instance(path: Path) -> Instance:
-    """Read a program.
+    """Read a program, also one of version 0.1.
 
     Args:
         path: the file.
@@ -273,16 +225,20 @@ def read_instance(path: Path) -> Instance:
         The program.
 
     Raises:
-        ScantlingError: there is no such file, or it is not a program.
+        FileFormatError: the file does not exist, or is no program.
+        InputError: it is a program that makes no sense.
     """
     try:
-        raw = with_renamed_keys(json.loads(path.read_bytes()), _RENAMED_KEYS)
-        return INSTANCE.validate_json(json.dumps(raw))
+        raw = json.loads(path.read_bytes())
     except OSError as error:
-        raise ScantlingError(f"cannot read the program {path}: {error.strerror}.") from error
+        raise FileFormatError(f"cannot read the program {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise FileFormatError(f"{path} is not a program: it is not JSON: {error}.") from error
+    try:
+        return INSTANCE.validate_json(json.dumps(with_renamed_keys(raw, _RENAMED_KEYS)))
+    except PydanticCustomError as error:
+        raise FileFormatError(f"{path} is not a program: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ScantlingError(f"{path} is not a program: {where}: {first['msg']}.") from error
-    except ValueError as error:
-        raise ScantlingError(f"{path} is not a program: it is not JSON: {error}.") from error
+        raise FileFormatError(f"{path} is not a program: {where}: {first['msg']}.") from error

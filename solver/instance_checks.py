@@ -1,4 +1,4 @@
-"""Instances that make no sense are refused, with what is wrong.
+"""Checks that an instance makes sense.
 
 Knows nothing about solvers.
 """
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from .rules import Allow, Distinct, Limit, LossLimit, Order, Rule, Tie
 
 if TYPE_CHECKING:
@@ -19,14 +19,7 @@ LOSS: Final = "loss_increase"
 
 
 def validate_instance(instance: "Instance") -> None:
-    """Refuse tables of the wrong shape, repeated names, costs that are not finite, rules about what is not there.
-
-    Args:
-        instance: the program.
-
-    Raises:
-        ScantlingError: what is wrong.
-    """
+    """Check shapes of tables, names, costs, objectives, and that rules refer to existing units, rows and formats."""
     for what, names in (
         ("units", [unit.name for unit in instance.units]),
         ("rows", [row.name for row in instance.rows]),
@@ -34,39 +27,39 @@ def validate_instance(instance: "Instance") -> None:
     ):
         if len(set(names)) != len(names):
             repeated = next(name for name in names if names.count(name) > 1)
-            raise ScantlingError(f"two {what} are called {repeated!r}. Each needs a name of its own.")
+            raise InputError(f"two {what} are named {repeated!r}. Give each a unique name.")
     _require_formats(instance)
     for row in instance.rows:
         _validate_shapes(instance, row.amounts, f"the row {row.name!r}")
     if not instance.domains:
-        raise ScantlingError("the program has no domain. State what formats cost on at least one kind of text.")
+        raise InputError("the program has no domain. Give the costs of formats on at least one.")
     for domain in instance.domains:
         _validate_shapes(instance, domain.loss_increase_nats, f"the domain {domain.name!r}")
         _validate_costs(instance, domain)
     _validate_objectives(instance)
     for rule in instance.rules:
-        _validate_units(instance, rule)
+        _validate_rule(instance, rule)
 
 
 def _require_formats(instance: "Instance") -> None:
     for unit in instance.units:
         if not unit.formats or len(unit.bits) != len(unit.formats):
-            raise ScantlingError(
+            raise InputError(
                 f"the unit {unit.name!r} has {len(unit.formats)} formats and {len(unit.bits)} widths. "
                 "Offer at least one format, each with its width."
             )
         if len(set(unit.formats)) != len(unit.formats):
-            raise ScantlingError(f"the unit {unit.name!r} offers a format twice: {', '.join(unit.formats)}.")
+            raise InputError(f"the unit {unit.name!r} offers a format twice: {', '.join(unit.formats)}.")
 
 
 def _validate_shapes(instance: "Instance", table: Sequence[Sequence[object]], name: str) -> None:
     if len(table) != len(instance.units):
-        raise ScantlingError(f"{name} states {len(table)} units of {len(instance.units)}. State each.")
+        raise InputError(f"{name} covers {len(table)} units of {len(instance.units)}. Cover each.")
     for unit, entries in zip(instance.units, table, strict=True):
         if len(entries) != len(unit.formats):
-            raise ScantlingError(
-                f"{name} states {len(entries)} amounts for the {len(unit.formats)} formats of {unit.name!r}. "
-                "State one for each."
+            raise InputError(
+                f"{name} gives {len(entries)} amounts for the {len(unit.formats)} formats of {unit.name!r}. "
+                "Give one for each."
             )
 
 
@@ -74,55 +67,51 @@ def _validate_costs(instance: "Instance", domain: "DomainCosts") -> None:
     for unit, costs in zip(instance.units, domain.loss_increase_nats, strict=True):
         for format_name, cost in zip(unit.formats, costs, strict=True):
             if not math.isfinite(cost):
-                raise ScantlingError(
+                raise InputError(
                     f"the loss increase of {unit.name!r} in {format_name!r} is {cost} in the domain {domain.name!r}. "
                     "Every cost must be a finite number: profile the model again."
                 )
     if not domain.deviations_nats:
         if instance.loss.standard_errors:
-            raise ScantlingError(
-                f"the domain {domain.name!r} states no standard errors, which the robust objective needs. "
+            raise InputError(
+                f"the domain {domain.name!r} has no standard errors, which the robust objective needs. "
                 "Profile with at least two sequences, or leave the standard errors out."
             )
         return
     _validate_shapes(instance, domain.deviations_nats, f"the deviations of the domain {domain.name!r}")
     samples = [deviations for unit in domain.deviations_nats for deviations in unit]
     if len({len(deviations) for deviations in samples}) > 1 or not np.isfinite(np.array(samples)).all():
-        raise ScantlingError(
-            f"the deviations of the domain {domain.name!r} are not finite numbers of equally many samples."
-        )
+        raise InputError(f"the deviations of the domain {domain.name!r} must be finite, equally many for every format.")
 
 
 def _validate_objectives(instance: "Instance") -> None:
     if not (math.isfinite(instance.loss.standard_errors) and instance.loss.standard_errors >= 0):
-        raise ScantlingError(
-            f"the robust objective adds {instance.loss.standard_errors} standard errors. Give a number from 0 up."
+        raise InputError(
+            f"the standard errors of a robust objective must be 0 or more, got {instance.loss.standard_errors}."
         )
     known = {LOSS, *instance.row_index}
-    asked = instance.minimise
-    if not asked or not set(asked) <= known or len(set(asked)) != len(asked):
-        raise ScantlingError(
-            f"cannot minimise {', '.join(asked) or 'nothing'}. Name one or several, each once, "
-            f"of: {', '.join(sorted(known))}."
+    objectives = instance.minimise
+    if not objectives or not set(objectives) <= known or len(set(objectives)) != len(objectives):
+        raise InputError(
+            f"cannot minimise {', '.join(objectives) or 'nothing'}. Name one or several of these, each once: "
+            f"{', '.join(sorted(known))}."
         )
 
 
-def _validate_units(instance: "Instance", rule: Rule) -> None:
+def _validate_rule(instance: "Instance", rule: Rule) -> None:
     if isinstance(rule, Limit):
         _validate_limit(instance, rule)
     if isinstance(rule, LossLimit) and not math.isfinite(rule.at_most_nats):
-        raise ScantlingError(f"the limit {rule.name!r} on the loss is {rule.at_most_nats}. Give a number.")
+        raise InputError(f"the limit {rule.name!r} on the loss must be finite, got {rule.at_most_nats}.")
     if isinstance(rule, Distinct) and rule.at_most_formats < 1:
-        raise ScantlingError(
-            f"the rule {rule.name!r} allows {rule.at_most_formats} distinct formats. Allow at least 1."
-        )
+        raise InputError(f"the rule {rule.name!r} must allow at least 1 distinct format, got {rule.at_most_formats}.")
     strays = [unit for unit in _units_of(rule) if not 0 <= unit < len(instance.units)]
     if strays:
-        raise ScantlingError(f"the rule {rule.name!r} names the unit {strays[0]}, of {len(instance.units)} in all.")
+        raise InputError(f"the rule {rule.name!r} names the unit {strays[0]}; the program has {len(instance.units)}.")
     if isinstance(rule, Allow):
         for unit, formats in rule.allowed:
             if not set(formats) <= set(range(len(instance.units[unit].formats))):
-                raise ScantlingError(
+                raise InputError(
                     f"the rule {rule.name!r} names formats {formats} of {instance.units[unit].name!r}, "
                     f"which has {len(instance.units[unit].formats)}."
                 )
@@ -130,12 +119,12 @@ def _validate_units(instance: "Instance", rule: Rule) -> None:
 
 def _validate_limit(instance: "Instance", limit: Limit) -> None:
     if limit.row not in instance.row_index:
-        raise ScantlingError(
-            f"the limit {limit.name!r} is on {limit.row!r}, which is no row. Rows: "
+        raise InputError(
+            f"the limit {limit.name!r} is on {limit.row!r}, which is not a row. Rows: "
             f"{', '.join(instance.row_index) or 'none'}."
         )
     if (limit.at_most is None) == (limit.at_least is None):
-        raise ScantlingError(f"the limit {limit.name!r} needs either at_most or at_least. Two bounds, two limits.")
+        raise InputError(f"the limit {limit.name!r} needs either at_most or at_least. Write two limits for two bounds.")
 
 
 def _units_of(rule: Rule) -> list[int]:

@@ -31,12 +31,12 @@ class LagrangianBound:
     """The best bound found.
 
     Attributes:
-        bound: no plan within the limits costs less, rounding errors of the summation included.
+        bound: no plan within the limits costs less; rounding errors of the summation are included.
         prices: λ, cost per step of each row, float64 [rows].
-        reduced_costs: what taking the option adds to the bound at least, float64 [options]; the least of a group is 0.
+        reduced_costs: the least increase of the bound if the option is taken, float64 [options]; 0 in every group.
         starts: choices that the relaxation proposed, best bound first, each int64 [groups].
-        evaluations: of D.
-        rounding: the bound on the errors of the summation, already taken from the bound.
+        evaluations: the number of evaluations of D.
+        rounding: the bound on the summation errors, already subtracted from ``bound``.
     """
 
     bound: float
@@ -45,6 +45,14 @@ class LagrangianBound:
     starts: tuple[Integers, ...]
     evaluations: int
     rounding: float
+
+
+@dataclass(frozen=True)
+class _Multipliers:
+    """Where D is evaluated: μ, float64 [vectors], and λ in scaled units, float64 [rows]."""
+
+    weights: Floats
+    prices: Floats
 
 
 @dataclass(frozen=True)
@@ -57,26 +65,18 @@ class _Cut:
     value: float
 
 
-def relax(statement: StandardForm) -> LagrangianBound:
-    """Maximise D.
-
-    Args:
-        statement: the program.
-
-    Returns:
-        The relaxation at the best prices found; any prices give a valid bound.
-    """
-    num_rows, num_vectors = len(statement.amounts), len(statement.costs)
-    scales = _row_scales(statement)
-    rows = statement.amounts / scales[:, None]
-    at_most = statement.at_most / scales
-    weights = np.full(num_vectors, 1.0 / num_vectors)
+def relax(form: StandardForm) -> LagrangianBound:
+    """Maximise D; any prices give a valid bound."""
+    num_rows, num_vectors = len(form.amounts), len(form.costs)
+    scales = _row_scales(form)
+    rows = form.amounts / scales[:, None]
+    at_most = form.at_most / scales
     cuts: list[_Cut] = []
-    best_value, best = -np.inf, (weights, np.zeros(num_rows))
+    best_value, best = -np.inf, _Multipliers(np.full(num_vectors, 1.0 / num_vectors), np.zeros(num_rows))
     point = best
-    largest = largest_objective(statement)
+    largest = largest_objective(form)
     for _ in range(_MAX_EVALUATIONS):
-        cut = _evaluate(statement, rows, at_most, *point)
+        cut = _evaluate(form, rows, at_most, point)
         cuts.append(cut)
         if cut.value > best_value:
             best_value, best = cut.value, point
@@ -85,10 +85,10 @@ def relax(statement: StandardForm) -> LagrangianBound:
         ceiling, point = _highest_point(cuts, _LARGEST_PRICE)
         if ceiling - best_value <= _RELATIVE_TOLERANCE * max(abs(ceiling), 1e-300):
             break
-    weights, scaled_prices = best
-    values = weights @ statement.costs + scaled_prices @ rows
-    reduced = values - statement.smallest(values)[statement.group_of]
-    margin = _rounding_margin(statement, np.abs(weights) @ np.abs(statement.costs) + scaled_prices @ np.abs(rows))
+    weights, scaled_prices = best.weights, best.prices
+    values = weights @ form.costs + scaled_prices @ rows
+    reduced = values - form.smallest(values)[form.group_of]
+    margin = _rounding_margin(form, np.abs(weights) @ np.abs(form.costs) + scaled_prices @ np.abs(rows))
     margin += 2.0**-50 * float(scaled_prices @ np.abs(at_most))
     order = sorted(cuts, key=lambda cut: -cut.value)
     return LagrangianBound(
@@ -101,34 +101,36 @@ def relax(statement: StandardForm) -> LagrangianBound:
     )
 
 
-def largest_objective(statement: StandardForm) -> float:
-    """Give a number that no plan's objective exceeds; a bound above it proves that there is no plan.
+def largest_objective(form: StandardForm) -> float:
+    """Return a number that no plan's objective exceeds; a bound above it proves infeasibility.
+
+    max_v (Σ_g max cost + constant), plus a little more than its rounding errors.
 
     Args:
-        statement: the program.
+        form: the program.
 
     Returns:
-        max_v (Σ_g max cost + constant), and a little more than its rounding errors.
+        The number.
     """
-    totals = -statement.smallest(-statement.costs).sum(axis=1) + statement.constants
-    magnitude = float(np.abs(statement.costs).max(initial=0.0)) * statement.num_groups
+    totals = -form.smallest(-form.costs).sum(axis=1) + form.constants
+    magnitude = float(np.abs(form.costs).max(initial=0.0)) * form.num_groups
     return float(totals.max()) + 2.0**-40 * magnitude
 
 
-def _row_scales(statement: StandardForm) -> Floats:
-    """Bring rows to the size of the costs, so that prices are of the order of 1."""
-    spread = (-statement.smallest(-statement.costs) - statement.smallest(statement.costs)).sum(axis=1).max()
-    return np.maximum(statement.ranges(), 1) / (spread or 1.0)
+def _row_scales(form: StandardForm) -> Floats:
+    """Bring rows to the magnitude of the costs, so that prices are of the order of 1."""
+    spread = (-form.smallest(-form.costs) - form.smallest(form.costs)).sum(axis=1).max()
+    return np.maximum(form.ranges(), 1) / (spread or 1.0)
 
 
-def _evaluate(statement: StandardForm, rows: Floats, at_most: Floats, weights: Floats, prices: Floats) -> _Cut:
-    chosen = statement.cheapest(weights @ statement.costs + prices @ rows)
-    costs = statement.costs[:, chosen].sum(axis=1) + statement.constants
+def _evaluate(form: StandardForm, rows: Floats, at_most: Floats, point: _Multipliers) -> _Cut:
+    chosen = form.cheapest(point.weights @ form.costs + point.prices @ rows)
+    costs = form.costs[:, chosen].sum(axis=1) + form.constants
     excess = rows[:, chosen].sum(axis=1) - at_most
-    return _Cut(costs, excess, chosen, float(weights @ costs + prices @ excess))
+    return _Cut(costs, excess, chosen, float(point.weights @ costs + point.prices @ excess))
 
 
-def _highest_point(cuts: list[_Cut], largest_price: float) -> tuple[float, tuple[Floats, Floats]]:
+def _highest_point(cuts: list[_Cut], largest_price: float) -> tuple[float, _Multipliers]:
     """Maximise the smallest of the linear bounds: max θ, θ ≤ μ·costs + λ·excess for every cut."""
     num_vectors, num_rows = len(cuts[0].costs), len(cuts[0].excess)
     objective = np.zeros(num_vectors + num_rows + 1)
@@ -146,13 +148,13 @@ def _highest_point(cuts: list[_Cut], largest_price: float) -> tuple[float, tuple
     most = np.concatenate([np.ones(num_vectors), np.full(num_rows, largest_price), [np.inf]])
     found = milp(objective, bounds=Bounds(least, most), constraints=LinearConstraint(matrix, lower, upper))
     if found.x is None:
-        return -np.inf, (np.full(num_vectors, 1.0 / num_vectors), np.zeros(num_rows))
+        return -np.inf, _Multipliers(np.full(num_vectors, 1.0 / num_vectors), np.zeros(num_rows))
     weights = np.maximum(found.x[:num_vectors], 0.0)
-    return -float(found.fun), (weights / weights.sum(), np.maximum(found.x[num_vectors:-1], 0.0))
+    return -float(found.fun), _Multipliers(weights / weights.sum(), np.maximum(found.x[num_vectors:-1], 0.0))
 
 
-def _rounding_margin(statement: StandardForm, magnitudes: Floats) -> float:
+def _rounding_margin(form: StandardForm, magnitudes: Floats) -> float:
     """Bound the rounding errors of D: a few units in the last place of the sum of all magnitudes."""
-    terms = len(statement.costs) + len(statement.amounts) + 4
-    largest = -statement.smallest(-magnitudes)
-    return 2.0**-52 * terms * float(largest.sum()) * (1 + math.log2(statement.num_groups + 1))
+    terms = len(form.costs) + len(form.amounts) + 4
+    largest = -form.smallest(-magnitudes)
+    return 2.0**-52 * terms * float(largest.sum()) * (1 + math.log2(form.num_groups + 1))

@@ -1,7 +1,7 @@
-"""Limits and rules as records, each with its formula; units are named by their position in the instance.
+"""Limits and rules as records, each with its formula; units are given by their position in the instance.
 
-Every limit and rule carries the name that its user gave it and its origin (a flag, or a file and line), so that
-whatever is said about it can be found again. x(u, f) is 1 where unit u has format f.
+Every limit and rule carries the name that its user gave it and its origin (a flag, or a file and line), for messages.
+x(u, f) is 1 where unit u has format f.
 
 Knows nothing about solvers, nor about how rules are written in files.
 """
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 class Limit:
     """A bound on the sum of a row: fixed + Σ_{u ∈ units} Σ_f a(u, f) x(u, f) ≤ at_most, or ≥ at_least.
 
-    ``fixed`` (see Row) counts only where all units are summed.
+    ``fixed`` (see Row) counts only if all units are summed.
 
     Attributes:
         name: as the user calls it.
         row: the row's name.
-        at_most: the upper bound in integer steps of the row; None where the limit is a lower bound.
-        at_least: the lower bound, likewise; exactly one of the two is stated.
+        at_most: the upper bound in integer steps of the row; None for a lower bound.
+        at_least: the lower bound, likewise; exactly one of the two is given.
         units: the units summed; None for all.
-        origin: where it was stated.
+        origin: where it was given.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Limit:
 
 @dataclass(frozen=True)
 class LossLimit:
-    """An upper bound on the predicted loss increase, measured as the instance's ``loss`` says: L(x) ≤ at_most.
+    """An upper bound on the predicted loss increase, as the instance's ``loss`` measures it: L(x) ≤ at_most.
 
     Attributes:
         name: as the user calls it.
         at_most_nats: the bound, in nats per token.
-        origin: where it was stated.
+        origin: where it was given.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Allow:
     Attributes:
         name: as the user calls it.
         allowed: pairs of a unit and the positions of the formats that it may take.
-        origin: where it was stated.
+        origin: where it was given.
     """
 
     name: str
@@ -68,12 +68,12 @@ class Allow:
 class Tie:
     """All units of a group take the same format, by name: x(u, f) = x(v, f).
 
-    A format that one member does not have is closed to all.
+    A format that one member lacks is closed to all.
 
     Attributes:
         name: as the user calls it.
         groups: units that go together.
-        origin: where it was stated.
+        origin: where it was given.
     """
 
     name: str
@@ -83,12 +83,12 @@ class Tie:
 
 @dataclass(frozen=True)
 class Order:
-    """The first of each pair is at least as fine as the second: Σ_f bits(u, f) x(u, f) ≥ Σ_f bits(v, f) x(v, f).
+    """The first of each pair has at least as many bits: Σ_f bits(u, f) x(u, f) ≥ Σ_f bits(v, f) x(v, f).
 
     Attributes:
         name: as the user calls it.
         pairs: (the finer unit u, the coarser unit v).
-        origin: where it was stated.
+        origin: where it was given.
     """
 
     name: str
@@ -104,7 +104,7 @@ class Distinct:
         name: as the user calls it.
         units: the units.
         at_most_formats: N.
-        origin: where it was stated.
+        origin: where it was given.
     """
 
     name: str

@@ -25,10 +25,10 @@ class LimitPrice:
 
     Attributes:
         rule: the position of the limit among the instance's rules.
-        price: by how much the first objective's relaxation falls for one step more; in nats per step of the row, or
-            per nat for a limit on the loss. 0 where the limit does not press.
-        has_effect: False where it is proven that the optimum is the same without this limit; None where that was not
-            settled in the time given.
+        price: how much the relaxation of the first objective falls per step of slack, in nats per step of the row; per
+            nat for a limit on the loss. 0 if the limit does not bind.
+        has_effect: False if it is proven that the optimum is the same without this limit; None if that was not settled
+            in time.
     """
 
     rule: int
@@ -41,8 +41,8 @@ class Sensitivities:
     """What the limits do to an optimum.
 
     Attributes:
-        limits: one a numeric limit.
-        num_free_units: units to which the limits and rules leave more than one format, each row taken alone.
+        limits: one per numeric limit.
+        num_free_units: units to which limits and rules leave more than one format, each row taken alone.
         num_units: units with more than one format before limits and rules.
     """
 
@@ -56,8 +56,8 @@ def sensitivities(
 ) -> Sensitivities:
     """Price every limit at an optimum.
 
-    Prices are the duals of the linear relaxation, with the formats of rules of distinct formats held to those of the
-    solution. A limit whose price is 0 is tried: without it the program is solved again.
+    Prices are the duals of the linear relaxation, with units under a limit on distinct formats restricted to the
+    formats of the solution. A limit of price 0 is tested: the program is solved again without it.
 
     Args:
         instance: the program.
@@ -80,15 +80,15 @@ def sensitivities(
 
 def _shadow_prices(instance: Instance, choice: tuple[int, ...]) -> dict[int, float]:
     held = replace(instance, minimise=instance.minimise[:1])
-    statement = compile_instance(held)
-    assert statement is not None
-    mask = np.ones(statement.num_options, dtype=bool)
-    chosen = statement.chosen(choice)
+    form = compile_instance(held)
+    assert form is not None
+    mask = np.ones(form.num_options, dtype=bool)
+    chosen = form.chosen(choice)
     assert chosen is not None
-    for groups, _ in statement.distinct:
-        used = np.unique(statement.formats[chosen[list(groups)]])
-        mask &= ~np.isin(statement.group_of, groups) | np.isin(statement.formats, used)
-    kept = statement.keep(mask)
+    for limit in form.distinct:
+        used = np.unique(form.formats[chosen[list(limit.groups)]])
+        mask &= ~np.isin(form.group_of, limit.groups) | np.isin(form.formats, used)
+    kept = form.keep(mask)
     assert kept is not None
     joined = join_ordered_groups(replace(kept, distinct=()))
     assert joined is not None
@@ -107,7 +107,7 @@ def _shadow_prices(instance: Instance, choice: tuple[int, ...]) -> dict[int, flo
 
 
 def _steps_per_unit(rule: Rule, at_most: Integers) -> Floats:
-    """Tell how many steps of a statement's row are one step of a limit's row, or one nat (a power of two)."""
+    """Return how many steps of a compiled row make one step of a limit's row, or one nat (then a power of two)."""
     if not isinstance(rule, LossLimit) or not rule.at_most_nats:
         return np.ones(len(at_most))
     steps: Floats = np.exp2(np.rint(np.log2(at_most / rule.at_most_nats)))
@@ -129,8 +129,8 @@ def _changes_optimum(
 
 
 def _count_free_units(instance: Instance) -> int:
-    statement = compile_instance(instance.with_rules([r for r in instance.rules if not isinstance(r, Distinct)]))
-    small = None if statement is None else join_ordered_groups(statement)
+    form = compile_instance(instance.with_rules([r for r in instance.rules if not isinstance(r, Distinct)]))
+    small = None if form is None else join_ordered_groups(form)
     small = None if small is None else tighten_rows(small)
     if small is None:
         return 0

@@ -1,4 +1,4 @@
-"""From an instance to a proven solution: several objectives in turn, robust objectives, rules of distinct formats.
+"""From an instance to a proven solution: several objectives in turn, robust objectives, limits on distinct formats.
 
 Knows nothing about layers or files.
 """
@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..common.errors import ScantlingError
+from ..common.errors import SolverError
 from .compilation import Direction, compile_instance
 from .core import CoreAnswer
 from .format_cases import solve_by_cases
@@ -27,9 +27,9 @@ class Proof:
 
     Attributes:
         name: ``loss_increase`` or a row's name.
-        value: of the choice, added up without the solver: nats per token, or integer steps.
-        bound: no choice within the limits (and no worse in the objectives before) has less.
-        resolution: how far the solver's numbers may be from the costs over a whole plan.
+        value: of the choice, summed without the solver: nats per token, or integer steps.
+        bound: no choice within the limits (and no worse in the earlier objectives) has less.
+        resolution: how far the solver's numbers may be from the true costs, over a whole plan.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Proof:
 
     @property
     def gap(self) -> float:
-        """By how much a better choice could be better, at most."""
+        """How much better another choice could be at most."""
         return self.value - self.bound
 
 
@@ -48,12 +48,12 @@ class Solution:
     """The answer to an instance.
 
     Attributes:
-        status: what is known; with several objectives, of the weakest proof.
-        choice: the index of the format that each unit takes; None where there is no plan.
-        proofs: one an objective, in order.
+        status: what is known; with several objectives, the weakest.
+        choice: the index of the format that each unit takes; None without a plan.
+        proofs: one per objective, in order.
         seconds: wall time from the instance to the answer.
         solver: name and version.
-        core_options: binaries that the solver searched in the end; 0 where presolve proved the answer alone.
+        core_options: binaries in the last core searched; 0 if presolve proved the answer alone.
     """
 
     status: Status
@@ -69,20 +69,20 @@ def solve(
 ) -> Solution:
     """Find the best choice of an instance, prove it, and check it without the solver.
 
-    With several objectives, each next one is minimised among the choices that are as good in the earlier ones:
+    With several objectives, each next one is minimised among the choices that are equally good in the earlier ones:
     exactly for rows, within 1e-9 of the loss increase and the solver's resolution.
 
     Args:
         instance: the program.
         solver: searches what presolve leaves.
         settings: limits of the search, over everything.
-        start: a choice that is likely to be good, for instance the plan of a similar budget.
+        start: a choice that is likely to be good, such as the plan of a similar budget.
 
     Returns:
-        The solution; infeasibility is a status, not an exception.
+        The solution; infeasibility and the end of the time limit are statuses, not exceptions.
 
     Raises:
-        ScantlingError: the solver returned a choice that breaks a rule.
+        SolverError: the solver returned a choice that breaks a rule.
     """
     began = time.perf_counter()
     rules: tuple[Rule, ...] = instance.rules
@@ -99,58 +99,51 @@ def solve(
         choice, core_options = answer.choice, max(core_options, answer.core_options)
         value = instance.objective(name, choice)
         proofs.append(Proof(name, value, min(answer.bound, value), answer.resolution))
-        rules = (*rules, _keep(instance, name, value, answer.resolution))
+        rules = (*rules, _at_optimum(instance, name, value, answer.resolution))
     found = None if statuses[0] in {Status.INFEASIBLE, Status.UNKNOWN} else choice
     if found is not None:
-        wrong = violations(instance, found)
-        if wrong:
-            raise ScantlingError(f"{solver.name} returned a plan that breaks its own limits: {'; '.join(wrong)}")
+        _require_valid(instance, found, solver)
     status = statuses[0] if found is None else max(statuses, key=_weakness)
-    seconds = time.perf_counter() - began
-    return Solution(status, found, tuple(proofs), seconds, solver.name, core_options)
+    return Solution(status, found, tuple(proofs), time.perf_counter() - began, solver.name, core_options)
+
+
+def _require_valid(instance: Instance, choice: Sequence[int], solver: MilpSolver) -> None:
+    broken = violations(instance, choice)
+    if broken:
+        raise SolverError(f"{solver.name} returned a plan that breaks its own limits: {'; '.join(broken)}")
 
 
 def _weakness(status: Status) -> int:
     return [Status.OPTIMAL, Status.FEASIBLE, Status.UNKNOWN, Status.INFEASIBLE].index(status)
 
 
-def _keep(instance: Instance, name: str, value: float, resolution: float) -> Rule:
+def _at_optimum(instance: Instance, name: str, value: float, resolution: float) -> Rule:
     """Hold an objective at its optimum while the next one is minimised."""
     if name != LOSS:
         return Limit(f"{name} at its optimum", name, at_most=round(value))
     largest = sum(max(map(abs, costs)) for domain in instance.domains for costs in domain.loss_increase_nats)
-    room = _TIE_SHARE * abs(value) + 4 * resolution + largest * 2.0**-36  # a loss limit errs on the safe side, by less
+    # A compiled limit on the loss errs on the safe side, by less than the last term.
+    room = _TIE_SHARE * abs(value) + 4 * resolution + largest * 2.0**-36
     return LossLimit("loss increase at its optimum", value + room)
 
 
 def _solve_stage(
     instance: Instance, solver: MilpSolver, settings: SolverSettings, start: tuple[int, ...] | None
 ) -> CoreAnswer:
-    """Solve for one objective, adding directions until the robust loss is met exactly.
-
-    The loss with k standard errors is the largest of infinitely many linear functions, one a direction. Each answer to
-    finitely many of them bounds the optimum from below and proposes a choice; the direction of that choice's own
-    standard error is then added (Kelley 1960), until the choice costs what its bound says.
-
-    Args:
-        instance: the program; its first objective counts.
-        solver: searches the cores.
-        settings: limits of the search.
-        start: a choice that is likely to be good.
-
-    Returns:
-        The answer.
-    """
+    """Minimise one objective, adding directions until the robust loss is met exactly."""
+    # The loss with k standard errors is the maximum of infinitely many linear functions, one per direction. The answer
+    # for finitely many of them bounds the optimum from below and proposes a choice; the direction of that choice's own
+    # standard error is then added (Kelley 1960), until the choice costs what its bound says.
     began = time.perf_counter()
     directions: list[Direction] = []
     best: CoreAnswer | None = None
     bound, resolution = -math.inf, 0.0
     while True:
         left = settings.time_limit_seconds - (time.perf_counter() - began)
-        statement = compile_instance(instance, directions)
-        if statement is None:
+        form = compile_instance(instance, directions)
+        if form is None:
             return CoreAnswer(Status.INFEASIBLE)
-        answer = solve_by_cases(statement, solver, replace(settings, time_limit_seconds=max(left, 0.0)), start)
+        answer = solve_by_cases(form, solver, replace(settings, time_limit_seconds=max(left, 0.0)), start)
         if not instance.loss.standard_errors or answer.choice is None:
             return answer if best is None or answer.status is Status.INFEASIBLE else replace(best, bound=bound)
         start, bound = answer.choice, max(bound, answer.bound)
@@ -171,7 +164,7 @@ def _solve_stage(
 
 
 def _directions(instance: Instance, choice: Sequence[int]) -> list[Direction]:
-    """Give the directions in which the choice's own deviations point."""
+    """Return the directions of the choice's own deviations."""
     parts = []
     for domain in instance.domains:
         chosen = [deviations[index] for deviations, index in zip(domain.deviations_nats, choice, strict=True)]

@@ -11,12 +11,11 @@ from rich.table import Table
 
 from ...common.units import render_bytes
 from ...hardware.fit import FittedNumber, LawFit
+from ...hardware.fitted_file import WRITTEN_UNITS
 from ...hardware.measured_hardware import MeasuredHardware
 from ...hardware.specification import Hardware
 from .pictures import figure_class, save_picture
 from .tables import Column, fitting_table, name_column, number_columns
-
-_SHOWN_IN = {"overhead": (1e3, "ms"), "base_power": (1.0, "W"), "traffic_power": (1.0, "W")}
 
 
 def print_measured(found: MeasuredHardware, console: Console) -> None:
@@ -81,7 +80,7 @@ def print_fits(fits: Sequence[LawFit], console: Console) -> None:
 
 
 def _describe_number(number: FittedNumber) -> tuple[str, str]:
-    factor, unit = _SHOWN_IN.get(number.name, (1.0, ""))
+    factor, unit = WRITTEN_UNITS.get(number.name, (1.0, ""))
     value = f"{number.value * factor:.4g} {unit}".strip()
     if number.held:
         return value, "held at zero: the points ask for less"

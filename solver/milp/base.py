@@ -1,6 +1,6 @@
-"""The seam between the program and the solvers that solve it.
+"""The seam between the program and the solvers.
 
-Knows nothing about any solver.
+Knows nothing about any particular solver.
 """
 
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ class SolverSettings:
     Attributes:
         time_limit_seconds: when to stop and return the best plan so far.
         seed: of the solver's own random choices.
-        num_threads: how many it may use. One thread repeats exactly.
-        relative_gap: stop when the gap is proven to be at most this share of the objective; 0 for a proven optimum.
+        num_threads: how many it may use. One thread is reproducible.
+        relative_gap: stop once the gap is proven to be at most this share of the objective; 0 for a proven optimum.
     """
 
     time_limit_seconds: float = 60.0
@@ -38,13 +38,13 @@ class SolverSettings:
 
 @dataclass(frozen=True)
 class SolverAnswer:
-    """What a solver found out about a statement.
+    """What a solver found out about a program.
 
     Attributes:
         status: what is known.
-        chosen: one option a group, int64 [groups]; None where there is no plan.
-        bound: no plan has a smaller objective; None where there is no plan.
-        resolution: how far the numbers that the solver worked on may be from the costs, over a whole plan.
+        chosen: one option per group, int64 [groups]; None without a plan.
+        bound: no plan has a smaller objective; None without a plan.
+        resolution: how far the numbers that the solver worked on may be from the true costs, over a whole plan.
     """
 
     status: Status
@@ -54,20 +54,20 @@ class SolverAnswer:
 
 
 class MilpSolver(Protocol):
-    """Something that solves a statement to proven optimality, given time."""
+    """Solves a program in standard form to proven optimality, given time."""
 
     @property
     def name(self) -> str:
-        """Its name and version."""
+        """Name and version."""
         ...
 
-    def solve(self, statement: StandardForm, settings: SolverSettings, hint: Integers | None = None) -> SolverAnswer:
+    def solve(self, form: StandardForm, settings: SolverSettings, hint: Integers | None = None) -> SolverAnswer:
         """Search for the best choice.
 
         Args:
-            statement: the program.
+            form: the program.
             settings: limits of the search.
-            hint: one option a group that meets the limits, where one is known.
+            hint: one option per group within the limits, if one is known.
 
         Returns:
             The answer; infeasibility is a status, not an exception.

@@ -27,39 +27,30 @@ class CpSatSolver:
 
     @property
     def name(self) -> str:
-        """Its name and version."""
+        """Name and version."""
         return f"CP-SAT {version('ortools')}"
 
-    def solve(self, statement: StandardForm, settings: SolverSettings, hint: Integers | None = None) -> SolverAnswer:
-        """Search for the best choice.
-
-        Args:
-            statement: the program.
-            settings: limits of the search.
-            hint: one option a group that meets the limits, where one is known.
-
-        Returns:
-            The answer.
-        """
+    def solve(self, form: StandardForm, settings: SolverSettings, hint: Integers | None = None) -> SolverAnswer:
+        """Search for the best choice, starting from the hint if there is one."""
         model = cp_model.CpModel()
-        taken = [model.new_bool_var("") for _ in range(statement.num_options)]
-        for first, last in zip(statement.starts[:-1].tolist(), statement.starts[1:].tolist(), strict=True):
+        taken = [model.new_bool_var("") for _ in range(form.num_options)]
+        for first, last in zip(form.starts[:-1].tolist(), form.starts[1:].tolist(), strict=True):
             model.add_exactly_one(taken[first:last])
-        slacks = _add_rows(model, taken, statement)
-        _add_rules(model, taken, statement)
-        costs = integer_costs(statement)
-        if statement.slack_prices is not None:
-            model.minimize(cp_model.LinearExpr.weighted_sum(slacks, statement.slack_prices.tolist()))
+        slacks = _add_rows(model, taken, form)
+        _add_rules(model, taken, form)
+        costs = integer_costs(form)
+        if form.slack_prices is not None:
+            model.minimize(cp_model.LinearExpr.weighted_sum(slacks, form.slack_prices.tolist()))
         elif len(costs.costs) == 1:
             model.minimize(cp_model.LinearExpr.weighted_sum(taken, costs.costs[0].tolist()))
         else:
-            most = (costs.constants - statement.smallest(-costs.costs).sum(axis=1)).max()
+            most = (costs.constants - form.smallest(-costs.costs).sum(axis=1)).max()
             largest = model.new_int_var(0, int(most), "")
             for vector, constant in zip(costs.costs.tolist(), costs.constants.tolist(), strict=True):
                 model.add(cp_model.LinearExpr.weighted_sum(taken, vector) + constant <= largest)
             model.minimize(largest)
         if hint is not None:
-            values = np.zeros(statement.num_options, dtype=bool)
+            values = np.zeros(form.num_options, dtype=bool)
             values[hint] = True
             for literal, value in zip(taken, values.tolist(), strict=True):
                 model.add_hint(literal, value)
@@ -72,39 +63,39 @@ class CpSatSolver:
         if status not in {Status.OPTIMAL, Status.FEASIBLE}:
             return SolverAnswer(status)
         chosen = np.flatnonzero([solver.boolean_value(literal) for literal in taken])
-        if statement.slack_prices is not None:
+        if form.slack_prices is not None:
             return SolverAnswer(status, chosen, solver.best_objective_bound)
         bound = costs.bound(solver.best_objective_bound)
-        return SolverAnswer(status, chosen, min(bound, statement.objective(chosen)), costs.resolution)
+        return SolverAnswer(status, chosen, min(bound, form.objective(chosen)), costs.resolution)
 
 
-def _add_rows(model: cp_model.CpModel, taken: list[cp_model.IntVar], statement: StandardForm) -> list[cp_model.IntVar]:
-    """Σ amount x ≤ at_most, or ≤ at_most + slack."""
+def _add_rows(model: cp_model.CpModel, taken: list[cp_model.IntVar], form: StandardForm) -> list[cp_model.IntVar]:
+    """Add Σ amount x ≤ at_most, or ≤ at_most + slack; return the slacks."""
     slacks = []
-    for amounts, at_most in zip(statement.amounts, statement.at_most.tolist(), strict=True):
+    for amounts, at_most in zip(form.amounts, form.at_most.tolist(), strict=True):
         total = cp_model.LinearExpr.weighted_sum(taken, amounts.tolist())
-        if statement.slack_prices is None:
+        if form.slack_prices is None:
             model.add(total <= at_most)
         else:
-            largest = int(-statement.smallest(-amounts).sum())
+            largest = int(-form.smallest(-amounts).sum())
             slacks.append(model.new_int_var(0, max(largest - at_most, 0), ""))
             model.add(total - slacks[-1] <= at_most)
     return slacks
 
 
-def _add_rules(model: cp_model.CpModel, taken: list[cp_model.IntVar], statement: StandardForm) -> None:
-    """Orders by the rank of each width, and one indicator a format for every rule of distinct formats."""
-    ranks = np.unique(statement.bits, return_inverse=True)[1].tolist()
-    starts = statement.starts.tolist()
-    for finer, coarser in statement.orders:
+def _add_rules(model: cp_model.CpModel, taken: list[cp_model.IntVar], form: StandardForm) -> None:
+    """Add orders by the rank of each width, and one indicator per format for every limit on distinct formats."""
+    ranks = np.unique(form.bits, return_inverse=True)[1].tolist()
+    starts = form.starts.tolist()
+    for finer, coarser in form.orders:
         ends = [range(starts[group], starts[group + 1]) for group in (finer, coarser)]
         sums = [cp_model.LinearExpr.weighted_sum([taken[i] for i in end], [ranks[i] for i in end]) for end in ends]
         model.add(sums[0] >= sums[1])
-    for groups, most in statement.distinct:
+    for limit in form.distinct:
         used: dict[int, cp_model.IntVar] = {}
-        for group in groups:
+        for group in limit.groups:
             for option in range(starts[group], starts[group + 1]):
-                number = int(statement.formats[option])
+                number = int(form.formats[option])
                 used.setdefault(number, model.new_bool_var(""))
                 model.add_implication(taken[option], used[number])
-        model.add(cp_model.LinearExpr.sum(list(used.values())) <= most)
+        model.add(cp_model.LinearExpr.sum(list(used.values())) <= limit.at_most)

@@ -1,7 +1,7 @@
 """The program on HiGHS through cvxpy, in a process of its own.
 
 OR-Tools and highspy each bring a library of the same name and cannot be loaded into one process (an ImportError on
-whichever comes second), so this solver sends its statements to ``python -m scantling.solver.milp.highs_worker``, one a
+whichever comes second), so this solver sends its programs to ``python -m scantling.solver.milp.highs_worker``, one per
 line, and keeps that process for the next.
 
 Knows nothing about layers or files.
@@ -18,16 +18,16 @@ from typing import IO
 import numpy as np
 from pydantic import TypeAdapter
 
-from ...common.errors import ScantlingError
+from ...common.errors import SolverError
 from .base import SolverAnswer, SolverSettings, Status
-from .standard_form import Integers, StandardForm
+from .standard_form import DistinctLimit, Integers, StandardForm
 
 _GRACE_SECONDS = 20.0  # HiGHS has been seen to overrun its time limit by half
 
 
 @dataclass(frozen=True)
 class SolveRequest:
-    """What the worker reads: a statement's arrays as lists, under the names that Statement gives them.
+    """What the worker reads: the arrays of a StandardForm as lists, under the same names.
 
     Attributes:
         starts: first option of every group.
@@ -38,8 +38,8 @@ class SolveRequest:
         bits: [options].
         formats: [options].
         orders: (finer group, coarser group).
-        distinct: (groups, at most that many formats).
-        slack_prices: a price a row, or None.
+        distinct: limits on the number of distinct formats.
+        slack_prices: one price per row, or None.
         settings: limits of the search.
     """
 
@@ -51,20 +51,20 @@ class SolveRequest:
     bits: list[float]
     formats: list[int]
     orders: list[tuple[int, int]]
-    distinct: list[tuple[list[int], int]]
+    distinct: list[DistinctLimit]
     slack_prices: list[int] | None
     settings: SolverSettings
 
 
 @dataclass(frozen=True)
 class SolveReply:
-    """What the worker writes: an Answer as lists.
+    """What the worker writes: a SolverAnswer as lists.
 
     Attributes:
         status: the name of a Status.
-        chosen: one option a group.
-        bound: as in Answer.
-        resolution: as in Answer.
+        chosen: one option per group.
+        bound: as in SolverAnswer.
+        resolution: as in SolverAnswer.
     """
 
     status: str
@@ -86,34 +86,34 @@ class HighsSolver:
 
     @property
     def name(self) -> str:
-        """Its name and version."""
+        """Name and version."""
         return f"cvxpy {version('cvxpy')} with HiGHS {version('highspy')}"
 
-    def solve(self, statement: StandardForm, settings: SolverSettings, hint: Integers | None = None) -> SolverAnswer:  # noqa: ARG002
+    def solve(self, form: StandardForm, settings: SolverSettings, hint: Integers | None = None) -> SolverAnswer:  # noqa: ARG002
         """Search for the best choice.
 
         Args:
-            statement: the program.
+            form: the program.
             settings: limits of the search.
-            hint: not used, since cvxpy hands HiGHS no start.
+            hint: not used, since cvxpy gives HiGHS no start.
 
         Returns:
             The answer.
 
         Raises:
-            ScantlingError: the worker failed.
+            SolverError: the worker failed, or its plan breaks a limit.
         """
         request = SolveRequest(
-            starts=statement.starts.tolist(),
-            costs=statement.costs.tolist(),
-            constants=statement.constants.tolist(),
-            amounts=statement.amounts.tolist(),
-            at_most=statement.at_most.tolist(),
-            bits=statement.bits.tolist(),
-            formats=statement.formats.tolist(),
-            orders=list(statement.orders),
-            distinct=[(list(groups), most) for groups, most in statement.distinct],
-            slack_prices=None if statement.slack_prices is None else statement.slack_prices.tolist(),
+            starts=form.starts.tolist(),
+            costs=form.costs.tolist(),
+            constants=form.constants.tolist(),
+            amounts=form.amounts.tolist(),
+            at_most=form.at_most.tolist(),
+            bits=form.bits.tolist(),
+            formats=form.formats.tolist(),
+            orders=list(form.orders),
+            distinct=list(form.distinct),
+            slack_prices=None if form.slack_prices is None else form.slack_prices.tolist(),
             settings=settings,
         )
         line = self._ask(REQUEST.dump_json(request) + b"\n", settings.time_limit_seconds + _GRACE_SECONDS)
@@ -121,15 +121,15 @@ class HighsSolver:
             return SolverAnswer(Status.UNKNOWN)
         reply = REPLY.validate_json(line)
         chosen = None if reply.chosen is None else np.array(reply.chosen, dtype=np.int64)
-        if chosen is not None and statement.slack_prices is None and not statement.meets_limits(chosen):
-            raise ScantlingError(
+        if chosen is not None and form.slack_prices is None and not form.meets_limits(chosen):
+            raise SolverError(
                 f"{self.name} returned a plan that breaks a limit by its floating-point tolerance. "
-                "Use the solver with exact integers: --solver cpsat."
+                "Use the solver that is exact: --solver cpsat."
             )
         return SolverAnswer(Status[reply.status], chosen, reply.bound, reply.resolution)
 
     def _ask(self, request: bytes, patience_seconds: float) -> bytes | None:
-        """Send a line and wait for one; None where the worker took far longer than it was given."""
+        """Send a line and wait for one; None if the worker took far longer than its time limit."""
         if self._worker is None:
             command = [sys.executable, "-m", "scantling.solver.milp.highs_worker"]
             self._messages = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the worker
@@ -157,7 +157,7 @@ class HighsSolver:
         assert self._messages is not None
         self._messages.seek(0)
         reason = self._messages.read().decode(errors="replace").strip().splitlines()
-        raise ScantlingError(
+        raise SolverError(
             f"the HiGHS worker ended with status {worker.returncode}: {reason[-1] if reason else 'no message'}. "
             "Try the other solver: --solver cpsat."
         )

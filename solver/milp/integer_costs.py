@@ -1,4 +1,4 @@
-"""Real costs as integers, with what that may change.
+"""Real costs as integers, and what that rounding may change.
 
 Knows nothing about solvers.
 """
@@ -22,7 +22,7 @@ class IntegerCosts:
         costs: int64 [vectors, options], not negative.
         constants: int64 [vectors], the least of them 0.
         scale: integer steps per unit of cost, a power of two.
-        offset: what was taken from every vector.
+        offset: subtracted from every vector.
         resolution: the most by which rounding changes the objective of a plan, in units of cost.
     """
 
@@ -33,46 +33,37 @@ class IntegerCosts:
     resolution: float
 
     def bound(self, integer_bound: float) -> float:
-        """Turn a bound on the integer objective into one on the true objective.
-
-        Args:
-            integer_bound: a lower bound of max_v (Σ costs + constant).
-
-        Returns:
-            A lower bound in units of cost, valid in spite of the rounding.
-        """
+        """Turn a lower bound on the integer objective into one on the true objective, rounding included."""
         return self.offset + integer_bound / self.scale - self.resolution
 
 
-def integer_costs(statement: StandardForm) -> IntegerCosts:
-    """Scale costs to integers whose sum over a plan stays below 2^43, or 2^30 where there are several vectors.
+def integer_costs(form: StandardForm) -> IntegerCosts:
+    """Scale costs to integers whose sum over a plan stays below 2^43, or 2^30 with several vectors.
 
     Costs that are integers already, such as bytes, stay exact, since the scale is a power of two. Several vectors
     need an integer variable for their maximum; OR-Tools 9.15's presolve has called such models infeasible, which they
     cannot be, when the product of a coefficient and that variable's range left 64 bits.
 
     Args:
-        statement: the program.
+        form: the program.
 
     Returns:
-        The integers and how to get back.
+        The integers, and how to convert back.
     """
-    least: Floats = statement.smallest(statement.costs)  # type: ignore[assignment]
-    shifted = statement.costs - least[:, statement.group_of]
-    constants = np.array([
-        math.fsum([*row, constant]) for row, constant in zip(least, statement.constants, strict=True)
-    ])
+    least: Floats = form.smallest(form.costs)  # type: ignore[assignment]
+    shifted = form.costs - least[:, form.group_of]
+    constants = np.array([math.fsum([*row, constant]) for row, constant in zip(least, form.constants, strict=True)])
     offset = float(constants.min())
     spread = constants - offset
-    largest = float((-statement.smallest(-shifted)).sum(axis=1).max() + spread.max())
+    largest = float((-form.smallest(-shifted)).sum(axis=1).max() + spread.max())
     significant_bits = _SIGNIFICANT_BITS if len(shifted) == 1 else _SIGNIFICANT_BITS_OF_SEVERAL
     scale = math.ldexp(1.0, significant_bits - 1 - math.floor(math.log2(largest))) if largest > 0 else 1.0
     costs = np.rint(shifted * scale)
     rounded_constants = np.rint(spread * scale)
     error = np.abs(costs - shifted * scale)
-    worst = (-statement.smallest(-error)).sum(axis=1).max() + np.abs(rounded_constants - spread * scale).max()
-    floating = 2.0**-52 * (float(np.abs(statement.costs).max(initial=0.0)) * statement.num_groups + abs(offset))
-    exact = not worst and bool((statement.costs == np.rint(statement.costs)).all())
+    worst = (-form.smallest(-error)).sum(axis=1).max() + np.abs(rounded_constants - spread * scale).max()
+    floating = 2.0**-52 * (float(np.abs(form.costs).max(initial=0.0)) * form.num_groups + abs(offset))
+    exact = not worst and bool((form.costs == np.rint(form.costs)).all())
     return IntegerCosts(
         costs=costs.astype(np.int64),
         constants=rounded_constants.astype(np.int64),

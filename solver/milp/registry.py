@@ -3,7 +3,7 @@
 Knows nothing about programs.
 """
 
-from ...common.errors import ScantlingError
+from ...common.errors import InputError
 from .base import MilpSolver
 from .cpsat import CpSatSolver
 from .highs import HighsSolver
@@ -12,17 +12,7 @@ SOLVERS: dict[str, MilpSolver] = {"cpsat": CpSatSolver(), "highs": HighsSolver()
 
 
 def solver_named(name: str) -> MilpSolver:
-    """Give a solver.
-
-    Args:
-        name: ``cpsat`` or ``highs``.
-
-    Returns:
-        The solver.
-
-    Raises:
-        ScantlingError: no such solver.
-    """
+    """Return the solver of this name, one of SOLVERS."""
     if name not in SOLVERS:
-        raise ScantlingError(f"{name!r} is not a solver. Known: {', '.join(SOLVERS)}.")
+        raise InputError(f"{name!r} is not a solver. Known: {', '.join(SOLVERS)}.")
     return SOLVERS[name]

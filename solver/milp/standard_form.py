@@ -22,8 +22,16 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
+class DistinctLimit:
+    """At most ``at_most`` distinct formats among some groups."""
+
+    groups: tuple[int, ...]
+    at_most: int
+
+
+@dataclass(frozen=True)
 class StandardForm:
-    """The arrays; options of one group stand beside each other.
+    """The arrays; the options of one group are adjacent.
 
     Attributes:
         starts: first option of every group, int64 [groups + 1].
@@ -31,13 +39,13 @@ class StandardForm:
         constants: float64 [vectors].
         amounts: int64 [rows, options].
         at_most: int64 [rows].
-        bits: float64 [options], what orders compare.
+        bits: float64 [options], which orders compare.
         formats: int64 [options], the same number for the same format.
         picks: for every option the index of the format that each unit of its group takes.
         units: the units of every group.
         orders: (finer group, coarser group).
-        distinct: (groups, at most that many formats).
-        slack_prices: None; or int64 [rows], then a row may be exceeded at this price a step, and costs do not count.
+        distinct: limits on the number of distinct formats.
+        slack_prices: None; or int64 [rows], then a row may be exceeded at this price per step, and costs do not count.
     """
 
     starts: Integers
@@ -50,17 +58,17 @@ class StandardForm:
     picks: tuple[tuple[int, ...], ...] = field(repr=False)
     units: tuple[tuple[int, ...], ...] = field(repr=False)
     orders: tuple[tuple[int, int], ...] = ()
-    distinct: tuple[tuple[tuple[int, ...], int], ...] = ()
+    distinct: tuple[DistinctLimit, ...] = ()
     slack_prices: Integers | None = None
 
     @property
     def num_groups(self) -> int:
-        """Decisions."""
+        """The number of decisions."""
         return len(self.starts) - 1
 
     @property
     def num_options(self) -> int:
-        """Binaries."""
+        """The number of binaries."""
         return int(self.starts[-1])
 
     @cached_property
@@ -69,49 +77,24 @@ class StandardForm:
         return np.repeat(np.arange(self.num_groups), np.diff(self.starts))
 
     def smallest(self, values: Floats | Integers) -> Floats | Integers:
-        """Take the minimum over every group.
-
-        Args:
-            values: one number an option, [..., options].
-
-        Returns:
-            [..., groups].
-        """
+        """Return the minimum over every group, [..., options] to [..., groups]."""
         smallest: Floats | Integers = np.minimum.reduceat(values, self.starts[:-1], axis=-1)
         return smallest
 
     def ranges(self) -> Integers:
-        """Give how far apart the smallest and the largest sum of every row are.
-
-        Returns:
-            int64 [rows].
-        """
+        """Return the distance between the smallest and the largest sum of every row, int64 [rows]."""
         ranges: Integers = (-self.smallest(-self.amounts) - self.smallest(self.amounts)).sum(axis=1)
         return ranges
 
     def cheapest(self, values: Floats) -> Integers:
-        """Find the first option of least value in every group.
-
-        Args:
-            values: one number an option, [options].
-
-        Returns:
-            Positions of options, int64 [groups].
-        """
+        """Find the first option of least value in every group, [options] to int64 [groups]."""
         at_minimum = values == self.smallest(values)[self.group_of]
         positions = np.where(at_minimum, np.arange(self.num_options), self.num_options)
         cheapest: Integers = np.minimum.reduceat(positions, self.starts[:-1])
         return cheapest
 
     def keep(self, mask: Mask) -> "StandardForm | None":
-        """Give the statement without some options.
-
-        Args:
-            mask: the options that stay.
-
-        Returns:
-            The smaller statement; None where a group would have no option left.
-        """
+        """Return the form with the masked options only; None if a group would have no option left."""
         if mask.all():
             return self
         counts = np.add.reduceat(mask.astype(np.int64), self.starts[:-1])
@@ -128,41 +111,20 @@ class StandardForm:
         )
 
     def objective(self, chosen: Integers) -> float:
-        """Add up the objective of chosen options in floating point.
-
-        Args:
-            chosen: one option a group, int64 [groups].
-
-        Returns:
-            max_v (Σ cost + constant).
-        """
+        """Return max_v (Σ cost + constant) of chosen options, one per group, in floating point."""
         return float((self.costs[:, chosen].sum(axis=1) + self.constants).max())
 
     def meets_limits(self, chosen: Integers) -> bool:
-        """Tell whether chosen options keep to every row, order and rule of distinct formats.
-
-        Args:
-            chosen: one option a group, int64 [groups].
-
-        Returns:
-            Whether they do.
-        """
+        """Tell whether chosen options, one per group, meet every row, order and limit on distinct formats."""
         if (self.amounts[:, chosen].sum(axis=1) > self.at_most).any():
             return False
         bits, formats = self.bits[chosen], self.formats[chosen]
         return all(bits[finer] >= bits[coarser] for finer, coarser in self.orders) and all(
-            len(set(formats[list(groups)].tolist())) <= most for groups, most in self.distinct
+            len(set(formats[list(limit.groups)].tolist())) <= limit.at_most for limit in self.distinct
         )
 
     def choice(self, chosen: Integers) -> tuple[int, ...]:
-        """Translate chosen options into the instance's terms.
-
-        Args:
-            chosen: one option a group, int64 [groups].
-
-        Returns:
-            The index of the format that each unit takes, in the order of the units.
-        """
+        """Translate chosen options into the index of the format that each unit takes."""
         index_of_unit = {
             unit: index
             for units, option in zip(self.units, chosen.tolist(), strict=True)
@@ -171,14 +133,7 @@ class StandardForm:
         return tuple(index_of_unit[unit] for unit in range(len(index_of_unit)))
 
     def chosen(self, choice: tuple[int, ...]) -> Integers | None:
-        """Translate a choice of the instance into options of this statement.
-
-        Args:
-            choice: the index of the format that each unit takes.
-
-        Returns:
-            One option a group; None where the choice takes an option that is not there.
-        """
+        """Translate a choice of the instance into one option per group; None if it takes an option that is gone."""
         found = []
         for group, units in enumerate(self.units):
             pick = tuple(choice[unit] for unit in units)

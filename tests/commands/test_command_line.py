@@ -357,7 +357,7 @@ def test_an_output_that_stands_there_already_is_never_touched(tmp_path, profile_
     folder = tmp_path / "folder"
     folder.mkdir()
     refused("exists already", "apply", plan, "--backend", "fake", "-o", folder)
-    refused("a folder stands there", "solve", profile_path, "--average-bits", "3", "-o", folder)
+    refused("it is a folder", "solve", profile_path, "--average-bits", "3", "-o", folder)
     refused("not a backend", "apply", plan, "--backend", "mlx", "-o", tmp_path / "x")
     assert list(folder.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""Limits of a machine together, as a user states them by flags; what cannot be is told with what would mend it."""
+"""Limits of a machine together, as flags; infeasible ones are reported with what would mend them."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def profile_path(tmp_path):
 
 
 def test_all_flags_together_give_a_plan_that_keeps_to_all(tmp_path, profile_path, card):
-    asked = {
+    limits = {
         "--memory": "72 kB",
         "--power": "25.2 W",
         "--energy": "4.2 mJ",
@@ -50,7 +50,7 @@ def test_all_flags_together_give_a_plan_that_keeps_to_all(tmp_path, profile_path
         "--max-loss": "0.1",
     }
     use = {"--hardware": card, "--context": 64, "--batch": 2, "--rate": "3000 tok/s", "--kv-bits": 8}
-    words = [word for pair in (asked | use).items() for word in pair]
+    words = [word for pair in (limits | use).items() for word in pair]
     result = run("solve", profile_path, "-o", tmp_path / "plan.json", *words)
     assert result.exit_code == 0, result.output
     plan = read_plan(tmp_path / "plan.json")
@@ -77,19 +77,19 @@ def test_any_need_can_be_minimised_under_a_limit_on_the_loss(tmp_path, profile_p
     assert plan.loss_increase_nats <= 0.1
 
 
-def test_a_rate_out_of_reach_is_no_plan_and_the_reach_is_told_in_tokens_per_second(tmp_path, profile_path, card):
+def test_a_rate_out_of_reach_is_infeasible_and_the_reach_is_given_in_tokens_per_second(tmp_path, profile_path, card):
     words = ("-o", tmp_path / "plan.json", "--hardware", card, "--rate", "900000 tok/s")
-    told = run("solve", profile_path, *words)
-    assert told.exit_code == 3
-    assert "rate of the workload at most 1.111 µs (9e+05 tok/s)" in told.output
-    assert re.search(r"the least change, proven.*plans have .* tok/s\)", told.output)
+    result = run("solve", profile_path, *words)
+    assert result.exit_code == 3
+    assert "rate of the workload at most 1.111 µs (9e+05 tok/s)" in result.output
+    assert re.search(r"the least change, proven.*plans have .* tok/s\)", result.output)
 
 
-def test_contradictory_limits_are_told_as_the_smallest_conflict(tmp_path, profile_path, card):
+def test_contradictory_limits_are_reported_as_the_smallest_conflict(tmp_path, profile_path, card):
     words = ("-o", tmp_path / "plan.json", "--hardware", card, "--rate", "100 tok/s", "--json")
-    told = run("solve", profile_path, *words, "--power", "20.12 W", "--max-loss", "0.001", "--memory", "999 kB")
-    assert told.exit_code == 3
-    conflict = json.loads(told.output)
+    result = run("solve", profile_path, *words, "--power", "20.12 W", "--max-loss", "0.001", "--memory", "999 kB")
+    assert result.exit_code == 3
+    conflict = json.loads(result.output)
     assert {rule["name"] for rule in conflict["conflict"]} == {"power", "loss_increase"}
 
 

@@ -148,7 +148,7 @@ def test_a_comparison_that_broke_is_refused(folder, tmp_path, comparison):
     assert read_comparison(path) == comparison
     whole = path.read_text()
     path.write_text(whole[: len(whole) // 2])
-    with pytest.raises(ScantlingError, match=r"is not a comparison of version 2: .*Make it anew with"):
+    with pytest.raises(ScantlingError, match=r"is not a comparison of version 2: .*Make it again with"):
         read_comparison(path)
     path.write_text(whole.replace('"comparison_version": 2', '"comparison_version": 9'))
     with pytest.raises(ScantlingError, match="comparison_version"):

@@ -89,7 +89,7 @@ def test_what_is_out_of_reach_does_not_fit_or_lacks_is_said_beside_the_rest():
     _, found = predicted(rate="9000 tok/s", context=700)
     plan, _, original = found.entries
     assert any("does not fit: " in note and "card has 150 kB" in note for note in plan.notes)
-    assert any("a rate of 9000 tok/s is not within reach" in note for note in original.notes)
+    assert any("a rate of 9000 tok/s is out of reach" in note for note in original.notes)
     assert original.same_rate is None
     assert original.full_speed is not None
     bare = CARD.model_copy(update={"base_power": None})

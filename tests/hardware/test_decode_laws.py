@@ -7,7 +7,7 @@ import pytest
 
 from helpers.tiny_profiles import choices, formats_of, make_profile
 from scantling import Program
-from scantling.common.errors import ScantlingError
+from scantling.common.errors import InputError, MissingFigureError, OutOfRangeError
 from scantling.hardware.decode_laws import (
     above_power_limit,
     figures_behind,
@@ -70,9 +70,9 @@ def test_energy_is_power_times_time_and_full_speed_is_the_fastest_rate():
     rates = [point.tokens_per_second * share for share in (0.1, 0.5, 0.999)]
     slower = [operate(read, CARD, rate=rate) for rate in rates]
     assert all(a.watts < b.watts and a.joules_per_token > b.joules_per_token for a, b in itertools.pairwise(slower))
-    with pytest.raises(ScantlingError, match=r"a rate of .* tok/s is not within reach: card is predicted to give"):
+    with pytest.raises(OutOfRangeError, match=r"a rate of .* tok/s is out of reach: card is predicted to give"):
         operate(read, CARD, rate=point.tokens_per_second * 1.001)
-    with pytest.raises(ScantlingError, match="is not within reach"):
+    with pytest.raises(OutOfRangeError, match="is out of reach"):
         operate(read, CARD, rate=0)
     assert watts_at(read, CARD, Fraction(0)) == 20
 
@@ -94,19 +94,19 @@ def test_a_query_is_its_prompt_and_its_steps():
     assert light.answer_joules == 0
 
 
-def test_what_a_query_lacks_is_said():
+def test_what_a_query_lacks_is_named():
     read = {"float16": 10**6}
     for lacks in ("compute", "compute_power"):
         without = CARD.model_copy(update={lacks: None})
         query_cost(read, without, 1, 5, 10)
-        with pytest.raises(ScantlingError, match=f"a query needs the hardware's {lacks}, which card lacks"):
+        with pytest.raises(MissingFigureError, match=f"a query needs the hardware's {lacks}, which card lacks"):
             query_cost(read, without, 2, 5, 10)
     for lengths in ((0, 1), (1, 0)):
-        with pytest.raises(ScantlingError, match="State 1 or more of each"):
+        with pytest.raises(InputError, match="must each have at least 1 token"):
             query_cost(read, CARD, *lengths, 10)
 
 
-def test_a_power_above_the_limit_is_told():
+def test_a_power_above_the_limit_is_reported():
     assert above_power_limit(45, CARD) == ""
     assert above_power_limit(45.1, CARD) == (
         "45.1 W is above the power limit of card, 45 W: it would run slower than predicted."

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers.command_line import run
-from scantling.common.errors import ScantlingError
+from scantling.common.errors import InputError, ScantlingError
 from scantling.hardware.decode_laws import operate
 from scantling.hardware.fit import fit_power, fit_speed
 from scantling.hardware.fitted_file import hardware_of, law_record
@@ -81,20 +81,20 @@ def test_intervals_cover_the_truth_about_95_times_in_100():
 def test_points_that_do_not_identify_the_parameters_are_refused():
     one_model = [point(name, 5e8) for name in SHARES]
     with pytest.raises(
-        ScantlingError, match=r"2 point\(s\) do not identify 2 efficiencies and the overhead \(int4: 1 size"
+        InputError, match=r"2 point\(s\) do not identify 2 efficiencies and the overhead \(int4: 1 size"
     ):
         fit_speed(one_model, BANDWIDTH)
     same_size = [point("int4", 5e8), point("int4", 5e8 * (1 + 1e-9)), point("int4", 5e8)]
-    with pytest.raises(ScantlingError, match="Missing: one more model size"):
+    with pytest.raises(InputError, match="Missing: one more model size"):
         fit_speed(same_size, BANDWIDTH)
-    with pytest.raises(ScantlingError, match="do not tell base_power from traffic_power"):
+    with pytest.raises(InputError, match="do not tell base_power from traffic_power"):
         fit_power([point("int4", 5e8, rate=10), point("int4", 5e8, rate=10)], BANDWIDTH)
-    with pytest.raises(ScantlingError, match=r"1 point\(s\) with watts"):
+    with pytest.raises(InputError, match=r"1 point\(s\) with watts"):
         fit_power(POINTS[:1], BANDWIDTH)
     falling = [MeasuredPoint("*", 1e9, 50, 60, 10), MeasuredPoint("*", 1e9, 50, 50, 40)]
-    with pytest.raises(ScantlingError, match=r"power falls with traffic, by 33\.33 W"):
+    with pytest.raises(InputError, match=r"power falls with traffic, by 33\.33 W"):
         fit_power(falling, BANDWIDTH)
-    with pytest.raises(ScantlingError, match=r"an efficiency of 6 for int4, which is no share of 10 GB/s"):
+    with pytest.raises(InputError, match=r"an efficiency of 6 for int4, which is not a share of 10 GB/s"):
         fit_speed(POINTS, BANDWIDTH / 10)
 
 
@@ -133,11 +133,11 @@ int4-g64, 1.2 GB, 45.4545 tok/s, 39.6 W, 10 tok/s
 
 def test_a_csv_file_becomes_a_hardware_file_that_predicts_its_points(tmp_path):
     (tmp_path / "points.csv").write_text(CSV)
-    told = run(
+    result = run(
         "hardware", "fit", tmp_path / "points.csv", "--bandwidth", "100 GB/s", "-o", tmp_path / "card.yaml", "--name",
         "card", "--picture", tmp_path / "fit.png", "--json",
     )  # fmt: skip
-    speed, power = json.loads(told.output)
+    speed, power = json.loads(result.output)
     assert speed["numbers"][0]["value"] == pytest.approx(0.6, rel=1e-3)
     assert power["numbers"][1] | {"value": 30} == {
         "name": "base_power", "value": 30, "interval_half_width": None, "held_at_zero": False,
@@ -184,26 +184,26 @@ def test_other_numbers_of_the_base_machine_stay(tmp_path):
         ("read_bytes,tokens_per_second\n", "has no measurements"),
         ("read_bytes,speed\n1 GB,3 tok/s\n", r"x\.csv:1: the columns are read_bytes, speed"),
         ("read_bytes,read_bytes,tokens_per_second\n1 GB,1 GB,3 tok/s\n", "each once"),
-        ("read_bytes,tokens_per_second\n\n1 GB\n", r"x\.csv:3: 1 cells where there are 2 columns"),
+        ("read_bytes,tokens_per_second\n\n1 GB\n", r"x\.csv:3: 1 cells for 2 columns"),
         ("read_bytes,tokens_per_second\n1 GB,3\n", r"x\.csv:2: tokens_per_second: '3' has no unit"),
         ("read_bytes,tokens_per_second\n1 W,3 tok/s\n", "'W' in '1 W' is not a unit of bytes per token"),
-        ("read_bytes,tokens_per_second\n0 GB,3 tok/s\n", "read_bytes is 0 GB. Measurements are above 0"),
-        ("read_bytes,tokens_per_second,rate\n1 GB,3 tok/s,2 tok/s\n", "a rate without watts says nothing"),
+        ("read_bytes,tokens_per_second\n0 GB,3 tok/s\n", "read_bytes is 0 GB. Measurements must be above 0"),
+        ("read_bytes,tokens_per_second,rate\n1 GB,3 tok/s,2 tok/s\n", "a rate without watts has no meaning"),
         ("read_bytes,tokens_per_second,watts,rate\n1 GB,3 tok/s,9 W,4 tok/s\n", "a rate of 4 tok/s is beyond the full"),
         ("read_bytes,tokens_per_second\nnan GB,3 tok/s\n", "is not a number of bytes per token"),
     ],
 )
 def test_a_file_of_measurements_that_is_wrong_is_refused_with_its_line(tmp_path, text, match):
     (tmp_path / "x.csv").write_text(text)
-    with pytest.raises(ScantlingError, match=match):
+    with pytest.raises(InputError, match=match):
         read_points(tmp_path / "x.csv")
 
 
 def test_what_a_fit_needs_is_said(tmp_path):
     (tmp_path / "p.csv").write_text(CSV)
     for words, match in (
-        ((), "Give --hardware or --bandwidth, one of the two"),
-        (("--bandwidth", "1 GB/s", "--hardware", "rtx-4090"), "one of the two"),
+        ((), "Give either --hardware or --bandwidth"),
+        (("--bandwidth", "1 GB/s", "--hardware", "rtx-4090"), "either --hardware or"),
         (("--bandwidth", "100 W"), "not a unit of bytes per second"),
         (("--bandwidth", "100 GB/s", "--picture", tmp_path / "f.txt"), "give a name that ends in"),
     ):

@@ -7,7 +7,7 @@ import torch
 
 from helpers.command_line import run
 from helpers.tiny_models import make_model
-from scantling.common.errors import ScantlingError
+from scantling.common.errors import FileFormatError, InputError, MissingDependencyError
 from scantling.common.progress import silent
 from scantling.hardware import measure as measure_device
 from scantling.hardware.energy_meters import EnergyMeter, find_meters
@@ -111,7 +111,7 @@ def test_rapl_counters_are_read_and_wrap(tmp_path):
 def test_counters_that_cannot_be_read_are_named(tmp_path):
     assert any(f"{tmp_path} has no zone" in words for words in find_meters(tmp_path).missing)
     (tmp_path / "intel-rapl:0").mkdir()
-    assert any("open to root alone" in words for words in find_meters(tmp_path).missing)
+    assert any("only root may read" in words for words in find_meters(tmp_path).missing)
 
 
 @pytest.mark.parametrize("family", ["llama-tied", "llama-untied", "qwen3"])
@@ -151,14 +151,14 @@ def test_torch_runs_every_size_and_format_and_puts_the_model_back(llama_folder):
 def test_the_command_measures_a_model_and_its_points_can_be_fitted(tmp_path, llama_folder):
     csv = tmp_path / "m.csv"
     words = ("hardware", "measure", "-o", csv, "--model", llama_folder, "--seconds", "0", "--array", "4MiB")
-    told = json.loads(run(*words, "--json").output)
-    assert len(told["runs"]) == 9
-    assert told["not_read"] or told["energy_counters"]
+    measured = json.loads(run(*words, "--json").output)
+    assert len(measured["runs"]) == 9
+    assert measured["not_read"] or measured["energy_counters"]
     assert len(read_points(csv).points) == 9
     shown = " ".join(run(*words).output.split())
     assert "Memory was read at" in shown
     assert f"hardware fit {csv}" in shown.replace("- ", "-")
-    with pytest.raises(ScantlingError, match="Give one of them"):
+    with pytest.raises(InputError, match="Give one of them"):
         run(*words, "--gguf", csv)
 
 
@@ -183,8 +183,8 @@ def test_a_gguf_file_says_what_a_token_reads(tmp_path):
     assert (found.format, found.num_blocks) == ("F16", 2)
     assert found.read_bytes == 2 * (32 + 320 + 2 * 1024)
     (tmp_path / "no.gguf").write_bytes(b"nothing")
-    with pytest.raises(ScantlingError, match="is not a GGUF file"):
+    with pytest.raises(FileFormatError, match="is not a GGUF file"):
         gguf_contents(tmp_path / "no.gguf")
     if not llama_cpp_is_here():
-        with pytest.raises(ScantlingError, match="pip install llama-cpp-python"):
+        with pytest.raises(MissingDependencyError, match="pip install llama-cpp-python"):
             _ = LlamaCppRuntime([path]).name

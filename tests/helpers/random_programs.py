@@ -77,7 +77,7 @@ def all_choices(instance):
     return list(itertools.product(*(range(len(unit.formats)) for unit in instance.units)))
 
 
-def lawful_choices(instance):
+def feasible_choices(instance):
     return [choice for choice in all_choices(instance) if not violations(instance, choice)]
 
 
@@ -89,6 +89,16 @@ def optima(instance, choices, share):
         choices = [c for c in choices if instance.objective(name, c) <= least + share * (1 + abs(least))]
         values.append(least)
     return values
+
+
+def sweep(num_units=12, domain=None):
+    """Units of four formats whose losses fall with the bits, and one row of bytes; no rules."""
+    bits = (2.0, 3.0, 4.0, 8.0)
+    names = tuple(f"int{b:g}" for b in bits)
+    units = tuple(Unit(f"u{u}", names, bits) for u in range(num_units))
+    row = Row("bytes", "bytes", tuple(tuple(int(b) * (1 + u % 3) for b in bits) for u in range(num_units)))
+    losses = tuple(tuple((u + 1) * 4.0**-b for b in bits) for u in range(num_units))
+    return Instance(units, (row,), (domain or DomainCosts("text", losses),))
 
 
 def layers_of_a_real_size(num_blocks=30, seed=1):

@@ -372,7 +372,7 @@ def test_files_of_something_else_are_refused(folder, tmp_path):
         with pytest.raises(ScantlingError, match=match):
             run("report", folder / "plan.json", "--safety" if is_safety else "--comparison", path, "-o", tmp_path / "p")
         path.write_text(path.read_text()[:300])
-        with pytest.raises(ScantlingError, match="Make it anew with"):
+        with pytest.raises(ScantlingError, match="Make it again with"):
             run("report", folder / "plan.json", "--safety" if is_safety else "--comparison", path, "-o", tmp_path / "p")
     assert not (tmp_path / "p").exists()
 

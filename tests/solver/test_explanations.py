@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from helpers.random_programs import all_choices, lawful_choices, layers_of_a_real_size, random_program
-from scantling.common.errors import ScantlingError
+from helpers.random_programs import all_choices, feasible_choices, layers_of_a_real_size, random_program
+from scantling.common.errors import InputError
 from scantling.solver.frontier import every_breakpoint, frontier, grid
 from scantling.solver.infeasibility import explain_infeasibility
 from scantling.solver.instance import LossMeasure
@@ -24,7 +24,7 @@ SEEDS = range(400)
 def infeasible_programs():
     for seed in SEEDS:
         instance = random_program(seed)
-        if not lawful_choices(instance):
+        if not feasible_choices(instance):
             kept = {c: [not violations(instance, c, [rule]) for rule in instance.rules] for c in all_choices(instance)}
             yield instance, kept
 
@@ -77,11 +77,11 @@ def test_changes_of_several_bounds_add_up_to_the_least():
         rules = [
             moved(rule, int(changed[index])) if index in changed else rule for index, rule in enumerate(instance.rules)
         ]
-        assert lawful_choices(instance.with_rules(rules))
+        assert feasible_choices(instance.with_rules(rules))
         soft = [index for index, rule in enumerate(instance.rules) if isinstance(rule, Limit)]
         hard = instance.with_rules([rule for rule in instance.rules if not isinstance(rule, Limit)])
         shares = [_share(instance, index) for index in soft]
-        totals = [sum(share(choice) for share in shares) for choice in lawful_choices(hard)]
+        totals = [sum(share(choice) for share in shares) for choice in feasible_choices(hard)]
         chosen = sum(
             abs(bound - _bound(instance.rules[index])) / _range(instance, index) for index, bound in changed.items()
         )
@@ -99,13 +99,13 @@ def _bound(rule) -> int:
 
 
 def _range(instance, index):
-    """The range of the row as the rules that close formats leave it, ties included: as the statement has it."""
+    """The range of the row as the rules that close formats leave it, ties included: as the form has it."""
     from scantling.solver.compilation import compile_instance  # noqa: PLC0415
 
-    statement = compile_instance(instance)
-    assert statement is not None
+    form = compile_instance(instance)
+    assert form is not None
     limits = [k for k, rule in enumerate(instance.rules) if isinstance(rule, Limit)]
-    return max(int(statement.ranges()[limits.index(index)]), 1)
+    return max(int(form.ranges()[limits.index(index)]), 1)
 
 
 def _share(instance, index):
@@ -119,23 +119,23 @@ def _share(instance, index):
 
 
 def test_a_program_with_plans_has_no_conflict():
-    instance = next(i for i in map(random_program, SEEDS) if lawful_choices(i))
-    with pytest.raises(ScantlingError, match="nothing is in conflict"):
+    instance = next(i for i in map(random_program, SEEDS) if feasible_choices(i))
+    with pytest.raises(InputError, match="nothing is in conflict"):
         explain_infeasibility(instance, CpSatSolver(), SETTINGS)
 
 
-def test_limits_without_effect_are_told_from_those_with_one():
+def test_limits_without_effect_are_distinguished_from_those_with_one():
     kinds = set()
     for seed in SEEDS:
         instance = replace(random_program(seed), minimise=("loss_increase",))
-        lawful = lawful_choices(instance)
-        if not lawful:
+        feasible = feasible_choices(instance)
+        if not feasible:
             continue
         found = sensitivities(instance, solve(instance, CpSatSolver(), SETTINGS), CpSatSolver(), SETTINGS)
-        best = min(map(instance.loss_increase_nats, lawful))
+        best = min(map(instance.loss_increase_nats, feasible))
         for price in found.limits:
             without = instance.with_rules([r for k, r in enumerate(instance.rules) if k != price.rule])
-            same = min(map(instance.loss_increase_nats, lawful_choices(without))) >= best - 1e-8 * (1 + abs(best))
+            same = min(map(instance.loss_increase_nats, feasible_choices(without))) >= best - 1e-8 * (1 + abs(best))
             kinds.add((price.has_effect, price.price > 0))
             if price.has_effect is False:
                 assert same
@@ -229,15 +229,17 @@ def test_a_grid_is_proven_at_every_pair():
     points = list(grid(instance, names, (first, second), CpSatSolver(), SETTINGS))
     assert len(points) == len(first) * len(second)
     for point in points:
-        lawful = [
+        feasible = [
             c
             for c in all_choices(instance)
             if all(instance.amount(n, c) <= b for n, b in zip(names, point.bounds, strict=True))
         ]
-        if not lawful:
+        if not feasible:
             assert point.solution.status is Status.INFEASIBLE
             continue
-        assert point.solution.proofs[0].value == pytest.approx(min(map(instance.loss_increase_nats, lawful)), abs=1e-9)
+        assert point.solution.proofs[0].value == pytest.approx(
+            min(map(instance.loss_increase_nats, feasible)), abs=1e-9
+        )
 
 
 def test_contradictory_pins_are_the_conflict():
