@@ -137,7 +137,7 @@ def _prepare(loaded: LoadedModel, profile: Profile, plan: Plan, settings: ApplyS
     method, token_ids = rounding_method(profile.record.rounding), torch.from_numpy(profile.rounding_token_ids)
     offered = [parse_format(target) for target in profile.record.formats]
     scale_inputs_for(method, loaded, structure, (token_ids, offered), progress)
-    loaded.take_back_weights()
+    loaded.offload_replaced_weights()
     contents = Contents(loaded, structure, formats, backend)  # the parameters outside the layers may have been replaced
     store_in_sixteen_bits(contents)
     task = RoundingTask(loaded, structure, token_ids, {name: [target] for name, target in formats.items()}, method)
@@ -210,7 +210,7 @@ def _write_parts(job: _Job, writer: ResumableWriter, settings: ApplySettings, pr
     for part, records in round_in_order(job.task, progress, inputs=settings.inputs, finished=finished):
         if part not in done:
             writer.write_piece(part, job.contents.pack(part, records))
-        job.task.loaded.take_back_weights()
+        job.task.loaded.offload_replaced_weights()
     writer.files.write(_check_tensors(job))
 
 

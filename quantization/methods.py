@@ -245,8 +245,8 @@ def validate_families(method: RoundingMethod, formats: Sequence[Format]) -> None
         if not isinstance(target, FloatFormat | method.family):
             raise InputError(
                 f"the rounding {method.name!r} cannot make {target.name}: GGUF types are rounded by ggml or ggml+gptq, "
-                "integer formats by the other methods, and one profile holds only one kind. Leave out --rounding, or "
-                "make a profile for each kind."
+                "integer formats by the other methods, and a profile holds one of the two kinds. Leave out --rounding, "
+                "or make a profile for each kind."
             )
 
 
