@@ -139,7 +139,7 @@ class OpenFolder:
         """Pack and write a piece, unless an earlier run has."""
         if piece not in self.done:
             self.writer.write_piece(piece, self.laid_out.contents.pack(piece, records))
-        self.task.loaded.take_back_weights()
+        self.task.loaded.offload_replaced_weights()
 
     def finish(self) -> Manifest:
         """Write what the check expects and the small files, and move the folder to its place."""
@@ -204,7 +204,7 @@ def _rounding_task(
     method, token_ids = rounding_method(record.rounding), torch.from_numpy(job.profile.rounding_token_ids)
     offered = [parse_format(target) for target in record.formats]
     scale_inputs_for(method, loaded, structure, token_ids, offered, progress)
-    loaded.take_back_weights()
+    loaded.offload_replaced_weights()
     # parameters outside the layers may have been replaced by now
     contents = Contents(loaded, structure, formats, folder_format)
     store_in_sixteen_bits(contents)

@@ -1,1 +1,1 @@
-"""Loading a model, its layers and experts, and its weights while it is worked on."""
+"""Loading a model, finding its layers and experts, and holding its weights while it is worked on."""

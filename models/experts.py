@@ -1,10 +1,10 @@
-"""Experts that a model keeps in one tensor become linear layers, one for every expert and matrix.
+"""Experts that a model stacks in one tensor become linear layers, one for every expert and matrix.
 
-transformers 5 keeps a block's experts as parameters of three dimensions, ``gate_up_proj`` [experts, 2 · intermediate,
+transformers 5 stores a block's experts as parameters of three dimensions, ``gate_up_proj`` [experts, 2 · intermediate,
 hidden] and ``down_proj`` [experts, hidden, intermediate] (or transposed, or with ``up_proj`` alone). Here such a module
-gives way to one that holds ``7.gate_proj``, ``7.up_proj``, ``7.down_proj`` for expert 7, which are the names in the
-checkpoints of most such models. The new parameters are views of the old ones, so nothing is copied; and each module is
-put in place only where it gives what the old one gives, for every expert.
+is replaced by one that holds ``7.gate_proj``, ``7.up_proj``, ``7.down_proj`` for expert 7, the names in the checkpoints
+of most such models. The new parameters are views of the old ones, so nothing is copied; and a module is replaced only
+if the replacement computes the same, for every expert.
 
 Knows nothing about architectures by name, nor about files.
 """
@@ -22,14 +22,14 @@ _KNOWN = {name + suffix for name in (GATE_UP, UP, DOWN) for suffix in ("", "_bia
 _TOLERANCE = 1e-4  # of the largest output: float32 sums in another order differ by about 1e-6
 _TAGGED_ROWS, _TAGGED_COLUMNS = 2, 3
 _STACK_DIMENSIONS = 3
-_NARROWEST_MATRIX = 8  # convolutions have kernels of a few columns
+_NARROWEST_MATRIX = 8  # the kernels of convolutions have fewer columns
 
 
 class Expert(nn.Module):
     """One expert: down(combine(first x)), with first the gate and up projections side by side, or up alone."""
 
     def __init__(self, linears: Mapping[str, nn.Linear], combine: Callable[[Tensor], Tensor]) -> None:
-        """Put an expert together.
+        """Assemble an expert.
 
         Args:
             linears: by name; ``down_proj`` comes last.
@@ -41,29 +41,18 @@ class Expert(nn.Module):
         self._combine = combine
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """Run the expert.
-
-        Args:
-            hidden_states: [tokens, hidden], those that are routed to it.
-
-        Returns:
-            [tokens, hidden].
-        """
+        """Run the expert on the tokens routed to it, [tokens, hidden] to [tokens, hidden]."""
         *first, down = self.children()
         projected = [linear(hidden_states) for linear in first]
-        leaving: Tensor = down(self._combine(torch.cat(projected, -1) if len(projected) > 1 else projected[0]))
-        return leaving
+        output: Tensor = down(self._combine(torch.cat(projected, -1) if len(projected) > 1 else projected[0]))
+        return output
 
 
 class UnstackedExperts(nn.Module):
     """A block's experts, each a module of its own under its number."""
 
     def __init__(self, experts: Sequence[Expert]) -> None:
-        """Put the experts together.
-
-        Args:
-            experts: in their order.
-        """
+        """Hold the experts in their order."""
         super().__init__()
         for number, expert in enumerate(experts):
             self.add_module(str(number), expert)
@@ -73,72 +62,65 @@ class UnstackedExperts(nn.Module):
 
         Args:
             hidden_states: [tokens, hidden].
-            top_k_index: [tokens, k], the experts chosen; a number beyond the last expert stands for none.
+            top_k_index: [tokens, k], the chosen experts; a number beyond the last expert stands for none.
             top_k_weights: [tokens, k].
 
         Returns:
             [tokens, hidden], the weighted sums.
         """
-        leaving = torch.zeros_like(hidden_states)
+        total = torch.zeros_like(hidden_states)
         experts = list(self.children())
         for number in sorted(set(top_k_index.flatten().tolist())):
             if number < len(experts):
-                tokens, place = torch.where(top_k_index == number)
-                output = experts[number](hidden_states[tokens]) * top_k_weights[tokens, place, None]
-                leaving.index_add_(0, tokens, output.to(leaving.dtype))
-        return leaving
+                tokens, slot = torch.where(top_k_index == number)
+                output = experts[number](hidden_states[tokens]) * top_k_weights[tokens, slot, None]
+                total.index_add_(0, tokens, output.to(total.dtype))
+        return total
 
 
 @dataclass(frozen=True)
 class _Fused:
-    """A module that keeps its experts in tensors of three dimensions.
+    """A module that stacks its experts in tensors of three dimensions.
 
     Attributes:
         name: its path.
         module: the module.
-        separate: what takes its place.
+        unstacked: its replacement.
     """
 
     name: str
     module: nn.Module
-    separate: UnstackedExperts
+    unstacked: UnstackedExperts
 
 
 def unstack_experts(model: PreTrainedModel) -> dict[str, str] | None:
-    """Take the fused experts of a model apart, where that leaves what they compute as it is; others stay as they are.
+    """Unstack the experts of a model where that leaves what it computes unchanged; other experts stay as they are.
 
     Args:
-        model: the model, in evaluation mode and without gradients; changed.
+        model: in evaluation mode and without gradients; changed.
 
     Returns:
         The name of every tensor in checkpoints of this architecture, by its name in the model. A matrix that is not a
-        tensor of its own there has none. None where there was nothing to take apart.
+        tensor of its own there has none. None if there was nothing to unstack.
     """
     found = [
-        _Fused(name, module, separate)
+        _Fused(name, module, unstacked)
         for name, module in model.named_modules()
-        if (separate := _separated(module)) is not None
+        if (unstacked := _unstacked(module)) is not None
     ]
     if not found:
         return None
     names = _stored_names(model, found)
     for fused in found:
         parent, _, attribute = fused.name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, fused.separate)
-        for parameter in list(fused.module._parameters):  # noqa: SLF001  the views keep what is needed of them
+        setattr(model.get_submodule(parent), attribute, fused.unstacked)
+        for parameter in list(fused.module._parameters):  # noqa: SLF001  the views keep the data alive
             delattr(fused.module, parameter)
     return names
 
 
 def stacked_experts(model: nn.Module) -> list[str]:
-    """List the tensors that look like experts' and were not taken apart: three dimensions, two of them wide.
-
-    Args:
-        model: the model.
-
-    Returns:
-        Their names.
-    """
+    """Name the tensors that look like experts but were not unstacked: three dimensions, two of them wide."""
     return [
         name
         for name, parameter in model.named_parameters()
@@ -146,8 +128,8 @@ def stacked_experts(model: nn.Module) -> list[str]:
     ]
 
 
-def _separated(module: nn.Module) -> UnstackedExperts | None:
-    """Make what takes a module's place; None where it holds no fused experts, or not in a way that is understood."""
+def _unstacked(module: nn.Module) -> UnstackedExperts | None:
+    """Build a module's replacement; None if it stacks no experts, or not in a known way."""
     parameters = dict(module.named_parameters(recurse=False))
     first = GATE_UP if GATE_UP in parameters else UP
     matrices = [parameters.get(first), parameters.get(DOWN)]
@@ -158,12 +140,12 @@ def _separated(module: nn.Module) -> UnstackedExperts | None:
     if not callable(combine):
         return None
     experts = [Expert(_linears(module, parameters, first, number), combine) for number in range(len(parameters[DOWN]))]
-    separate = UnstackedExperts(experts).eval().requires_grad_(requires_grad=False)
-    return separate if _agree(module, separate, parameters[DOWN]) else None
+    unstacked = UnstackedExperts(experts).eval().requires_grad_(requires_grad=False)
+    return unstacked if _compute_the_same(module, unstacked, parameters[DOWN]) else None
 
 
 def _linears(module: nn.Module, parameters: Mapping[str, Tensor], first: str, number: int) -> dict[str, nn.Linear]:
-    """Make views of one expert's matrices; gate and up are parted where they lie one above the other."""
+    """Make views of one expert's matrices; gate and up are split where one lies above the other."""
     transposed = bool(getattr(module, "is_transposed", False))
     linears: dict[str, nn.Linear] = {}
     for name in (first, DOWN):
@@ -186,21 +168,21 @@ def _linear(matrix: Tensor, bias: Tensor | None) -> nn.Linear:
     return linear
 
 
-def _agree(module: nn.Module, separate: UnstackedExperts, down: Tensor) -> bool:
-    """Tell whether two modules give the same, every expert being given two tokens."""
+def _compute_the_same(module: nn.Module, unstacked: UnstackedExperts, down: Tensor) -> bool:
+    """Tell whether two modules compute the same when every expert gets two tokens."""
     num_experts = len(down)
-    hidden_size = separate.get_submodule("0").get_submodule(DOWN).out_features
+    hidden_size = unstacked.get_submodule("0").get_submodule(DOWN).out_features
     assert isinstance(hidden_size, int)
     hidden = torch.randn(num_experts, hidden_size, generator=torch.Generator().manual_seed(0), dtype=down.dtype)
     first = torch.arange(num_experts)
     chosen = torch.stack([first, (first + 1) % num_experts], 1)
     weights = torch.tensor([[0.75, 0.5]], dtype=down.dtype).repeat(num_experts, 1)
     with torch.no_grad():
-        ours = separate(hidden, chosen, weights)
+        ours = unstacked(hidden, chosen, weights)
         try:
             theirs = module(hidden, chosen, weights)
         except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
-            return False  # it is called in another way
+            return False  # its forward takes other arguments
     return (
         isinstance(theirs, Tensor)
         and theirs.shape == ours.shape
@@ -209,7 +191,7 @@ def _agree(module: nn.Module, separate: UnstackedExperts, down: Tensor) -> bool:
 
 
 def _stored_names(model: PreTrainedModel, found: Sequence[_Fused]) -> dict[str, str]:
-    """Find the names in checkpoints by sending tensors full of numbers, one for each of ours, through transformers."""
+    """Find the names in checkpoints by sending tensors of numbers, one for each of ours, through transformers."""
     ours: list[str] = []
     tagged: dict[str, Tensor] = {}
 
@@ -225,7 +207,7 @@ def _stored_names(model: PreTrainedModel, found: Sequence[_Fused]) -> dict[str, 
         tagged |= _tagged_experts(fused, tag)
     try:
         stored = revert_weight_conversion(model, tagged)
-    except Exception:  # whatever the converters of an architecture come upon
+    except Exception:  # an architecture's converters may raise anything
         return {}
     names: dict[str, str] = {}
     for key, numbers in stored.items():
@@ -240,7 +222,7 @@ def _tagged_experts(fused: _Fused, tag: Callable[..., Tensor]) -> dict[str, Tens
     """Stack one small tagged matrix for every matrix of every expert as the fused tensors stack the real ones."""
     transposed = bool(getattr(fused.module, "is_transposed", False))
     stacks: dict[str, list[Tensor]] = {}
-    for number, expert in fused.separate.named_children():
+    for number, expert in fused.unstacked.named_children():
         by_stack: dict[str, list[Tensor]] = {}
         for part, _ in expert.named_children():
             stack = GATE_UP if part == "gate_proj" or (part == UP and hasattr(expert, "gate_proj")) else part

@@ -1,4 +1,4 @@
-"""A loaded model with other weights in its place for a while, and its own back afterwards.
+"""A loaded model with other weights installed for a while, and its own restored afterwards.
 
 Knows nothing about how the weights were rounded.
 """
@@ -21,16 +21,16 @@ Candidate = Mapping[str, Rounded]
 
 @contextmanager
 def installed(model: nn.Module, candidate: Candidate) -> Iterator[None]:
-    """Put a candidate's matrices into a model for a while; what is tied stays tied.
+    """Install a candidate's matrices in a model for a while; what is tied stays tied.
 
-    Inputs of products with types of GGUF are rounded as llama.cpp does; gradients pass as if they were not.
+    Inputs of products with GGUF types are rounded as llama.cpp does; gradients pass as if they were not.
 
     Args:
         model: the original model.
         candidate: matrices by layer name.
 
     Yields:
-        Nothing; the original matrices are back afterwards.
+        Nothing; the original matrices are restored afterwards.
     """
     modules = {name: model.get_submodule(name) for name in candidate}
     originals = {name: module.weight.data for name, module in modules.items()}
@@ -47,11 +47,11 @@ def installed(model: nn.Module, candidate: Candidate) -> Iterator[None]:
 
 @contextmanager
 def inputs_rounded(model: nn.Module, formats: Mapping[str, Format]) -> Iterator[None]:
-    """Round the inputs of products with matrices in types of GGUF for a while, as llama.cpp does.
+    """Round the inputs of products with matrices in GGUF types for a while, as llama.cpp does.
 
     Args:
         model: the model.
-        formats: of its layers; the product with a tied matrix is that of the head.
+        formats: by layer; the product with a tied matrix is the head's.
 
     Yields:
         Nothing.
@@ -72,14 +72,7 @@ def _round_inputs(block: int, _module: nn.Module, arguments: tuple[Tensor, ...])
 
 @contextmanager
 def removing(handle: RemovableHandle) -> Iterator[None]:
-    """Remove a hook when the context ends.
-
-    Args:
-        handle: of the hook.
-
-    Yields:
-        Nothing.
-    """
+    """Remove a hook when the context ends."""
     try:
         yield
     finally:

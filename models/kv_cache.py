@@ -2,8 +2,8 @@
 
 For every cached token and block: keys and values of all KV heads, (d_k + d_v) · heads numbers (grouped-query attention,
 Ainslie et al. 2023); with multi-latent attention (DeepSeek-V2, 2024) the latent vector and the rotary key instead.
-A block with a sliding window caches that many tokens at most. Scales of a quantized cache are not counted: engines
-differ.
+A block with a sliding window caches at most that many tokens. Scales of a quantized cache are not counted, since
+engines differ.
 
 Knows nothing about weights.
 """
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Final
 
-from ..common.errors import MissingFigureError, UnsupportedModelError
+from ..common.errors import MissingFigureError
 
 ConfigValue = int | float | str | bool | tuple[str, ...] | None
 _KEYS: Final = (
@@ -27,14 +27,7 @@ _FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
 def config_numbers(config: object) -> dict[str, ConfigValue]:
-    """Take from a transformers config what sizes depend on.
-
-    Args:
-        config: the config; of a model of several modes, its text part is taken.
-
-    Returns:
-        The keys that it has, by their standard names.
-    """
+    """Extract from a transformers config the keys that sizes depend on; of a multimodal one, from its text part."""
     text = getattr(config, "get_text_config", lambda: config)()
     found: dict[str, ConfigValue] = {}
     for key in _KEYS:
@@ -51,12 +44,12 @@ def _number(config: Mapping[str, Any], key: str) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
-def _needed(config: Mapping[str, Any], key: str) -> int:
+def _require(config: Mapping[str, Any], key: str) -> int:
     value = _number(config, key)
     if value is None:
         raise MissingFigureError(
             f"the KV cache cannot be computed: the model's config has no usable {key}. "
-            "State its bytes yourself as kv_cache in the workload, or leave the context out."
+            "State its bytes as kv_cache in the workload, or leave out the context."
         )
     return value
 
@@ -70,22 +63,25 @@ def numbers_per_token(config: Mapping[str, Any]) -> int:
     Returns:
         The count.
 
+    Raises:
+        MissingFigureError: the config lacks a number.
+
     >>> numbers_per_token({"hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 2})
     32
     """
     latent = _number(config, "kv_lora_rank")
     if latent is not None:
-        return latent + _needed(config, "qk_rope_head_dim")
+        return latent + _require(config, "qk_rope_head_dim")
     heads = _number(config, "num_attention_heads")
     kv_heads = _number(config, "num_key_value_heads")
     if kv_heads is None and config.get("new_decoder_architecture") is True:
-        kv_heads = _needed(config, "num_kv_heads")
+        kv_heads = _require(config, "num_kv_heads")
     if kv_heads is None:
-        one_for_all = config.get("multi_query") is True
-        kv_heads = 1 if one_for_all else _needed(config, "num_attention_heads")
+        shared_head = config.get("multi_query") is True
+        kv_heads = 1 if shared_head else _require(config, "num_attention_heads")
     width = _number(config, "head_dim")
     if width is None:
-        width = _needed(config, "hidden_size") // (heads or _needed(config, "num_attention_heads"))
+        width = _require(config, "hidden_size") // (heads or _require(config, "num_attention_heads"))
     return kv_heads * (width + (_number(config, "v_head_dim") or width))
 
 
@@ -99,24 +95,24 @@ def windows(config: Mapping[str, Any]) -> list[int | None]:
         The windows; None for no bound.
 
     Raises:
-        UnsupportedModelError: a kind of attention whose cache is not known here.
+        MissingFigureError: a kind of attention whose cache is not modelled, or the config lacks a number.
     """
-    num_blocks = _needed(config, "num_hidden_layers")
+    num_blocks = _require(config, "num_hidden_layers")
     kinds = config.get("layer_types")
     window = _number(config, "sliding_window")
     if config.get("num_kv_shared_layers") or config.get("cross_attention_layers"):
-        raise UnsupportedModelError(
-            "the KV cache of blocks that share or borrow keys is not computed here. "
-            "State its bytes yourself as kv_cache in the workload."
+        raise MissingFigureError(
+            "the KV cache of blocks that share keys with others is not modelled. "
+            "State its bytes as kv_cache in the workload."
         )
     if isinstance(kinds, Sequence) and not isinstance(kinds, str):
         unknown = sorted(set(kinds) - {_FULL, _SLIDING})
         if unknown or len(kinds) != num_blocks:
-            raise UnsupportedModelError(
-                f"the KV cache of blocks of the kind {', '.join(unknown) or 'unknown'} is not computed here. "
-                "State its bytes yourself as kv_cache in the workload."
+            raise MissingFigureError(
+                f"the KV cache of {', '.join(unknown) or 'unknown'} blocks is not modelled. "
+                "State its bytes as kv_cache in the workload."
             )
-        return [_needed(config, "sliding_window") if kind == _SLIDING else None for kind in kinds]
+        return [_require(config, "sliding_window") if kind == _SLIDING else None for kind in kinds]
     if window is None or config.get("use_sliding_window") is False:
         return [None] * num_blocks
     if config.get("use_sliding_window") is True:  # Qwen2: the first blocks attend to everything

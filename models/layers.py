@@ -1,7 +1,7 @@
 """The layers of a model, found from its module tree: names, shapes, kinds and blocks.
 
 The decoder blocks are the elements of the module list that holds the most weights in linear layers; every linear inside
-is a layer, also those of experts, which the module experts takes apart where they share one tensor. The embedding and
+is a layer, including those of experts, which the module experts unstacks where they share one tensor. The embedding and
 the output head are what the model itself names as such; a tied pair is one layer.
 
 Knows nothing about architectures by name.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ..common.errors import ScantlingError
+from ..common.errors import UnsupportedModelError
 
 EMBEDDING = "embedding"
 HEAD = "head"
@@ -49,7 +49,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class ModelStructure:
-    """A model taken apart.
+    """The layers of a model.
 
     Attributes:
         blocks_name: path of the module list that holds the decoder blocks.
@@ -64,65 +64,31 @@ class ModelStructure:
     num_other_parameters: int
 
     def layers_of(self, block: int) -> list[Layer]:
-        """List the layers of a block.
-
-        Args:
-            block: its index.
-
-        Returns:
-            The layers, in their order.
-        """
+        """List the layers of a block, in their order."""
         return [layer for layer in self.layers if layer.block == block]
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Tell whether a module is a linear layer, also one that stores its matrix transposed (GPT-2's Conv1D).
-
-    Args:
-        module: any module.
-
-    Returns:
-        Whether it is.
-    """
+    """Tell whether a module is a linear layer, also one that stores its matrix transposed (GPT-2's Conv1D)."""
     return isinstance(module, nn.Linear | Conv1D)
 
 
 def matrix_of(module: nn.Module) -> Tensor:
-    """Read a layer's matrix.
-
-    Args:
-        module: a linear layer, a Conv1D or an embedding.
-
-    Returns:
-        A view [out, in] of its weight; an embedding counts as [vocabulary, hidden].
-    """
+    """View the weight of a linear layer or Conv1D as [out, in], of an embedding as [vocabulary, hidden]."""
     weight = module.weight
     assert isinstance(weight, Tensor)
     return weight.detach().t() if isinstance(module, Conv1D) else weight.detach()
 
 
 def install_matrix(module: nn.Module, matrix: Tensor) -> None:
-    """Give a layer another matrix without touching the tensor that it had.
-
-    Args:
-        module: a linear layer, a Conv1D or an embedding.
-        matrix: [out, in].
-    """
+    """Give a layer another matrix [out, in] without touching the tensor that it had."""
     weight = module.weight
     assert isinstance(weight, nn.Parameter)
     weight.data = (matrix.t().contiguous() if isinstance(module, Conv1D) else matrix).to(weight.dtype)
 
 
 def blocks_of(model: nn.Module, structure: ModelStructure) -> list[nn.Module]:
-    """Give the decoder blocks.
-
-    Args:
-        model: the model.
-        structure: of this model.
-
-    Returns:
-        The modules, first block first.
-    """
+    """List the decoder blocks, first block first."""
     found = model.get_submodule(structure.blocks_name)
     assert isinstance(found, nn.ModuleList)
     return list(found)
@@ -133,14 +99,7 @@ def _linears(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def output_head(model: PreTrainedModel) -> nn.Module | None:
-    """Give the output head that the model itself names.
-
-    Args:
-        model: a causal language model.
-
-    Returns:
-        The module; None where it names none.
-    """
+    """Give the output head that the model itself names; None if it names none."""
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return head if isinstance(head, nn.Module) else None
 
@@ -152,7 +111,7 @@ def _find_blocks(model: nn.Module) -> str:
         if isinstance(module, nn.ModuleList)
     }
     if not sizes or max(sizes.values()) == 0:
-        raise ScantlingError(
+        raise UnsupportedModelError(
             f"no list of blocks with linear layers was found in {type(model).__name__}. "
             "scantling handles decoder models whose blocks are an nn.ModuleList."
         )
@@ -171,10 +130,10 @@ def find_layers(model: PreTrainedModel) -> ModelStructure:
         model: a causal language model.
 
     Returns:
-        Its anatomy.
+        Its structure.
 
     Raises:
-        ScantlingError: no blocks, embedding or head were found.
+        UnsupportedModelError: it has no blocks, embedding or head that can be found.
     """
     blocks_name = _find_blocks(model)
     blocks = model.get_submodule(blocks_name)
@@ -186,8 +145,8 @@ def find_layers(model: PreTrainedModel) -> ModelStructure:
     ]
     embedding, head = model.get_input_embeddings(), output_head(model)
     if embedding is None or head is None:
-        raise ScantlingError(
-            f"{type(model).__name__} names no embedding or no output head: it is no causal language model."
+        raise UnsupportedModelError(
+            f"{type(model).__name__} names no embedding or no output head: it is not a causal language model."
         )
     path_of = {module: name for name, module in model.named_modules()}
     tied = matrix_of(head).data_ptr() == matrix_of(embedding).data_ptr()
@@ -199,25 +158,22 @@ def find_layers(model: PreTrainedModel) -> ModelStructure:
     return ModelStructure(blocks_name, len(blocks), tuple(layers), everything - in_layers)
 
 
-def no_release() -> None:
-    """Do nothing: the weights stay in memory."""
-
-
-def require_finite_weights(model: nn.Module, let_go: Callable[[], None] = no_release) -> None:
-    """Refuse a model with parameters that are not numbers.
+def require_finite_weights(model: nn.Module, release: Callable[[], None] | None = None) -> None:
+    """Refuse a model with weights that are NaN or infinite.
 
     Args:
         model: the model.
-        let_go: called when a parameter is not needed any more.
+        release: called after each parameter, which is then not needed any more.
 
     Raises:
-        ScantlingError: NaN or infinity; the message names the parameter.
+        UnsupportedModelError: there is one; the message names the parameter.
     """
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             num_bad = int((~torch.isfinite(parameter)).sum())
-            raise ScantlingError(
+            raise UnsupportedModelError(
                 f"the parameter {name} holds {num_bad:,} values that are NaN or infinite. The checkpoint is damaged: "
-                "fetch or convert it again."
+                "download or convert it again."
             )
-        let_go()
+        if release is not None:
+            release()

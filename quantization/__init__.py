@@ -1,1 +1,1 @@
-"""Storage formats, their arithmetic and exact sizes, and the methods that round a matrix to them."""
+"""Storage formats, their arithmetic and exact sizes, and the methods that round matrices to them."""

@@ -1,14 +1,15 @@
-"""AWQ (Lin et al. 2023, arXiv 2306.00978): scale up the inputs' weights that matter, so that rounding spares them.
+"""AWQ (Lin et al. 2023, arXiv 2306.00978): scale up the weights of important inputs, so that rounding spares them.
 
 Multiplying column j of every matrix that reads an input by s_j > 0, and dividing that input by s_j, changes nothing.
-The division is folded into what makes the input (a norm, or the matrix before), so the checkpoint needs no special
-kernel. With m_j the root mean square of input j and w_j the mean absolute weight of its column, candidates are
+The division is folded into whatever produces the input (a norm, or the matrix before), so the checkpoint needs no
+special kernel. With m_j the root mean square of input j and w_j the mean absolute weight of its column, candidates are
 
     s_j = m_j^α            and          s_j = m_j^α / w_j^(1−α),       α on a grid of [0, 1],
 
-brought to geometric mean 1 and into [1e-4, 1e4]. For each the matrices are rounded plainly in every format wanted, and
-the error of the outputs, tr(ΔW H ΔWᵀ) with H the mean of x xᵀ, is added up relative to that of the unscaled matrices;
-the smallest sum wins. One s serves all formats, as it must: the fold is made once, before formats are chosen.
+normalized to geometric mean 1 and clamped to [1e-4, 1e4]. For each candidate the matrices are rounded plainly to every
+requested format, and the output errors, tr(ΔW H ΔWᵀ) with H the mean of x xᵀ, are summed relative to those of
+the unscaled matrices; the smallest sum wins. One s serves all formats: inputs are scaled once, before formats are
+chosen.
 
 Knows nothing about models.
 """
@@ -31,9 +32,9 @@ class AwqSettings:
     """How AWQ searches.
 
     Attributes:
-        num_steps: of α, from 0 to (num_steps − 1) / num_steps.
-        widest_bits: formats wider than this lose nothing to speak of and are left out of the search, unless there are
-            no others.
+        num_steps: values of α, from 0 to (num_steps − 1) / num_steps.
+        widest_bits: formats wider than this lose next to nothing and are left out of the search, unless there are no
+            others.
     """
 
     num_steps: int = 10
@@ -47,17 +48,17 @@ def awq_scales(
     settings: AwqSettings,
     tied: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Search the scales of an input.
+    """Search the scales of one input.
 
     Args:
         matrices: float32 [out_m, in], all that read the input.
         hessian: [in, in], mean of x xᵀ over tokens.
-        formats: the formats wanted.
+        formats: the requested formats.
         settings: the grid of the search.
         tied: makes scales equal where one scale serves several inputs.
 
     Returns:
-        s, float32 [in]; all ones where nothing was better.
+        s, float32 [in]; all ones if no candidate beats the unscaled matrices.
     """
     narrow = [target for target in formats if target.bits <= settings.widest_bits] or list(formats)
     stacked = torch.cat(list(matrices))
@@ -87,12 +88,12 @@ def _candidates(stacked: Tensor, hessian: Tensor, settings: AwqSettings) -> list
 
 
 def _centred(scales: Tensor) -> Tensor:
-    """Bring scales to geometric mean 1, and what lies far out into the range."""
+    """Normalize scales to geometric mean 1 and clamp outliers."""
     return (scales / scales.log().mean().exp()).clamp(1 / _LARGEST_SCALE, _LARGEST_SCALE)
 
 
 def _error(stacked: Tensor, scales: Tensor, hessian: Tensor, target: IntegerFormat) -> float:
-    """Round W·diag(s) plainly and compute tr(ΔW H ΔWᵀ) of the change that this makes to W."""
+    """Round W·diag(s) plainly and compute tr(ΔW H ΔWᵀ) of the resulting change to W."""
     width = target.group_width(stacked.shape[1])
     scaled = stacked * scales
     groups = scaled.reshape(-1, width).t()

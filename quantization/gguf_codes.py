@@ -1,13 +1,13 @@
-"""Where the blocks of a GGUF type keep the code of each weight, found out from the C library.
+"""Where the blocks of a GGUF type hold the code of each weight, found by probing the C library.
 
-A block is scales and, for every weight, a code of a few bits. A bit is of a weight's code if the library reads another
-value for this weight, and for no other, when the bit is turned over. So codes can be replaced without a description
-of any layout, and a type that the library learns tomorrow is known too. With the scales left as they are,
+A block is scales and, for every weight, a code of a few bits. A bit belongs to a weight's code if flipping it changes
+the value that the library reads for this weight and for no other. So codes can be replaced without a description of any
+layout, and types that the library learns tomorrow work too. With the scales left as they are,
 
     value = lowest + (highest − lowest) · level[code],
 
 where lowest and highest are the values of two codes and the levels from 0 to 1 are the type's own: equal steps, or a
-table such as that of IQ4_NL. Codes that the library's quantizer never writes are left alone (−128 of Q8_0).
+table such as that of IQ4_NL. Codes that the library's quantizer never writes are not used (−128 of Q8_0).
 
 IQ1, IQ2, IQ3 and TQ1_0 have no such codes: there a code stands for several weights, and at most a sign for one.
 
@@ -35,9 +35,9 @@ class CodeLayout:
     """The codes of a type.
 
     Attributes:
-        bits: int64 [block_weights, width], the places of each weight's bits in a block, lowest first.
+        bits: int64 [block_weights, width], the positions of each weight's bits in a block, lowest first.
         words: uint8 [levels], the codes in the order of their levels.
-        levels: float32 [levels], from 0 to 1, rising.
+        levels: float32 [levels], from 0 to 1, ascending.
     """
 
     bits: Tensor
@@ -45,48 +45,26 @@ class CodeLayout:
     levels: Tensor
 
     def read(self, record: PackedMatrix) -> Tensor:
-        """Read the codes of a matrix.
-
-        Args:
-            record: the matrix.
-
-        Returns:
-            uint8 [out, in].
-        """
+        """Read the codes of a matrix, uint8 [out, in]."""
         unpacked = _unpack(record.blocks.reshape(-1, record.format.block_bytes))
         places = 1 << torch.arange(self.bits.shape[1])
         found = (unpacked[:, self.bits].long() * places).sum(-1)
         return found.to(torch.uint8).reshape(len(record.blocks), -1)
 
     def write(self, record: PackedMatrix, words: Tensor) -> PackedMatrix:
-        """Give a matrix other codes.
-
-        Args:
-            record: the matrix; its scales are kept.
-            words: uint8 [out, in].
-
-        Returns:
-            Another matrix.
-        """
+        """Replace a matrix's codes by words, uint8 [out, in]; its scales are kept."""
         target, rows = record.format, max(1, _WEIGHTS_AT_ONCE // record.in_features)
         parts = []
-        for blocks, of_rows in zip(torch.split(record.blocks, rows), torch.split(words, rows), strict=True):
+        for blocks, row_words in zip(torch.split(record.blocks, rows), torch.split(words, rows), strict=True):
             unpacked = _unpack(blocks.reshape(-1, target.block_bytes))
-            grouped = of_rows.reshape(-1, target.block_weights)
+            grouped = row_words.reshape(-1, target.block_weights)
             for place in range(self.bits.shape[1]):
                 unpacked[:, self.bits[:, place]] = (grouped >> place) & 1
             parts.append(_pack(unpacked).reshape(blocks.shape))
         return PackedMatrix(target, torch.cat(parts), record.importance)
 
     def ends(self, record: PackedMatrix) -> tuple[Tensor, Tensor]:
-        """Give the values of the lowest and the highest code at every place, with the scales as they are.
-
-        Args:
-            record: the matrix.
-
-        Returns:
-            Twice float32 [out, in].
-        """
+        """Give the values of the lowest and the highest code at every weight, twice float32 [out, in]."""
         shape = (len(record.blocks), record.in_features)
         first, last = (self.write(record, word.expand(shape)).dequantize() for word in (self.words[0], self.words[-1]))
         return first, last
@@ -94,25 +72,18 @@ class CodeLayout:
 
 @cache
 def codes_of(target: GgufFormat) -> CodeLayout | None:
-    """Find the codes of a type.
-
-    Args:
-        target: the type.
-
-    Returns:
-        The codes; None where they do not stand for one weight each.
-    """
+    """Find the codes of a type; None where a code does not stand for exactly one weight."""
     probe = _sample(target, _PROBES)
     bits = _bits_of_weights(probe)
     if bits is None:
         return None
-    every = CodeLayout(bits, torch.arange(1 << bits.shape[1], dtype=torch.uint8), torch.zeros(0))
+    all_codes = CodeLayout(bits, torch.arange(1 << bits.shape[1], dtype=torch.uint8), torch.zeros(0))
     shape = (_PROBES, target.block_weights)
-    values = torch.stack([every.write(probe, word.expand(shape)).dequantize() for word in every.words]).double()
+    values = torch.stack([all_codes.write(probe, word.expand(shape)).dequantize() for word in all_codes.words]).double()
     runs = values.reshape(*values.shape[:2], -1, _RUN)
     if not torch.equal(runs, runs[..., :1].expand_as(runs)):
         return None
-    written = torch.unique(every.read(_sample(target, _SAMPLES // target.block_weights))).long()
+    written = torch.unique(all_codes.read(_sample(target, _SAMPLES // target.block_weights))).long()
     values = values.flatten(1)[written]
     order = values[:, int((values[-1] - values[0]).abs().argmax())].argsort()
     values, written = values[order], written[order]
@@ -131,11 +102,11 @@ def _sample(target: GgufFormat, num_blocks: int) -> PackedMatrix:
 
 
 def _bits_of_weights(probe: PackedMatrix) -> Tensor | None:
-    """Turn every bit of some blocks over; int64 [block_weights, width], or None where weights share their bits."""
+    """Flip every bit of some blocks; int64 [block_weights, width], or None where weights share their bits."""
     target = probe.format
     num_bits = 8 * target.block_bytes
-    turned = _pack(_unpack(probe.blocks).unsqueeze(1) ^ torch.eye(num_bits, dtype=torch.uint8)).flatten(0, 1)
-    values = PackedMatrix(target, turned).dequantize().view(torch.int32)  # as bits: −0 is another value than 0
+    flipped = _pack(_unpack(probe.blocks).unsqueeze(1) ^ torch.eye(num_bits, dtype=torch.uint8)).flatten(0, 1)
+    values = PackedMatrix(target, flipped).dequantize().view(torch.int32)  # as bits: −0 is another value than 0
     original = probe.dequantize().view(torch.int32)
     changed = values.reshape(len(original), num_bits, -1) != original.unsqueeze(1)
     alone = (changed.sum(2) <= 1).all(0) & changed.any(2).any(0)

@@ -1,9 +1,8 @@
-"""GPTQ on the blocks of GGUF types: the C library's scales, and codes that make up for each other's errors.
+"""GPTQ on the blocks of GGUF types: the C library's scales, and codes that compensate for each other's errors.
 
-The library fits the scales of every block to the original weights, weighted by the diagonal of H as an importance
-matrix does. Then the codes are chosen anew on these scales, column by column as the module gptq says. The blocks stay
-what every llama.cpp reads. Types whose codes stand for several weights (module gguf_codes) are left as the library
-rounds them.
+The library fits the scales of every block to the original weights, with the diagonal of H as importance matrix. Then
+the codes are chosen anew on these scales, column by column as in the module gptq. The blocks stay what every llama.cpp
+reads. Types whose codes stand for several weights (module gguf_codes) are left as the library rounds them.
 
 Knows nothing about models.
 """
@@ -25,7 +24,7 @@ _ROWS_AT_ONCE = 4096
 def gptq_blocks(
     matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[GgufFormat], settings: GptqSettings
 ) -> list[list[PackedMatrix]]:
-    """Round matrices that share their input, each in every type.
+    """Round matrices that share their input, each to every type.
 
     Args:
         matrices: float32 [out_m, in] each.
@@ -51,7 +50,7 @@ def gptq_blocks(
 def _with_feedback(
     weight: Tensor, plain: PackedMatrix, codes: CodeLayout, factor: Tensor, order: Tensor
 ) -> PackedMatrix:
-    """Choose all codes anew on the scales of a record."""
+    """Choose all codes of a record anew on its scales."""
     parts = []
     for rows, blocks in zip(torch.split(weight, _ROWS_AT_ONCE), torch.split(plain.blocks, _ROWS_AT_ONCE), strict=True):
         record = PackedMatrix(plain.format, blocks, plain.importance)

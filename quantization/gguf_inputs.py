@@ -1,12 +1,12 @@
-"""What llama.cpp makes of the inputs of a product with a matrix in a block type: 8 bits, with one scale a block.
+"""How llama.cpp rounds the inputs of a product with a matrix in a block type: to 8 bits, with one scale per block.
 
-Its CPU kernels multiply integers with integers. Before a product each block of inputs x becomes round(x / d) with
-d = max |x| / 127: blocks of 32 for types of up to 128 weights a block (llama.cpp's Q8_0 and Q8_1, whose d is kept in 16
+Its CPU kernels multiply integers by integers. Before a product each block of inputs x becomes round(x / d) with
+d = max |x| / 127: blocks of 32 for types of up to 128 weights per block (llama.cpp's Q8_0 and Q8_1, whose d has 16
 bits), blocks of 256 for the others (Q8_K, d in 32 bits). Inputs of products with 16-bit matrices are left alone here:
-what they lose is a thousandth of that.
+they lose a thousandth of that.
 
-Which way a number near the middle is rounded hangs on its last bits, so after a few blocks the engine's roundings are
-other ones than these; their effect is the same on average, not token by token.
+Which way a number near the middle is rounded depends on its last bits, so after a few blocks the engine's roundings
+differ from these; their effect agrees on average, not token by token.
 
 Knows nothing about models.
 """
@@ -24,13 +24,10 @@ _SHORT, _LONG = 32, 256
 
 
 def input_block(target: Format) -> int | None:
-    """Say how llama.cpp rounds the inputs of a product with a matrix.
-
-    Args:
-        target: the matrix's format.
+    """Say how llama.cpp rounds the inputs of a product with a matrix of this format.
 
     Returns:
-        Inputs in a block; None where they are not rounded.
+        Inputs that share a scale; None where they are not rounded.
 
     >>> input_block(GgufFormat("Q4_0", 2, 32, 18)), input_block(GgufFormat("Q4_K", 12, 256, 144))
     (32, 256)
@@ -45,7 +42,7 @@ def rounded_inputs(inputs: Tensor, block: int) -> Tensor:
 
     Args:
         inputs: float32 [..., in], in a multiple of the block.
-        block: inputs with one scale.
+        block: inputs that share a scale.
 
     Returns:
         The values that the codes stand for, of the same shape.

@@ -1,23 +1,24 @@
-"""The rounding methods for types of GGUF.
+"""The coders of GGUF types.
 
 ``ggml``: llama.cpp's quantizers, weighted by an importance matrix, bit for bit what llama-quantize writes.
-``ggml+gptq``: the scales of those quantizers, and codes that make up for each other's errors (module gguf_gptq).
+``ggml+gptq``: the scales of those quantizers, with codes chosen by GPTQ (module gguf_gptq).
 
-The importance of input i is the mean of its square, E[x_i²], over the calibration tokens: the diagonal of the mean of
-x xᵀ that GPTQ uses too, from the same pass. llama.cpp's own tool collects the same means. A file of them that the user
-has may take their place; then the method carries its path and its hash.
+The importance of input i is its mean square E[x_i²] over the calibration tokens: the diagonal of the Hessian that GPTQ
+uses, from the same pass. llama.cpp's own tool collects the same means. A file of them may take their place; the coder
+then records its path and its hash.
 
 Knows nothing about models.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar, Self
 
 from torch import Tensor
 
-from ..common.errors import ScantlingError
+from ..common.errors import FileFormatError
 from ..common.files import file_sha256
 from .formats import CodedFormat
 from .ggml import PackedMatrix, quantize_matrix
@@ -27,121 +28,62 @@ from .gptq import GptqSettings
 from .imatrix import ImportanceMatrix, read_imatrix
 
 
-class _OfGguf:
-    """What both have in common."""
-
-    @property
-    def family(self) -> type[GgufFormat]:
-        """Types of GGUF."""
-        return GgufFormat
-
-    @property
-    def input_scaling(self) -> None:
-        """The inputs stay as they are."""
-
-
 @dataclass(frozen=True)
-class Ggml(_OfGguf):
-    """``ggml``: see the module.
+class Ggml:
+    """llama.cpp's quantizers.
 
     Attributes:
-        imatrix: path of an importance matrix; empty for the calibration's own.
+        imatrix: path of an importance matrix; None for the calibration's own.
         imatrix_sha256: of that file.
     """
 
-    imatrix: str = ""
-    imatrix_sha256: str = ""
+    name: ClassVar[str] = "ggml"
+    family: ClassVar[type[CodedFormat]] = GgufFormat
+    needs_hessian: ClassVar[bool] = True
+
+    imatrix: str | None = None
+    imatrix_sha256: str | None = None
+
+    @classmethod
+    def with_imatrix(cls, path: Path) -> Self:
+        """Weight errors by the user's own importance matrix, which is read to see that it can be."""
+        read_imatrix(path)
+        return cls(str(path.absolute()), file_sha256(path))
 
     @cached_property
     def given_importance(self) -> ImportanceMatrix | None:
-        """The user's importance matrix, read and held against its hash; None where there is none."""
-        if not self.imatrix:
+        """The user's importance matrix, checked against its hash; None where there is none."""
+        if self.imatrix is None:
             return None
         path = Path(self.imatrix)
         given = read_imatrix(path)
         if file_sha256(path) != self.imatrix_sha256:
-            raise ScantlingError(
-                f"the importance matrix {path} is not the one that the profile was made with. Put that one back, or "
+            raise FileFormatError(
+                f"the importance matrix {path} is not the one that the profile was made with. Restore that file, or "
                 "profile again with --imatrix."
             )
         return given
 
-    def round_coded(
-        self, matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[CodedFormat]
+    def round(
+        self, matrices: Sequence[Tensor], hessian: Tensor | None, formats: Sequence[GgufFormat]
     ) -> list[list[PackedMatrix]]:
-        """Round every matrix in every type.
-
-        Args:
-            matrices: float32 [out_m, in] each.
-            hessian: [in, in], mean of x xᵀ over calibration tokens; only its diagonal is used.
-            formats: the types.
-
-        Returns:
-            For each matrix, one record per type.
-        """
+        """Round every matrix to every type, see ``Coder.round``; only the Hessian's diagonal is used."""
+        assert hessian is not None
         importance = hessian.diagonal().float().contiguous()
-        return [[quantize_matrix(matrix, target, importance) for target in _types(formats)] for matrix in matrices]
-
-    def describe(self) -> dict[str, str | float | bool]:
-        """Give the method's name and settings.
-
-        Returns:
-            Plain values.
-        """
-        given = {"imatrix": self.imatrix, "imatrix_sha256": self.imatrix_sha256} if self.imatrix else {}
-        return {"method": "ggml", "inputs": "original", **given}
+        return [[quantize_matrix(matrix, target, importance) for target in formats] for matrix in matrices]
 
 
 @dataclass(frozen=True)
-class GgmlGptq(_OfGguf):
-    """``ggml+gptq``: see the module gguf_gptq.
+class GgmlGptq(GptqSettings):
+    """GPTQ on the scales of llama.cpp's quantizers, see the module gguf_gptq."""
 
-    Attributes:
-        settings: damping and order.
-    """
+    name: ClassVar[str] = "ggml+gptq"
+    family: ClassVar[type[CodedFormat]] = GgufFormat
+    needs_hessian: ClassVar[bool] = True
 
-    settings: GptqSettings = field(default_factory=GptqSettings)
-
-    @property
-    def given_importance(self) -> None:
-        """None: the calibration's inputs decide."""
-
-    def round_coded(
-        self, matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[CodedFormat]
+    def round(
+        self, matrices: Sequence[Tensor], hessian: Tensor | None, formats: Sequence[GgufFormat]
     ) -> list[list[PackedMatrix]]:
-        """Round every matrix in every type.
-
-        Args:
-            matrices: float32 [out_m, in] each.
-            hessian: [in, in], mean of x xᵀ over calibration tokens.
-            formats: the types.
-
-        Returns:
-            For each matrix, one record per type.
-        """
-        return gptq_blocks(matrices, hessian, _types(formats), self.settings)
-
-    def describe(self) -> dict[str, str | float | bool]:
-        """Give the method's name and settings.
-
-        Returns:
-            Plain values.
-        """
-        return {"method": "ggml+gptq", "inputs": "original", **asdict(self.settings)}
-
-
-def _types(formats: Sequence[CodedFormat]) -> list[GgufFormat]:
-    return [target for target in formats if isinstance(target, GgufFormat)]
-
-
-def with_imatrix(path: Path) -> Ggml:
-    """Make the method that uses an importance matrix of the user's own.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The method.
-    """
-    read_imatrix(path)
-    return Ggml(str(path.absolute()), file_sha256(path))
+        """Round every matrix to every type, see ``Coder.round``."""
+        assert hessian is not None
+        return gptq_blocks(matrices, hessian, formats, self)

@@ -1,10 +1,9 @@
 """The block types of llama.cpp's file format GGUF as storage formats, and their exact sizes.
 
-A type keeps every row of a matrix as blocks of ``block_weights`` consecutive weights in ``block_bytes`` bytes each,
-scales and all. A row must therefore be a whole number of blocks wide: 32 weights for the legacy types, IQ4_NL and
+A type stores every row of a matrix as blocks of ``block_weights`` consecutive weights in ``block_bytes`` bytes each,
+scales included. A row's width must therefore be a multiple of the block: 32 weights for the legacy types, IQ4_NL and
 MXFP4, 64 for NVFP4, 128 for Q1_0, and 256 for the k-quants, the other IQ types and the ternary ones. The sizes are
-those that the package ``gguf`` states; the module ggml holds them against the installed C library before anything is
-rounded.
+those of the package ``gguf``; the module ggml checks them against the installed C library before anything is rounded.
 
 Knows nothing about tensors.
 """
@@ -13,9 +12,9 @@ from dataclasses import dataclass
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 
-# Not for weights: Q8_1 and Q8_K hold the inputs of products while these are computed, the others are plain numbers.
+# Q8_1 and Q8_K hold the inputs of products while these are computed; the others are plain numbers.
 _NOT_FOR_WEIGHTS = {"F32", "F16", "BF16", "F64", "I8", "I16", "I32", "I64", "Q8_1", "Q8_K"}
 NEEDS_IMPORTANCE = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
 
@@ -28,7 +27,7 @@ class GgufFormat:
         name: as llama.cpp's tools list it, such as ``Q4_K`` or ``IQ4_NL``.
         type_id: its number in files.
         block_weights: weights in a block.
-        block_bytes: what a block takes.
+        block_bytes: bytes of a block.
     """
 
     name: str
@@ -48,11 +47,8 @@ class GgufFormat:
     def fits(self, in_features: int) -> bool:
         """Tell whether a matrix can have this type.
 
-        Args:
-            in_features: the matrix's input width.
-
         Returns:
-            Whether its rows are whole blocks.
+            Whether rows of this input width are whole blocks.
 
         >>> GGUF_FORMATS["Q4_K"].fits(576), GGUF_FORMATS["Q4_K"].fits(1536)
         (False, True)
@@ -60,33 +56,19 @@ class GgufFormat:
         return in_features % self.block_weights == 0
 
     def row_bytes(self, in_features: int) -> int:
-        """Count the bytes of a row.
-
-        Args:
-            in_features: its width.
-
-        Returns:
-            Whole blocks.
-
-        Raises:
-            ScantlingError: the width is not a whole number of blocks.
-        """
+        """Count the bytes of a row; raises InputError where its width is not a whole number of blocks."""
         if not self.fits(in_features):
-            raise ScantlingError(
-                f"{self.name} stores blocks of {self.block_weights} weights, and the input width {in_features} is no "
-                f"multiple of that. Types that fit: {', '.join(legal_types(in_features)) or 'none'}."
+            raise InputError(
+                f"{self.name} stores blocks of {self.block_weights} weights, and the input width {in_features} is not "
+                f"a multiple of that. Types that fit: {', '.join(legal_types(in_features)) or 'none'}."
             )
         return in_features // self.block_weights * self.block_bytes
 
     def stored_bytes(self, out_features: int, in_features: int) -> int:
         """Count the bytes of a matrix.
 
-        Args:
-            out_features: rows.
-            in_features: columns.
-
         Returns:
-            All blocks.
+            Those of all blocks.
 
         >>> GGUF_FORMATS["Q6_K"].stored_bytes(10, 512)  # 2 blocks of 210 bytes a row
         4200
@@ -107,10 +89,7 @@ FLOAT_TYPES = {
 
 
 def legal_types(in_features: int) -> list[str]:
-    """List the types that a matrix can have.
-
-    Args:
-        in_features: its input width.
+    """List the types that fit an input width.
 
     Returns:
         Their names, fewest bits first.

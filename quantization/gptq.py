@@ -1,7 +1,7 @@
-"""GPTQ (Frantar et al. 2022, arXiv 2210.17323): round column by column, the rest of the row making up for each error.
+"""GPTQ (Frantar et al. 2022, arXiv 2210.17323): round column by column, the rest of a row compensating for each error.
 
-Let H = mean of x xᵀ over calibration tokens (the factor 2 of the paper changes nothing), damped by a share of its
-mean diagonal, and U the upper Cholesky factor of H⁻¹, so that H⁻¹ = Uᵀ U. Going through the columns j,
+Let H = mean of x xᵀ over calibration tokens (the paper's factor 2 changes nothing), damped by a share of its mean
+diagonal, and U the upper Cholesky factor of H⁻¹, so that H⁻¹ = Uᵀ U. Going through the columns j,
 
     e = (w_j − round(w_j)) / U_jj          w_k ← w_k − e U_jk   for k > j.
 
@@ -18,7 +18,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..common.errors import ScantlingError
+from ..common.errors import CalibrationError
 from .formats import IntegerFormat
 from .grid import Grid, RoundedMatrix, fit_grid, quantize
 from .round_to_nearest import pack_record
@@ -33,8 +33,8 @@ class GptqSettings:
 
     Attributes:
         damping: the share of H's mean diagonal that is added to its diagonal.
-        activation_order: whether columns are visited by falling diagonal of H, on grids fitted to the
-            original weights.
+        activation_order: whether columns are visited by descending diagonal of H, on grids fitted to the original
+            weights.
     """
 
     damping: float = 0.05
@@ -52,7 +52,7 @@ class _Segment:
 
 
 def without_dead_inputs(hessian: Tensor) -> Tensor:
-    """Let inputs that are always zero count as average ones, so that their weights are rounded plainly.
+    """Treat inputs that are always zero as average ones, so that their weights are rounded plainly.
 
     Args:
         hessian: [in, in], symmetric positive semi-definite.
@@ -61,10 +61,10 @@ def without_dead_inputs(hessian: Tensor) -> Tensor:
         float64 [in, in], with a positive diagonal.
 
     Raises:
-        ScantlingError: not a finite matrix.
+        CalibrationError: not a finite matrix.
     """
     if not bool(torch.isfinite(hessian).all()):
-        raise ScantlingError("the inputs of a layer are not finite numbers (NaN or infinity in its activations).")
+        raise CalibrationError("the inputs of a layer are not finite: its activations contain NaN or infinity.")
     matrix = hessian.double().clone()
     diagonal = matrix.diagonal()
     dead = diagonal <= 0
@@ -83,14 +83,14 @@ def inverse_factor(matrix: Tensor, damping: float) -> Tensor:
         U [in, in], float64, with (H + damping · mean · I)⁻¹ = Uᵀ U.
 
     Raises:
-        ScantlingError: not positive definite even when damped.
+        CalibrationError: not positive definite even when damped.
     """
     matrix = matrix + damping * matrix.diagonal().mean() * torch.eye(len(matrix), dtype=matrix.dtype)
     lower, failed = torch.linalg.cholesky_ex(matrix)
     if int(failed):
-        raise ScantlingError(
-            "the mean of x xᵀ over a layer's inputs is not positive definite even when damped. Use more text, or "
-            "a larger damping."
+        raise CalibrationError(
+            "the mean of x xᵀ over a layer's inputs is not positive definite even when damped. Use more text "
+            "or a larger damping."
         )
     factor: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
     return factor
@@ -99,7 +99,7 @@ def inverse_factor(matrix: Tensor, damping: float) -> Tensor:
 def gptq(
     matrices: Sequence[Tensor], hessian: Tensor, formats: Sequence[IntegerFormat], settings: GptqSettings
 ) -> list[list[RoundedMatrix]]:
-    """Round matrices that share their input, each in every format.
+    """Round matrices that share their input, each to every format.
 
     Args:
         matrices: [out_m, in] each, float32, or float64 to compute in that.
@@ -126,15 +126,7 @@ def gptq(
 
 
 def visiting_order(hessian: Tensor, settings: GptqSettings) -> Tensor:
-    """Say in which order columns are visited.
-
-    Args:
-        hessian: [in, in].
-        settings: whether by activation.
-
-    Returns:
-        int64 [in].
-    """
+    """Give the order in which columns are visited, int64 [in]."""
     if settings.activation_order:
         return torch.argsort(hessian.diagonal(), descending=True, stable=True)
     return torch.arange(len(hessian))
@@ -148,7 +140,7 @@ def _one_pass(
     formats: Sequence[IntegerFormat],
     settings: GptqSettings,
 ) -> list[RoundedMatrix]:
-    """Round one stack of rows [in, rows] in every format."""
+    """Round one stack of rows [in, rows] to every format."""
     in_features, num_rows = columns.shape
     segments = [
         _Segment(target, slice(f * num_rows, (f + 1) * num_rows), target.group_width(in_features), [])
@@ -198,7 +190,7 @@ def _sweep(
 
 
 def visit_columns(work: Tensor, factor: Tensor, edges: Sequence[int], rounded: Callable[[int, Tensor], Tensor]) -> None:
-    """Round the columns one after the other, the later ones making up for each error.
+    """Round the columns one after the other, later ones compensating for each error.
 
     Args:
         work: [in, rows], a matrix's columns in the order of the visit; overwritten.
@@ -228,7 +220,7 @@ def _fit(group: Tensor, segment: _Segment, importance: Tensor, start: int) -> Gr
 
 
 def _block_edges(in_features: int, segments: Sequence[_Segment]) -> list[int]:
-    """Cut the columns into blocks that end at every group's end, so that a group is fitted to up-to-date weights."""
+    """Cut the columns into blocks that end at every group's end, so that grids are fitted to up-to-date weights."""
     edges = set(usual_edges(in_features))
     for segment in segments:
         edges |= set(range(0, in_features, segment.width))
@@ -236,19 +228,12 @@ def _block_edges(in_features: int, segments: Sequence[_Segment]) -> list[int]:
 
 
 def usual_edges(in_features: int) -> list[int]:
-    """Cut columns into blocks of a size that the caches like.
-
-    Args:
-        in_features: how many columns there are.
-
-    Returns:
-        Positions from 0 to ``in_features``.
-    """
+    """Cut columns into blocks of a size that suits the caches; positions from 0 to ``in_features``."""
     return [*range(0, in_features, _BLOCK_COLUMNS), in_features]
 
 
 def _by_row(grids: Sequence[Grid]) -> Grid:
-    """Turn one grid [rows] a group into [rows · groups], the groups of a row side by side."""
+    """Turn one grid [rows] per group into [rows · groups], the groups of a row side by side."""
     return Grid(
         torch.stack([grid.scale for grid in grids], dim=1).reshape(-1),
         torch.stack([grid.zero for grid in grids], dim=1).reshape(-1),

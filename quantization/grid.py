@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..common.errors import ScantlingError
+from ..common.errors import UnsupportedModelError
 from .formats import FloatFormat, IntegerFormat
 from .ggml import PackedMatrix
 
@@ -51,11 +51,7 @@ class RoundedMatrix:
     zeros: Tensor
 
     def dequantize(self) -> Tensor:
-        """Compute the values, s · (q − z).
-
-        Returns:
-            float32 [out, in].
-        """
+        """Compute the values s · (q − z), float32 [out, in]."""
         out_features, in_features = self.codes.shape
         grouped = self.codes.reshape(out_features, self.scales.shape[1], -1).float()
         grouped -= self.zeros.unsqueeze(2)
@@ -74,11 +70,7 @@ class CastMatrix:
     values: Tensor
 
     def dequantize(self) -> Tensor:
-        """Give the values.
-
-        Returns:
-            float32 [out, in].
-        """
+        """Give the values, float32 [out, in]."""
         return self.values.float()
 
 
@@ -87,21 +79,10 @@ Rounded = CodedMatrix | CastMatrix
 
 
 def cast(weight: Tensor, target: FloatFormat) -> CastMatrix:
-    """Round a matrix to 16-bit floating point.
-
-    Args:
-        weight: [out, in].
-        target: the format.
-
-    Returns:
-        The nearest values.
-
-    Raises:
-        ScantlingError: a weight lies beyond the format's range.
-    """
+    """Round a matrix to 16-bit floating point; raises UnsupportedModelError if a weight is beyond its range."""
     values = weight.to(torch.float16 if target.name == "float16" else torch.bfloat16)
     if not bool(torch.isfinite(values).all()):
-        raise ScantlingError(
+        raise UnsupportedModelError(
             f"a weight of {weight.abs().max().item():.3g} does not fit {target.name}. "
             "Convert the checkpoint to bfloat16."
         )
@@ -109,14 +90,7 @@ def cast(weight: Tensor, target: FloatFormat) -> CastMatrix:
 
 
 def clip_factors(bits: int) -> tuple[float, ...]:
-    """List the factors that the clip search tries.
-
-    Args:
-        bits: the width; wide codes gain nothing from hard clipping.
-
-    Returns:
-        Falling from 1.
-    """
+    """List the factors that the clip search tries, descending from 1; wide codes gain nothing from hard clipping."""
     lowest, steps = {2: (0.40, 24), 3: (0.50, 20), 4: (0.60, 16), 5: (0.75, 10), 6: (0.85, 6), 8: (0.95, 2)}[bits]
     return tuple(1.0 - (1.0 - lowest) * step / steps for step in range(steps + 1))
 
@@ -165,7 +139,7 @@ def plain_grid(values: Tensor, bits: int, *, symmetric: bool) -> Grid:
 
 
 def fit_grid(values: Tensor, bits: int, *, symmetric: bool, importance: Tensor | None) -> Grid:
-    """Fit one grid to every column of values, searching the clipping.
+    """Fit one grid to every column of values, with a clip search.
 
     Args:
         values: float32 [group_width, num_groups], one group a column.
@@ -177,17 +151,17 @@ def fit_grid(values: Tensor, bits: int, *, symmetric: bool, importance: Tensor |
         Scales and zero points, each [num_groups].
 
     Raises:
-        ScantlingError: a scale is beyond float16.
+        UnsupportedModelError: a scale is beyond float16.
     """
     width = max(1, _CHUNK_ELEMENTS // values.shape[0])
     parts = []
     for start in range(0, values.shape[1], width):
-        of_chunk = slice(start, start + width)
-        weight = None if importance is None else (importance if importance.shape[1] == 1 else importance[:, of_chunk])
-        parts.append(_search_clip(values[:, of_chunk], bits, symmetric=symmetric, importance=weight))
+        chunk = slice(start, start + width)
+        weight = None if importance is None else (importance if importance.shape[1] == 1 else importance[:, chunk])
+        parts.append(_search_clip(values[:, chunk], bits, symmetric=symmetric, importance=weight))
     grid = Grid(torch.cat([part.scale for part in parts]), torch.cat([part.zero for part in parts]))
     if not bool(torch.isfinite(grid.scale).all()):
-        raise ScantlingError(
+        raise UnsupportedModelError(
             f"weights as large as {values.abs().max().item():.3g} need a scale beyond float16. "
             "Leave this layer in 16 bits."
         )

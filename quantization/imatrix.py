@@ -1,6 +1,6 @@
 """llama.cpp's importance matrices: E[x_i²] of every input of every weight tensor, by the tensor's name in GGUF.
 
-Two file formats are read: the newer one, a GGUF file with two tensors a weight, ``NAME.in_sum2`` (Σ x_i² over tokens)
+Two file formats are read: the newer one, a GGUF file with two tensors per weight, ``NAME.in_sum2`` (Σ x_i² over tokens)
 and ``NAME.counts`` (the number of tokens), and the older ``.dat``. The newer one is written. The tools divide sums by
 counts in float32; a count that is a power of two makes that exact, so the power nearest to the true number of tokens is
 written, and what llama-quantize computes from the file is, bit for bit, what was used here.
@@ -19,7 +19,7 @@ import torch
 from gguf import GGUFReader, GGUFWriter
 from torch import Tensor
 
-from ..common.errors import ScantlingError
+from ..common.errors import FileFormatError, InputError
 from ..common.files import whole_file
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
@@ -32,9 +32,9 @@ class ImportanceMatrix:
     """An importance matrix.
 
     Attributes:
-        source: what it was read from.
-        means: float32 by name, [in], or [experts, in] of tensors with one matrix an expert.
-        datasets: what text it was collected on, as the file says.
+        source: the file it was read from.
+        means: float32 by name, [in], or [experts, in] for tensors with one matrix per expert.
+        datasets: the text it was collected on, as the file says.
     """
 
     source: str
@@ -42,24 +42,24 @@ class ImportanceMatrix:
     datasets: tuple[str, ...] = ()
 
     def of(self, tensor: str, in_features: int) -> Tensor | None:
-        """Look a tensor up.
+        """Look up the means of a tensor.
 
         Args:
             tensor: its name in GGUF.
             in_features: its input width.
 
         Returns:
-            The means; None where the matrix does not name the tensor.
+            float32 [in]; None if the matrix does not name the tensor.
 
         Raises:
-            ScantlingError: it has another width: the matrix is another model's.
+            InputError: the width differs: the matrix belongs to another model.
         """
         found = self.means.get(tensor)
         if found is not None and found.shape != (in_features,):
-            raise ScantlingError(
+            raise InputError(
                 f"{self.source} is an importance matrix of another model: it has {tuple(found.shape)} values for "
-                f"{tensor}, this model's input width there is {in_features}. Collect one of this model, or leave "
-                "--imatrix out."
+                f"{tensor}, this model's input width there is {in_features}. Collect one for this model, or leave "
+                "out --imatrix."
             )
         return found
 
@@ -74,20 +74,19 @@ def read_imatrix(path: Path) -> ImportanceMatrix:
         The matrix.
 
     Raises:
-        ScantlingError: there is no such file, or it is no importance matrix, damaged, or holds values that no mean of
-            squares can have.
+        FileFormatError: there is no such file, it is not an importance matrix, or it is damaged.
     """
     if not path.is_file():
-        raise ScantlingError(f"there is no importance matrix {path}.")
+        raise FileFormatError(f"there is no importance matrix {path}. Check the path given to --imatrix.")
     with path.open("rb") as opened:
         newer = opened.read(4) == _MAGIC
     try:
         means, datasets = _read_gguf(path) if newer else _read_dat(path.read_bytes())
     except (ValueError, KeyError, IndexError, struct.error, UnicodeDecodeError) as error:
-        raise ScantlingError(f"{path} is no importance matrix of llama.cpp, or is damaged: {error}") from error
+        raise FileFormatError(f"{path} is not an importance matrix of llama.cpp, or is damaged: {error}") from error
     for name, values in means.items():
         if not bool((torch.isfinite(values) & (values >= 0)).all()):
-            raise ScantlingError(f"{path} is damaged: the mean squares of {name} are not all numbers of 0 or more.")
+            raise FileFormatError(f"{path} is damaged: the mean squares of {name} must be finite and at least 0.")
     return ImportanceMatrix(str(path), means, datasets)
 
 
@@ -108,7 +107,7 @@ def _read_gguf(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
 
 
 def _read_dat(raw: bytes) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Read the older format: a count of entries; of each its name, a number of calls, and means times that number."""
+    """Read the older format: a count of entries; for each its name, a number of calls, and means times that number."""
     position = 0
 
     def integer() -> int:
@@ -120,7 +119,7 @@ def _read_dat(raw: bytes) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     def text(length: int) -> str:
         nonlocal position
         if not 0 <= length <= len(raw) - position:
-            raise ValueError("a name runs beyond the file's end")
+            raise ValueError("a name extends beyond the end of the file")
         position += length
         return raw[position - length : position].decode()
 
@@ -144,11 +143,11 @@ def write_imatrix(path: Path, means: Mapping[str, Tensor], num_tokens: int, toke
     """Write an importance matrix in the newer format.
 
     Args:
-        path: the file, replaced where it exists.
+        path: the file, replaced if it exists.
         means: float32 [in] by the tensor's name in GGUF.
-        num_tokens: that they are means over.
+        num_tokens: tokens averaged over.
         tokens_in_chunk: the length of the sequences.
-        dataset: what text they were.
+        dataset: the text they came from.
     """
     count = 2 ** round(math.log2(num_tokens))
     with whole_file(path) as partial:

@@ -32,7 +32,7 @@ def round_to_nearest(weight: Tensor, target: IntegerFormat, importance: Tensor |
 
 
 def pack_record(target: IntegerFormat, codes: Tensor, grid: Grid) -> RoundedMatrix:
-    """Put codes and a grid into the types that are stored.
+    """Convert codes and a grid to the types that are stored.
 
     Args:
         target: the format.

@@ -18,7 +18,7 @@ from ..models.layers import Layer, ModelStructure, find_layers
 from ..models.loading import LoadedModel
 from ..quantization.formats import FLOAT_FORMATS, Format, parse_format
 from ..quantization.gguf_types import GgufFormat, legal_types
-from ..quantization.methods import Gptq, RoundingMethod, validate_families
+from ..quantization.methods import RoundingMethod, validate_families
 from .calibration.capture import LabelDraws
 from .calibration.expert_coverage import ExpertCoverage, has_siblings
 from .calibration.resume_cache import resume_cache_folder
@@ -58,7 +58,7 @@ class ProfileSettings:
     num_pricing_sequences: int = 24
     sequence_length: int = 512
     estimator: str = "fisher"
-    rounding: RoundingMethod = field(default_factory=Gptq)
+    rounding: RoundingMethod = field(default_factory=RoundingMethod)
     seed: int = 0
     num_label_draws: int = 2
 

@@ -299,7 +299,7 @@ def test_the_older_format_is_read_too(tmp_path):
 def test_what_is_no_importance_matrix_is_refused(tmp_path, content):
     path = tmp_path / "imatrix.dat"
     path.write_bytes(content)
-    with pytest.raises(ScantlingError, match="is no importance matrix"):
+    with pytest.raises(ScantlingError, match="is not an importance matrix"):
         read_imatrix(path)
 
 

@@ -1,4 +1,4 @@
-"""Finding the engines: in this environment, or in one that was named with --engine-python ENGINE=PATH."""
+"""Find the engines in this environment, or in one given by --engine-python ENGINE=PATH."""
 
 import sys
 from importlib import util
@@ -10,11 +10,11 @@ MODULES = {"gptqmodel": "gptqmodel", "auto-gptq": "auto_gptq", "vllm": "vllm"}
 
 
 def python_with(engine: str, config: pytest.Config) -> str:
-    """Give an interpreter that has an engine, or skip the test and say how to have it run."""
+    """Find an interpreter that has an engine, or skip the test and say how to run it."""
     for given in config.getoption("--engine-python") or []:
         name, _, path = given.partition("=")
         if name == engine:
             return str(Path(path).absolute())
     if util.find_spec(MODULES[engine]) is not None:
         return sys.executable
-    pytest.skip(f"{engine} is not installed here; name an environment that has it: --engine-python {engine}=PATH")
+    pytest.skip(f"{engine} is not installed; give an environment that has it: --engine-python {engine}=PATH")

@@ -1,4 +1,4 @@
-"""Inputs of a layer."""
+"""Correlated inputs of a layer, some of them much larger than others."""
 
 import torch
 

@@ -4,7 +4,7 @@ import torch
 
 
 def routed(model, tokens):
-    """The experts that the routers choose: for each block, [tokens of all sequences, k]."""
+    """Record the experts that the routers choose: for each block, [tokens of all sequences, k]."""
     chosen = {block: [] for block in range(len(model.model.layers))}
     handles = [
         layer.mlp.gate.register_forward_hook(

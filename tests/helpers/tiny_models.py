@@ -1,4 +1,4 @@
-"""Tiny models of real architectures, and a tokenizer, saved as folders that transformers loads."""
+"""Tiny models of real architectures and a tokenizer, which save as folders that transformers loads."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from transformers import (
 from scantling.sensitivity.calibration.capture import sampled_labels
 
 WORDS = [f"w{i}" for i in range(90)]
-_SIDES_OF_EXPERTS = {
+_MIXTURE = {
     "vocab_size": len(WORDS) + 2,
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -37,7 +37,7 @@ _SIDES_OF_EXPERTS = {
     "max_position_embeddings": 64,
     "initializer_range": 0.3,
 }
-_WIDE_EXPERTS = {**_SIDES_OF_EXPERTS, "hidden_size": 64, "intermediate_size": 64}  # every side a multiple of 32
+_WIDE_MIXTURE = {**_MIXTURE, "hidden_size": 64, "intermediate_size": 64}  # every side a multiple of 32
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -85,21 +85,19 @@ def make_model(family: str, seed: int = 0) -> PreTrainedModel:
                 GPT2Config(vocab_size=vocab_size, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3)
             )
         case "mixtral" | "mixtral-wide":
-            sides = _WIDE_EXPERTS if family == "mixtral-wide" else {"intermediate_size": 48, **_SIDES_OF_EXPERTS}
+            sides = _WIDE_MIXTURE if family == "mixtral-wide" else {"intermediate_size": 48, **_MIXTURE}
             model = MixtralForCausalLM(MixtralConfig(num_local_experts=4, **sides))
         case "qwen3-moe" | "qwen3-moe-wide":
-            sides = _WIDE_EXPERTS if family == "qwen3-moe-wide" else _SIDES_OF_EXPERTS
+            sides = _WIDE_MIXTURE if family == "qwen3-moe-wide" else _MIXTURE
             inner = sides["hidden_size"]
             model = Qwen3MoeForCausalLM(Qwen3MoeConfig(moe_intermediate_size=inner, num_experts=8, **sides))
         case "gpt-oss":  # transposed, with biases, gate and up interleaved
-            model = GptOssForCausalLM(GptOssConfig(intermediate_size=48, num_local_experts=4, **_SIDES_OF_EXPERTS))
+            model = GptOssForCausalLM(GptOssConfig(intermediate_size=48, num_local_experts=4, **_MIXTURE))
             for name, parameter in model.named_parameters():
                 if name.endswith("_bias"):
                     parameter.data.normal_()
         case "granite-moe":
-            model = GraniteMoeForCausalLM(
-                GraniteMoeConfig(intermediate_size=48, num_local_experts=4, **_SIDES_OF_EXPERTS)
-            )
+            model = GraniteMoeForCausalLM(GraniteMoeConfig(intermediate_size=48, num_local_experts=4, **_MIXTURE))
         case _:
             raise ValueError(family)
     return model.eval().requires_grad_(False)
@@ -119,7 +117,7 @@ def save_model(folder: Path, family: str, seed: int = 0) -> Path:
 
 
 def log_likelihoods(logits, draws, number):
-    """Σ_t log p(ŷ_t) of every draw of labels ŷ, with gradients by plain autograd; all share one graph."""
+    """Compute Σ_t log p(ŷ_t) for every draw of labels ŷ, all in one autograd graph."""
     log_probability = logits[0].float().log_softmax(-1)
     for labels in sampled_labels(logits.detach()[0].float().softmax(-1), draws, number):
         yield log_probability.gather(1, labels.unsqueeze(1)).sum()

@@ -1,4 +1,4 @@
-"""Experts taken apart, what reaches them, and what changes of them cost, on tiny models of real architectures."""
+"""Unstacked experts, their coverage, and what changes to them cost, on tiny models of real architectures."""
 
 import copy
 import io
@@ -30,7 +30,7 @@ def mixture(request):
 
 
 def visits(model, tokens, draws):
-    """Each block with the tapes of all sequences."""
+    """Each block with the layer gradients of all sequences."""
     structure = find_layers(model)
     rounding = capture(model, structure, tokens, None, silent, "")
     pricing = capture(model, structure, tokens, draws, silent, "")
@@ -40,14 +40,14 @@ def visits(model, tokens, draws):
 
 
 @pytest.mark.parametrize("name", [*NUM_EXPERTS, "gpt-oss", "granite-moe"])
-def test_experts_taken_apart_compute_what_the_fused_ones_do(name):
+def test_unstacked_experts_compute_what_the_fused_ones_do(name):
     model = make_model(name)
     with torch.no_grad():
         fused = model(TOKENS, use_cache=False).logits
         before = sum(parameter.numel() for parameter in model.parameters())
         assert unstack_experts(model) is not None
-        separate = model(TOKENS, use_cache=False).logits
-    assert torch.allclose(fused, separate, rtol=1e-5, atol=1e-5)
+        unstacked = model(TOKENS, use_cache=False).logits
+    assert torch.allclose(fused, unstacked, rtol=1e-5, atol=1e-5)
     assert sum(parameter.numel() for parameter in model.parameters()) == before
     assert all(parameter.dim() < 3 for parameter in model.parameters())
 
@@ -71,7 +71,7 @@ def test_every_matrix_of_every_expert_is_a_layer_and_nothing_is_copied(mixture):
     assert structure.num_other_parameters == sum(others)
 
 
-def test_experts_that_work_in_another_way_stay_as_they_are(mixture):
+def test_experts_that_compute_something_else_stay_stacked(mixture):
     model = make_model(mixture)
     for block in model.model.layers:
         forward = block.mlp.experts.forward
@@ -80,7 +80,7 @@ def test_experts_that_work_in_another_way_stay_as_they_are(mixture):
     assert any(parameter.dim() == 3 for parameter in model.parameters())
 
 
-def test_a_token_with_fewer_experts_than_others_goes_through_those_alone(mixture):
+def test_a_token_with_fewer_experts_goes_through_those_alone(mixture):
     """A number beyond the last expert stands for none."""
     fused, model = make_model(mixture), make_model(mixture)
     fused.set_experts_implementation("eager")
@@ -100,7 +100,7 @@ def test_names_in_the_checkpoint_are_those_of_the_architecture(mixture):
     assert names["model.layers.1.mlp.experts.3.up_proj.weight"] == f"model.layers.1.{inner}.weight"
 
 
-def test_a_gradients_record_and_a_hessian_are_of_the_tokens_routed_to_the_expert(mixture):
+def test_layer_gradients_and_hessian_cover_the_tokens_routed_to_the_expert(mixture):
     model = make_model(mixture)
     unstack_experts(model)
     chosen = routed(model, TOKENS)
@@ -128,8 +128,8 @@ def test_a_gradients_record_and_a_hessian_are_of_the_tokens_routed_to_the_expert
 
 
 @pytest.mark.parametrize("part", ["gate_proj", "down_proj"])
-def test_a_change_of_an_expert_is_priced_per_token_of_the_whole_text(mixture, part):
-    """The sequence form, over many draws, meets the measured KL divergence of a small change, in float64."""
+def test_the_cost_of_an_expert_s_change_is_per_token_of_the_whole_text(mixture, part):
+    """The sequence form, averaged over many draws, is the measured KL divergence of a small change, in float64."""
     model = make_model(mixture)
     unstack_experts(model)
     model.double()
@@ -153,12 +153,12 @@ def test_a_change_of_an_expert_is_priced_per_token_of_the_whole_text(mixture, pa
     assert abs(float(draws.mean()) - kl) < 3 * error
 
 
-def test_first_order_changes_of_the_experts_add_up_to_the_gradient_of_the_fused_tensors(mixture):
+def test_first_order_changes_of_experts_sum_to_the_gradient_of_the_fused_tensors(mixture):
     """Σ over experts and matrices of Σₜ aₜ is ⟨∂ log p / ∂W, ΔW⟩ by autograd through transformers' own model."""
     fused = make_model(mixture)
     fused.set_experts_implementation("eager")
-    separate = copy.deepcopy(fused)
-    unstack_experts(separate)
+    unstacked = copy.deepcopy(fused)
+    unstack_experts(unstacked)
     sequence, draws, inner = TOKENS[:1], LabelDraws(3, 1), INNER[mixture]
     experts = fused.model.layers[0].mlp.experts
     generator = torch.Generator().manual_seed(2)
@@ -166,7 +166,7 @@ def test_first_order_changes_of_the_experts_add_up_to_the_gradient_of_the_fused_
     places = {"gate_proj": slice(0, inner), "up_proj": slice(inner, None), "down_proj": slice(None)}
     ours = 0.0
     for layer, layer_gradients in next(
-        gradients_by_layer for visit, gradients_by_layer in visits(separate, sequence, draws) if visit.index == 0
+        gradients_by_layer for visit, gradients_by_layer in visits(unstacked, sequence, draws) if visit.index == 0
     ).items():
         if ".experts." in layer.name:
             expert, part = layer.kind.split(".")[2:]
@@ -180,18 +180,18 @@ def test_first_order_changes_of_the_experts_add_up_to_the_gradient_of_the_fused_
 
 
 class ListedExperts(nn.ModuleList):
-    """Experts as models with code of their own often have them: a list of modules of linear layers."""
+    """Experts as models with their own code often have them: a list of modules of linear layers."""
 
     def forward(self, hidden, chosen, weights):
-        leaving = torch.zeros_like(hidden)
+        total = torch.zeros_like(hidden)
         for number, expert in enumerate(self):
-            tokens, place = torch.where(chosen == number)
+            tokens, slot = torch.where(chosen == number)
             if len(tokens):
-                leaving[tokens] += expert(hidden[tokens]) * weights[tokens, place, None]
-        return leaving
+                total[tokens] += expert(hidden[tokens]) * weights[tokens, slot, None]
+        return total
 
 
-def test_experts_in_a_list_of_modules_are_layers_with_the_same_gradients(mixture):
+def test_experts_in_a_module_list_are_layers_with_the_same_gradients(mixture):
     model = make_model(mixture)
     unstack_experts(model)
     listed = copy.deepcopy(model)
@@ -206,8 +206,8 @@ def test_experts_in_a_list_of_modules_are_layers_with_the_same_gradients(mixture
             assert torch.allclose(layer_gradients.gradients, their_gradients[layer].gradients, rtol=1e-3, atol=1e-6)
 
 
-def test_the_window_of_an_expert_is_its_share_of_the_tokens():
-    """Scattered over the text at random, a slowly moving series keeps its long-run variance per token that it saw."""
+def test_an_expert_s_window_shrinks_with_its_share_of_the_tokens():
+    """Subsampled, a slowly varying series keeps its long-run variance per token seen."""
     generator = torch.Generator().manual_seed(3)
     noise = torch.randn(400, 512 + 15, generator=generator).double()
     whole = noise.cumsum(1)[:, 15:] - nn.functional.pad(noise.cumsum(1), (1, 0))[:, :512]  # sums of 16 neighbours
@@ -218,7 +218,7 @@ def test_the_window_of_an_expert_is_its_share_of_the_tokens():
     assert window_form(quarter[:, :0], [0], 512).tolist() == [0.0]
 
 
-def test_tensors_of_experts_that_stay_together_are_named(mixture):
+def test_expert_tensors_that_stay_stacked_are_named(mixture):
     shown, silent_page = io.StringIO(), io.StringIO()
     console = Console(file=shown, width=200)
     model = make_model(mixture)

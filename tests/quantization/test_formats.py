@@ -1,4 +1,4 @@
-"""Formats: sizes against really packed bits, grids against brute force."""
+"""Formats: sizes against packed bits, grids against brute force."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def packed_bytes(codes: torch.Tensor, bits: int) -> int:
 
 @pytest.mark.parametrize("target", ALL, ids=lambda target: target.name)
 @pytest.mark.parametrize("shape", [(3, 128), (5, 384)])
-def test_the_size_is_that_of_the_packed_parts(target, shape):
+def test_stored_bytes_are_those_of_the_packed_parts(target, shape):
     torch.manual_seed(0)
     rounded = round_to_nearest(torch.randn(shape), target)
     size = packed_bytes(rounded.codes, target.bits) + rounded.scales.numel() * rounded.scales.element_size()
@@ -34,12 +34,12 @@ def test_the_size_is_that_of_the_packed_parts(target, shape):
     assert target.stored_bytes(*shape) == size
 
 
-def test_the_size_of_a_ragged_row_counts_whole_bytes():
+def test_a_ragged_row_takes_whole_bytes():
     assert IntegerFormat(3, None, symmetric=True).stored_bytes(7, 5) == 7 * (2 + 2)
 
 
 @pytest.mark.parametrize("target", [*ALL, *FLOAT_FORMATS.values()], ids=lambda target: target.name)
-def test_a_name_reads_back(target):
+def test_a_name_parses_to_its_format(target):
     assert parse_format(target.name) == target
 
 
@@ -49,13 +49,13 @@ def test_an_unknown_format_is_refused(name):
         parse_format(name)
 
 
-def test_a_group_that_does_not_divide_the_width_names_those_that_do():
+def test_a_group_that_does_not_divide_the_width_is_refused_with_those_that_do():
     with pytest.raises(ScantlingError, match=r"groups of 128 do not divide the input width 576.*g32, g64, row"):
         IntegerFormat(4, 128).stored_bytes(8, 576)
 
 
 @pytest.mark.parametrize("target", ALL, ids=lambda target: target.name)
-def test_every_weight_is_at_the_nearest_point_of_its_grid(target):
+def test_every_weight_is_rounded_to_the_nearest_grid_point(target):
     torch.manual_seed(1)
     weight = torch.randn(4, 128) * torch.logspace(-4, 2, 4).unsqueeze(1)
     rounded = round_to_nearest(weight, target)
@@ -71,7 +71,7 @@ def test_every_weight_is_at_the_nearest_point_of_its_grid(target):
 
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("bits", INTEGER_BITS)
-def test_the_clip_search_takes_the_best_of_its_factors(bits, symmetric):
+def test_the_clip_search_finds_the_best_of_its_factors(bits, symmetric):
     torch.manual_seed(2)
     values, importance = torch.randn(64, 9).double(), torch.rand(64, 1).double()
     grid = fit_grid(values.float(), bits, symmetric=symmetric, importance=importance.float())
@@ -93,7 +93,7 @@ def test_the_clip_search_takes_the_best_of_its_factors(bits, symmetric):
     assert torch.allclose(error(grid.scale.double(), grid.zero.double()), best, rtol=1e-3)
 
 
-def test_a_clip_search_never_loses_to_the_plain_grid():
+def test_the_clip_search_is_never_worse_than_the_plain_grid():
     torch.manual_seed(3)
     values = torch.randn(64, 200)
     grid = fit_grid(values, 3, symmetric=False, importance=None)

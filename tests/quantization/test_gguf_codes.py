@@ -36,8 +36,12 @@ WIDTHS = {
     "IQ4_NL": 4,
     "IQ4_XS": 4,
 }
-SHARED = ("TQ1_0", "IQ3_S", "IQ3_XXS")  # those of IQ1 and IQ2 as well, whose tables take the library a minute each
-EVEN = set(WIDTHS) - {"IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4"}
+SHARED_CODES = (
+    "TQ1_0",
+    "IQ3_S",
+    "IQ3_XXS",
+)  # those of IQ1 and IQ2 as well, whose tables take the library a minute each
+EQUALLY_SPACED = set(WIDTHS) - {"IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4"}
 
 pytestmark = needs_library
 
@@ -50,7 +54,7 @@ def values_of_codes(codes, record):
 
 
 @pytest.mark.parametrize("name", WIDTHS)
-def test_codes_and_scales_together_are_the_values(name):
+def test_codes_and_scales_give_the_values(name):
     target = GGUF_FORMATS[name]
     codes = codes_of(target)
     assert codes is not None
@@ -66,7 +70,7 @@ def test_codes_and_scales_together_are_the_values(name):
 
 
 @pytest.mark.parametrize("name", WIDTHS)
-def test_codes_are_written_where_they_are_read_and_scales_stay(name):
+def test_codes_that_are_written_read_back_and_scales_stay(name):
     target = GGUF_FORMATS[name]
     codes = codes_of(target)
     assert codes is not None
@@ -80,22 +84,22 @@ def test_codes_are_written_where_they_are_read_and_scales_stay(name):
         assert torch.equal(before, after)
 
 
-@pytest.mark.parametrize("name", sorted(EVEN))
-def test_levels_of_plain_types_are_even(name):
+@pytest.mark.parametrize("name", sorted(EQUALLY_SPACED))
+def test_levels_of_plain_types_are_equally_spaced(name):
     codes = codes_of(GGUF_FORMATS[name])
     assert codes is not None
     assert torch.allclose(codes.levels, torch.linspace(0, 1, len(codes.levels)), atol=1e-6)
 
 
-def test_the_code_that_the_library_never_writes_is_left_out():
+def test_a_code_that_the_library_never_writes_is_not_used():
     codes = codes_of(GGUF_FORMATS["Q8_0"])
     assert codes is not None
     assert len(codes.words) == 255
     assert 128 not in codes.words.tolist()  # −128
 
 
-@pytest.mark.parametrize("name", SHARED)
-def test_types_whose_codes_stand_for_several_weights_stay_as_the_library_rounds_them(name):
+@pytest.mark.parametrize("name", SHARED_CODES)
+def test_types_with_codes_for_several_weights_are_rounded_by_the_library(name):
     target = GGUF_FORMATS[name]
     assert codes_of(target) is None
     inputs = correlated_inputs(600, 256)
@@ -106,7 +110,7 @@ def test_types_whose_codes_stand_for_several_weights_stay_as_the_library_rounds_
 
 
 def reference(weight, hessian, target, settings):
-    """Column by column, with the inverse of the rest computed afresh and every code of a weight tried, in float64."""
+    """GPTQ column by column, recomputing the inverse of the rest and trying every code of a weight, in float64."""
     codes = codes_of(target)
     assert codes is not None
     plain = quantize_matrix(weight, target, hessian.diagonal().float().contiguous())
@@ -125,7 +129,7 @@ def reference(weight, hessian, target, settings):
 
 
 @pytest.mark.parametrize("name", ["Q4_0", "Q5_1", "Q8_0", "IQ4_NL", "MXFP4", "Q2_K", "Q3_K", "Q6_K", "IQ4_XS"])
-def test_the_values_are_those_of_the_definition(name):
+def test_values_match_the_definition(name):
     target, settings = GGUF_FORMATS[name], GptqSettings(0.01)
     inputs = correlated_inputs(900, 256)
     hessian = inputs.t() @ inputs / 900
@@ -137,7 +141,7 @@ def test_the_values_are_those_of_the_definition(name):
 
 
 @pytest.mark.parametrize("name", WIDTHS)
-def test_the_layer_s_error_is_below_that_of_the_library_s_rounding(name):
+def test_the_output_error_is_below_that_of_the_library_s_rounding(name):
     target = GGUF_FORMATS[name]
     inputs = correlated_inputs(2000, 256)
     hessian = inputs.t() @ inputs / 2000
@@ -153,7 +157,7 @@ def test_the_layer_s_error_is_below_that_of_the_library_s_rounding(name):
     assert ours.blocks.shape == plain.blocks.shape
 
 
-def test_blocks_of_zeros_and_inputs_that_are_always_zero_are_rounded():
+def test_zero_blocks_and_dead_inputs_are_rounded():
     inputs = correlated_inputs(500, 256)
     inputs[:, [3, 17]] = 0
     weight = torch.randn(8, 256)
@@ -164,7 +168,7 @@ def test_blocks_of_zeros_and_inputs_that_are_always_zero_are_rounded():
         assert torch.equal(ours.dequantize()[2], torch.zeros(256))
 
 
-def test_a_plan_with_feedback_is_written_checked_and_not_emitted(tmp_path, text_file):
+def test_a_ggml_gptq_plan_is_written_and_checked_but_has_no_llama_quantize_command(tmp_path, text_file):
     source, profile = tmp_path / "tiny.gguf", tmp_path / "p.safetensors"
     save_gguf(source)
     words = ["profile", source, "-o", profile, "--text", text_file, "--formats", "Q2_K,IQ3_S,q5_0,Q8_0,float16"]
@@ -189,7 +193,7 @@ def test_a_plan_with_feedback_is_written_checked_and_not_emitted(tmp_path, text_
     assert run("check", out).exit_code == 0
 
 
-def test_an_importance_matrix_and_feedback_exclude_each_other(tmp_path, text_file):
+def test_ggml_gptq_takes_no_importance_matrix(tmp_path, text_file):
     source = tmp_path / "tiny.gguf"
     save_gguf(source)
     words = ["profile", source, "-o", tmp_path / "p.safetensors", "--text", text_file, "--formats", "Q4_0,Q8_0"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers.inputs import correlated_inputs
-from scantling.common.errors import ScantlingError
+from scantling.common.errors import CalibrationError
 from scantling.quantization.formats import IntegerFormat
 from scantling.quantization.gptq import GptqSettings, gptq, inverse_factor
 from scantling.quantization.grid import fit_grid
@@ -12,7 +12,7 @@ from scantling.quantization.round_to_nearest import round_to_nearest
 
 
 def reference(weight, hessian, target, settings):
-    """Optimal Brain Surgeon, column by column: after each column the inverse Hessian of the rest is computed afresh."""
+    """Optimal Brain Surgeon, column by column: after each column the inverse Hessian of the rest is recomputed."""
     width = weight.shape[1]
     group = target.group_width(width)
     hessian = hessian.double()
@@ -47,7 +47,7 @@ def reference(weight, hessian, target, settings):
 
 @pytest.mark.parametrize("activation_order", [False, True])
 @pytest.mark.parametrize("target", [IntegerFormat(2, 32), IntegerFormat(3, 64, symmetric=True), IntegerFormat(4, None)])
-def test_the_codes_are_those_of_the_definition(target, activation_order):
+def test_codes_match_the_definition(target, activation_order):
     torch.manual_seed(0)
     inputs = correlated_inputs(600, 64)
     hessian = inputs.t() @ inputs / 600
@@ -64,7 +64,7 @@ def test_the_codes_are_those_of_the_definition(target, activation_order):
     "target",
     [IntegerFormat(2, 32), IntegerFormat(3, 64, symmetric=True), IntegerFormat(4, None), IntegerFormat(8, 128)],
 )
-def test_in_float64_every_integer_is_that_of_the_definition(target, activation_order, seed):
+def test_in_float64_every_code_matches_the_definition(target, activation_order, seed):
     torch.manual_seed(seed)
     inputs = correlated_inputs(600, 128, seed).double()
     hessian = inputs.t() @ inputs / 600
@@ -74,7 +74,7 @@ def test_in_float64_every_integer_is_that_of_the_definition(target, activation_o
     assert torch.equal(ours.codes, reference(weight, hessian, target, settings))
 
 
-def test_the_factor_is_that_of_the_damped_inverse():
+def test_the_factor_squares_to_the_damped_inverse():
     inputs = correlated_inputs(500, 48).double()
     hessian = inputs.t() @ inputs / 500
     factor = inverse_factor(hessian, 0.02).double()
@@ -84,7 +84,7 @@ def test_the_factor_is_that_of_the_damped_inverse():
 
 
 @pytest.mark.parametrize("activation_order", [False, True])
-def test_stacking_changes_nothing(activation_order):
+def test_matrices_and_formats_rounded_together_are_as_alone(activation_order):
     torch.manual_seed(1)
     inputs = correlated_inputs(400, 128)
     hessian = inputs.t() @ inputs / 400
@@ -107,7 +107,7 @@ def test_stacking_changes_nothing(activation_order):
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("activation_order", [False, True])
-def test_the_layer_s_error_is_below_that_of_round_to_nearest(bits, activation_order):
+def test_the_output_error_is_below_that_of_round_to_nearest(bits, activation_order):
     torch.manual_seed(2)
     inputs = correlated_inputs(2000, 128)
     hessian = inputs.t() @ inputs / 2000
@@ -120,14 +120,14 @@ def test_the_layer_s_error_is_below_that_of_round_to_nearest(bits, activation_or
     assert error(by_gptq) < 0.7 * error(round_to_nearest(weight, target))
 
 
-def test_uncorrelated_inputs_leave_nothing_to_make_up():
+def test_with_uncorrelated_inputs_gptq_is_round_to_nearest():
     torch.manual_seed(3)
     weight, target = torch.randn(8, 64), IntegerFormat(3, 32)
     ours = gptq([weight], torch.eye(64), [target], GptqSettings(0.01, activation_order=True))[0][0]
     assert torch.equal(ours.codes, round_to_nearest(weight, target).codes)
 
 
-def test_inputs_that_are_always_zero_are_rounded_plainly():
+def test_weights_of_dead_inputs_are_rounded_plainly():
     torch.manual_seed(4)
     inputs = correlated_inputs(500, 64)
     inputs[:, [3, 17]] = 0
@@ -143,8 +143,8 @@ def test_a_layer_whose_inputs_are_all_zero_can_be_rounded():
     assert torch.all((rounded.dequantize() - weight).abs() < 0.05)
 
 
-def test_inputs_that_are_not_numbers_are_refused():
+def test_inputs_that_are_not_finite_are_refused():
     hessian = torch.eye(32)
     hessian[0, 0] = torch.nan
-    with pytest.raises(ScantlingError, match="not finite"):
+    with pytest.raises(CalibrationError, match="not finite"):
         gptq([torch.randn(4, 32)], hessian, [IntegerFormat(4, 32)], GptqSettings())

@@ -17,7 +17,7 @@ from scantling.quantization.awq import AwqSettings, awq_scales
 from scantling.quantization.formats import IntegerFormat, parse_format
 from scantling.quantization.gptq import GptqSettings, gptq
 from scantling.quantization.grid import RoundedMatrix, plain_grid, quantize
-from scantling.quantization.methods import Gptq
+from scantling.quantization.methods import RoundingMethod
 from scantling.sensitivity.calibration.block_inputs import stages
 from scantling.sensitivity.calibration.capture import enter_blocks
 from scantling.sensitivity.input_scaling import scale_inputs
@@ -37,7 +37,9 @@ def a_task(family, names="int3-g32,int4-g32,float16", seed=0):
     structure = find_layers(model)
     targets = [parse_format(name) for name in names.split(",")]
     formats = {layer.name: [targets[index % len(targets)]] for index, layer in enumerate(structure.layers)}
-    return RoundingTask(LoadedModel("tiny", model, make_tokenizer(), "", "float16"), structure, TOKENS, formats, Gptq())
+    return RoundingTask(
+        LoadedModel("tiny", model, make_tokenizer(), "", "float16"), structure, TOKENS, formats, RoundingMethod()
+    )
 
 
 def covariance_of(model, name):
