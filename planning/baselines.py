@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from ..common.errors import ScantlingError
+from ..common.errors import OutOfRangeError
 from ..quantization.formats import IntegerFormat, parse_format
 from ..sensitivity.profile import LayerRecord, Profile, decided_layers, uniform_formats
 from .constraints.inference_engines import EngineProfile, Shape, engine_names, load_engine_profile, objections
@@ -161,7 +161,7 @@ def _nearest_deployable(profile: Profile, plan_formats: Mapping[str, str]) -> li
             above = _uniform(profile, name, answer)
     found = [baseline for baseline in (below, above) if baseline is not None]
     if not found:
-        raise ScantlingError(
+        raise OutOfRangeError(
             f"no known engine ({', '.join(engine_names())}) loads a uniform format of this profile in every layer. Its "
             f"formats: {', '.join(profile.record.formats)}. Name one with --uniform."
         )
@@ -181,7 +181,7 @@ def _even(profile: Profile, plan_formats: Mapping[str, str], counted: str, amoun
         return _uniform(profile, closest, f"the plan's {counted} {float(totals[closest] / asked - 1):+.2%}")
     fitting = [name for name, total in totals.items() if total <= asked]
     if not fitting:
-        raise ScantlingError(
+        raise OutOfRangeError(
             f"no uniform format has as few {counted} as the plan, so it has no naive counterpart of the same "
             f"{counted}. Compare it with --uniform NAME: {', '.join(totals) or 'none is offered in every layer'}."
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import __version__
-from ..common.errors import ScantlingError
+from ..common.errors import OutOfRangeError, ScantlingError
 from ..hardware.resources import BIT_WEIGHTS
 from ..quantization.formats import parse_format
 from ..sensitivity.profile import Profile
@@ -254,7 +254,7 @@ def _require_binding_limit(profile: Profile, instance: Instance) -> None:
     smallest, largest = instance.span(limit)
     if limit.at_most > largest:
         counted = measure(profile, instance, limit)
-        raise ScantlingError(
+        raise OutOfRangeError(
             f"{limit.name} of {counted.show(limit.at_most)} is above the largest plan, and there is no other "
             "limit. Plans of "
             f"this profile have {counted.show(smallest)} to {counted.show(largest)}."

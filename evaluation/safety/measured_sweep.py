@@ -15,7 +15,7 @@ from ...quantization.formats import parse_format
 from ...sensitivity.profile import Profile, decided_layers
 from ..bootstrap import BlockBootstrap, BootstrapSettings, Interval
 from ..cache import ORIGINAL, Formats, QualityOf, formats_sha256
-from ..prediction_validity import held_against, judge
+from ..prediction_validity import check_prediction, prediction_validity
 from ..quality import Quality
 from ..text import EvaluationDomain
 from .degradation_curve import Crossing, DegradationCurve, curve_of, loss_by_sequence
@@ -157,13 +157,13 @@ class MeasuredSweep:
         for name, formats in self.sweep.items():
             predicted, measured = self.predicted(formats, one.domain.name), self.measured[name][one.domain.name]
             sweep_points.append(
-                held_against(name, 0.0, predicted, (measured.mean_kl_nats, measured.kl_standard_error_nats))
+                check_prediction(name, 0.0, predicted, (measured.mean_kl_nats, measured.kl_standard_error_nats))
             )
-        judged = judge(sweep_points)
+        validity = prediction_validity(sweep_points)
         elastic = [
             sweep_point
-            for sweep_point in judged.sweep_points
-            if sweep_point.predicted_kl_nats <= (judged.elastic_limit_nats or 0.0)
+            for sweep_point in validity.sweep_points
+            if sweep_point.predicted_kl_nats <= (validity.elastic_limit_nats or 0.0)
         ]
         return max((sweep_point.measured_kl_nats for sweep_point in elastic), default=None)
 
