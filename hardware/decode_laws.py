@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ..common.errors import ScantlingError
+from ..common.errors import OutOfRangeError, ScantlingError
 from ..common.units import BYTES_PER_SECOND, OPERATIONS_PER_SECOND, SECONDS, WATTS, render_quantity
 from .specification import Figure, Hardware
 
@@ -124,7 +124,8 @@ def operate(
         The operating point.
 
     Raises:
-        ScantlingError: the rate is beyond full speed, or the machine lacks a number.
+        OutOfRangeError: the rate is beyond full speed.
+        MissingFigureError: the machine lacks a number.
 
     >>> card = Device(name="card", bandwidth="100 GB/s", efficiency=1, overhead="0 s",
     ...               base_power="20 W", traffic_power="80 W")
@@ -136,7 +137,7 @@ def operate(
     fastest = 1 / seconds_per_step(read_bytes, hardware)
     steps = fastest if rate is None else Fraction(rate)
     if not 0 < steps <= fastest:
-        raise ScantlingError(
+        raise OutOfRangeError(
             f"a rate of {float(steps):.4g} tok/s is not within reach: {hardware.name} is predicted to give "
             f"{float(fastest):.4g} tok/s at most. State a lower rate, or a smaller plan."
         )

@@ -26,7 +26,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Final
 
-from ..common.errors import ScantlingError
+from ..common.errors import MissingFigureError, ScantlingError
 from ..common.units import (
     BITS,
     BYTES,
@@ -170,7 +170,7 @@ class Rows:
         if workload.tokens_held is None:
             return ()
         if config is None:
-            raise ScantlingError(
+            raise MissingFigureError(
                 "the profile does not record the model's config, which the KV cache at a stated context depends on. "
                 "Profile the model again, state kv_cache in the workload yourself, or leave the context out."
             )
@@ -263,10 +263,10 @@ class Rows:
             The machine.
 
         Raises:
-            ScantlingError: none is stated.
+            MissingFigureError: none is stated.
         """
         if self.hardware is None:
-            raise ScantlingError(f"{what_for} needs hardware. State it, such as --hardware a100-80gb.")
+            raise MissingFigureError(f"{what_for} needs hardware. State it, such as --hardware a100-80gb.")
         return self.hardware
 
     def rate(self) -> Fraction | None:

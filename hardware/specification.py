@@ -19,7 +19,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic_core import CoreSchema
 
-from ..common.errors import ScantlingError
+from ..common.errors import MissingFigureError, ScantlingError
 from ..common.files import whole_file
 from ..common.patterns import Pattern, compiled
 from ..common.records import Record
@@ -154,17 +154,17 @@ class Hardware(Record):
             The number.
 
         Raises:
-            ScantlingError: the machine does not have it.
+            MissingFigureError: the machine does not have it.
         """
         figure: Figure | None = getattr(self, key)
         if figure is None:
-            raise ScantlingError(
+            raise MissingFigureError(
                 f"{what_for} needs the hardware's {key}, which {self.name} lacks. "
                 "State it in a hardware file of your own."
             )
         number = parse_quantity(figure.value, measure)
         if number <= 0 and key in {"bandwidth", "compute"}:
-            raise ScantlingError(f"the {key} of {self.name} is {figure.value}. State what it is.")
+            raise MissingFigureError(f"the {key} of {self.name} is {figure.value}. State what it is.")
         return number
 
     def efficiency_of(self, format_name: str, what_for: str) -> Fraction:
@@ -178,11 +178,11 @@ class Hardware(Record):
             The share of the first entry that fits.
 
         Raises:
-            ScantlingError: none fits.
+            MissingFigureError: none fits.
         """
         entry = self.entry_for(format_name)
         if entry is None:
-            raise ScantlingError(
+            raise MissingFigureError(
                 f"{what_for} needs the hardware's efficiency for the format {format_name}, which {self.name} lacks. "
                 "State it in a hardware file of your own; the pattern * stands for all formats."
             )
