@@ -150,8 +150,6 @@ class Comparison(VersionedRecord):
         "contenders": "entries",
         "moves": "format_changes",
         "moves_from": "changes_from",
-        "case": "domain",
-        "cases": "domains",
     }
 
     comparison_version: Literal[2] = COMPARISON_VERSION
