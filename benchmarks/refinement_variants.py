@@ -53,7 +53,7 @@ Formats = dict[str, str]
 
 def together(expansion: Expansion) -> Table:
     """Shrink all differences by one share of signal, as --refine does."""
-    share = signal_share(expansion.separable, expansion.found)
+    share = signal_share(expansion.separable, expansion.expanded)
     return expansion.shrunk(lambda _mean, _error: share)
 
 
@@ -78,7 +78,7 @@ def half(expansion: Expansion) -> Expansion:
     def kept(values: Mapping[str, Mapping[str, Floats]]) -> dict[str, dict[str, Floats]]:
         return {layer: {name: one[::2] for name, one in of.items()} for layer, of in values.items()}
 
-    return Expansion(kept(expansion.separable), kept(expansion.found))
+    return Expansion(kept(expansion.separable), kept(expansion.expanded))
 
 
 @dataclass(frozen=True)
