@@ -149,12 +149,17 @@ def stability(run: SafetyRun, sweep_points: Plans, plans: Plans, measured: Quali
     return lines
 
 
+def _kendall(first: Sequence[float], second: Sequence[float]) -> float:
+    tau, _ = stats.kendalltau(first, second)
+    return float(tau)
+
+
 def ranking(found: Mapping[str, PlanSafety]) -> str:
     """Say how factors rank plans, against what was measured of them."""
     by_factor = [plan.factor for plan in found.values()]
-    cases = [plan.plan.domains[0] for plan in found.values()]
-    by_perplexity = stats.kendalltau(by_factor, [-case.perplexity.estimate for case in cases]).statistic
-    by_share = stats.kendalltau(by_factor, [case.next_token_accuracy.estimate for case in cases]).statistic
+    domains = [plan.plan.domains[0] for plan in found.values()]
+    by_perplexity = _kendall(by_factor, [-domain.perplexity.estimate for domain in domains])
+    by_share = _kendall(by_factor, [domain.next_token_accuracy.estimate for domain in domains])
     return (
         f"Kendall's τ between the factors of the {len(found)} plans and how little their perplexity is: "
         f"{by_perplexity:.2f}; and their next-token accuracy: {by_share:.2f}."
