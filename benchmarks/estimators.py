@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
 import torch
@@ -178,12 +179,12 @@ def plain_pass(model: PreTrainedModel, weights: Sequence[Tensor], token_ids: Ten
         for weight in weights:
             weight.grad = None
     for weight in weights:
-        weight.requires_grad_(requires_grad=False)
+        weight.requires_grad_(False)
 
 
 def weights_of_blocks(model: PreTrainedModel, structure: ModelStructure) -> list[Tensor]:
     """Give the weights of the layers inside the blocks."""
-    return [model.get_submodule(layer.name).weight for layer in structure.layers if layer.block is not None]
+    return [model.get_parameter(f"{layer.name}.weight") for layer in structure.layers if layer.block is not None]
 
 
 def rounded(profile: Profile, task: RoundingTask, formats: Sequence[Mapping[str, str]]) -> list[dict[str, Rounded]]:
@@ -267,7 +268,8 @@ def main() -> None:
         with clock.of("plain forward and backward pass"):
             plain_pass(model, weights_of_blocks(model, task.structure), pricing_ids)
         (arguments.folder / "seconds.json").write_text(json.dumps(clock.seconds), encoding="utf-8")
-        np.savez(kept, **{name: of.measured_samples for name, of in priced.items()})
+        samples: dict[str, Any] = {name: of.measured_samples for name, of in priced.items()}
+        np.savez(kept, **samples)
     with np.load(kept) as stored:
         profiles = {name: profile.with_samples(stored[name]) for name in PRICES}
     profiles |= {

@@ -13,6 +13,7 @@ import argparse
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 from our_command import command
 
@@ -63,7 +64,7 @@ def questions() -> list[dict[str, object]]:
     return made
 
 
-def table(rows: list[dict[str, dict[str, object]]]) -> list[str]:
+def table(rows: list[dict[str, dict[str, Any]]]) -> list[str]:
     """Write figures as Markdown, one table a machine and way of running."""
     lines: list[str] = []
     for place in dict.fromkeys((row["power"]["hardware"], row["power"]["at"], row["power"]["work"]) for row in rows):

@@ -18,7 +18,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -174,20 +176,12 @@ def mixes(folder: Path) -> None:
                 make_plan(folder, kind, f"{kind}-{mix}", tensor_bytes(out))
 
 
-def log_probabilities(engine: LlamaCppEngine, sequences: np.ndarray) -> list[np.ndarray]:
-    """Run a model over the evaluation text.
-
-    Args:
-        engine: has it.
-        sequences: token ids.
-
-    Yields:
-        Of every sequence, log p of every next token.
-    """
+def log_probabilities(engine: LlamaCppEngine, sequences: np.ndarray) -> Iterator[np.ndarray]:
+    """Give log p of every next token, sequence by sequence."""
     return (engine.log_probabilities(sequence.tolist()) for sequence in sequences)
 
 
-def measure_one(folder: Path, name: str, sequences: np.ndarray) -> dict[str, object]:
+def measure_one(folder: Path, name: str, sequences: np.ndarray) -> dict[str, Any]:
     """Measure a file against the reference.
 
     Args:
@@ -262,7 +256,7 @@ def measure(folder: Path) -> None:
         print(name, np.mean(found["kl_nats"]), flush=True)
 
 
-def row(folder: Path, mix: str, kind: str) -> tuple[dict[str, object], str]:
+def row(folder: Path, mix: str, kind: str) -> tuple[dict[str, Any], str]:
     """Write a line of the table.
 
     Args:

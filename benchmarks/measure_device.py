@@ -12,6 +12,7 @@ import ctypes
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from gguf import GGUFReader, GGUFValueType, GGUFWriter
 from our_command import command
@@ -35,7 +36,7 @@ def quantized(source: Path, folder: Path, type_name: str) -> Path:
     params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{type_name}")
     params.allow_requantize = True
     params.nthread = 2
-    if llama_cpp.llama_model_quantize(str(source).encode(), str(path).encode(), ctypes.byref(params)):
+    if llama_cpp.llama_model_quantize(str(source).encode(), str(path).encode(), ctypes.pointer(params)):
         sys.exit(f"llama.cpp could not write {path}")
     return path
 
@@ -65,15 +66,15 @@ def cut(source: Path, num_blocks: int) -> Path:
     return path
 
 
-def measured(folder: Path, name: str, seconds: str, words: list[str]) -> dict[str, object]:
+def measured(folder: Path, name: str, seconds: str, words: list[str]) -> dict[str, Any]:
     """Run the command in a process of its own."""
     printed = command("hardware", "measure", "-o", str(folder / f"{name}.csv"), "--json", "--seconds", seconds, *words)
-    told: dict[str, object] = json.loads(printed.splitlines()[-1])
-    return told
+    measured_run: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    return measured_run
 
 
-def table(told: dict[str, object]) -> list[str]:
-    """Write one engine's runs as Markdown."""
+def table(told: dict[str, Any]) -> list[str]:
+    """Write one runtime's runs as Markdown."""
     lines = ["", f"## {told['engine']}", ""]
     lines += [f"Memory read at {told['read_bytes_per_second'] / 1e9:.1f} GB/s at best (measured)."]
     lines += ["", "| format | blocks | MB read a token | measured tok/s | in the median | predicted tok/s | error |"]

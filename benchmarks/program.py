@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from made_programs import QWEN_32B, SMOLLM_135M, made_program, share_of_range
@@ -50,9 +51,9 @@ def program(case: str, seed: int) -> tuple[Instance, SolverSettings]:
     return made, SolverSettings(120.0, 0, THREADS, gap)
 
 
-def measure(case: str, solver: str) -> dict[str, object]:
+def measure(case: str, solver_name: str) -> dict[str, Any]:
     """Solve a case for every seed, in this process."""
-    solver = solver_named(solver)
+    solver = solver_named(solver_name)
     warm, settings = program("210 × 6, 1 limit", 99)
     solve(warm, solver, settings)  # the worker starts, libraries load
     seconds, statuses, cores, gaps = [], [], [], []
@@ -66,9 +67,9 @@ def measure(case: str, solver: str) -> dict[str, object]:
     return {"seconds": seconds, "statuses": statuses, "cores": cores, "gaps": gaps, "peak": peak_gib()}
 
 
-def measure_alone(case: str, solver: str) -> dict[str, object]:
+def measure_alone(case: str, solver_name: str) -> dict[str, Any]:
     """Give the whole statement to the solver, without presolve; one seed, 60 seconds."""
-    solver = solver_named(solver)
+    solver = solver_named(solver_name)
     instance, settings = program(case, 0)
     settings = replace(settings, time_limit_seconds=60.0)
     statement = compile_instance(instance)
@@ -81,9 +82,9 @@ def measure_alone(case: str, solver: str) -> dict[str, object]:
     return {"seconds": taken, "status": found.status.name, "gap": gap, "peak": peak_gib()}
 
 
-def measure_frontier(solver: str) -> dict[str, object]:
+def measure_frontier(solver_name: str) -> dict[str, Any]:
     """Forty points of memory on the tied case, the other three limits staying."""
-    solver = solver_named(solver)
+    solver = solver_named(solver_name)
     warm, settings = program("210 × 6, 1 limit", 99)
     solve(warm, solver, settings)
     seconds, proven = [], 0
@@ -99,7 +100,7 @@ def measure_frontier(solver: str) -> dict[str, object]:
     return {"seconds": seconds, "proven": proven, "points": 40 * len(SEEDS), "peak": peak_gib()}
 
 
-def measure_peers() -> dict[str, object]:
+def measure_peers() -> dict[str, Any]:
     """One budget, three ways of other tools and ours: what they lose against the optimum, and seconds."""
     rows: dict[str, dict[str, list[float]]] = {}
     solver = solver_named("cpsat")
@@ -114,9 +115,9 @@ def measure_peers() -> dict[str, object]:
             add(rows, f"{label}: scantling", 0.0, ours.seconds)
             losses = np.array(instance.domains[0].loss_increase_nats)
             stored = np.array(instance.row("memory").amounts)
-            for name, solver in PEERS.items():
+            for name, choose in PEERS.items():
                 began = time.perf_counter()
-                chosen = solver(losses, stored, limit.at_most)
+                chosen = choose(losses, stored, limit.at_most)
                 taken = time.perf_counter() - began
                 units = np.arange(len(losses))
                 assert stored[units, chosen].sum() <= limit.at_most
@@ -137,11 +138,11 @@ def peak_gib() -> float:
     return sum(usages) / 2**20
 
 
-def fresh(*words: str) -> dict[str, object]:
+def fresh(*words: str) -> dict[str, Any]:
     """Run one measurement in a new process."""
     done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
-    told: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import sys
 import time
 
 import numpy as np
-from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
+from gptqmodel import BACKEND, GPTQModel, QuantizeConfig  # pyright: ignore[reportMissingImports] - in an environment of its own
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ plan are paired by sequence. Each target's measurements stay in FOLDER, so that 
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +53,7 @@ Formats = dict[str, str]
 
 def together(expansion: Expansion) -> Table:
     """Shrink all differences by one share of signal, as --refine does."""
-    share = signal_share(expansion.separable, expansion.found)
+    share = signal_share(expansion.separable, expansion.expanded)
     return expansion.shrunk(lambda _mean, _error: share)
 
 
@@ -78,7 +78,7 @@ def half(expansion: Expansion) -> Expansion:
     def kept(values: Mapping[str, Mapping[str, Floats]]) -> dict[str, dict[str, Floats]]:
         return {layer: {name: one[::2] for name, one in of.items()} for layer, of in values.items()}
 
-    return Expansion(kept(expansion.separable), kept(expansion.found))
+    return Expansion(kept(expansion.separable), kept(expansion.expanded))
 
 
 @dataclass(frozen=True)
@@ -225,6 +225,26 @@ def _kl(one: Mapping[str, object]) -> list[float]:
     return values
 
 
+def measure(profile: Profile, average_bits: Sequence[float], folder: Path) -> None:
+    """Take every kind of step at every target, and write what was measured."""
+    loaded = load_model(profile.record.model_source)
+    records = round_everything(loaded, profile, silent)
+    _, token_ids = evaluation_sequences(loaded, profile, EvaluationSettings(num_sequences=24))
+    for bits in average_bits:
+        case = Case(loaded, profile, records, bits)
+        plans = dict(variants(case))
+        print(f"{bits} bits: {len(plans)} plans", file=sys.stderr, flush=True)
+        measured = case.measured(plans, token_ids)
+        found = {
+            name: {
+                "moved": sum(target != plans["solved"][layer] for layer, target in plan.items()),
+                "kl_nats": measured[name],
+            }
+            for name, plan in plans.items()
+        }
+        _kept(folder, bits).write_text(json.dumps(found), encoding="utf-8")
+
+
 def main() -> None:
     """Measure every target that is not there, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -238,22 +258,7 @@ def main() -> None:
     source = profile.record.model_source
     missing = [bits for bits in arguments.bits if not _kept(arguments.folder, bits).is_file()]
     if missing:
-        loaded = load_model(source)
-        records = round_everything(loaded, profile, silent)
-        _, token_ids = evaluation_sequences(loaded, profile, EvaluationSettings(num_sequences=24))
-    for bits in missing:
-        case = Case(loaded, profile, records, bits)
-        plans = dict(variants(case))
-        print(f"{bits} bits: {len(plans)} plans", file=sys.stderr, flush=True)
-        measured = case.measured(plans, token_ids)
-        found = {
-            name: {
-                "moved": sum(target != plans["solved"][layer] for layer, target in plan.items()),
-                "kl_nats": measured[name],
-            }
-            for name, plan in plans.items()
-        }
-        _kept(arguments.folder, bits).write_text(json.dumps(found), encoding="utf-8")
+        measure(profile, missing, arguments.folder)
     lines = ["# Kinds of refinement", "", f"`python benchmarks/refinement_variants.py`; {Path(source).name}", ""]
     for bits in arguments.bits:
         found = json.loads(_kept(arguments.folder, bits).read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ from scantling.evaluation.cache import QualityOf
 from scantling.evaluation.quality import Quality
 from scantling.evaluation.safety.budget_sweep import sweep
 from scantling.evaluation.safety.degradation_curve import DegradationCurve
-from scantling.evaluation.safety.factor import judge_measured, judge_predicted
+from scantling.evaluation.safety.factor import safety_of_measured, safety_of_predicted
 from scantling.evaluation.safety.measured_sweep import MeasuredSweep, Thresholds, measured_sweep
 from scantling.evaluation.safety.record import PlanSafety, SafetyFile, write_safety
 from scantling.evaluation.safety.run import SafetyRun, SafetySettings, safety_run
@@ -59,14 +59,14 @@ def prepared(path: Path, kept: Path) -> SafetyRun:
     """Make what measures, or finds what was measured: the two halves of the text as two domains."""
     origin = ProfileOrigin(path, file_sha256(path))
     run = safety_run(load_model(str(demo_model_path())), read_profile(path), origin, SETTINGS, kept, silent)
-    (case,) = run.measurer.domains
-    return replace(run, measurer=replace(run.measurer, domains=halves(case)))
+    (case,) = run.cache.domains
+    return replace(run, cache=replace(run.cache, domains=halves(case)))
 
 
 def measure(run: SafetyRun) -> None:
     """Measure everything."""
-    profile = run.measurer.profile
-    run.measurer.measure({**sweep(profile, SETTINGS.num_points, silent), **entries(profile)})
+    profile = run.cache.profile
+    run.cache.measure({**sweep(profile, SETTINGS.num_points, silent), **entries(profile)})
 
 
 def halves(case: EvaluationDomain) -> tuple[EvaluationDomain, EvaluationDomain]:
@@ -114,8 +114,8 @@ def by_accuracy(test: MeasuredSweep, offset: float) -> float:
 def factors(test: MeasuredSweep, plans: Plans, measured: QualityOf, judge: str = "measured") -> dict[str, PlanSafety]:
     """Judge plans."""
     if judge == "predicted":
-        return {name: judge_predicted(test, name, formats, 1.0) for name, formats in plans.items()}
-    return {name: judge_measured(test, name, formats, measured[name], 1.0) for name, formats in plans.items()}
+        return {name: safety_of_predicted(test, name, formats, 1.0) for name, formats in plans.items()}
+    return {name: safety_of_measured(test, name, formats, measured[name], 1.0) for name, formats in plans.items()}
 
 
 def moved(first: float, second: float) -> float:
@@ -125,7 +125,7 @@ def moved(first: float, second: float) -> float:
 
 def stability(run: SafetyRun, sweep_points: Plans, plans: Plans, measured: QualityOf) -> list[str]:
     """Tabulate how far factors move between two halves of the text, by what is called yield."""
-    profile, sides = run.measurer.profile, run.measurer.domains
+    profile, sides = run.cache.profile, run.cache.domains
     lines = ["| yield | D_yield, one half | other half | factors move by | at most |", "|---|---|---|---|---|"]
     for offset in OFFSETS:
         tests = [measured_sweep(profile, sweep_points, measured, [side], Thresholds(offset=offset)) for side in sides]
@@ -149,12 +149,17 @@ def stability(run: SafetyRun, sweep_points: Plans, plans: Plans, measured: Quali
     return lines
 
 
+def _kendall(first: Sequence[float], second: Sequence[float]) -> float:
+    tau, _ = stats.kendalltau(first, second)
+    return float(tau)
+
+
 def ranking(found: Mapping[str, PlanSafety]) -> str:
     """Say how factors rank plans, against what was measured of them."""
     by_factor = [plan.factor for plan in found.values()]
-    cases = [plan.plan.domains[0] for plan in found.values()]
-    by_perplexity = stats.kendalltau(by_factor, [-case.perplexity.estimate for case in cases]).statistic
-    by_share = stats.kendalltau(by_factor, [case.next_token_accuracy.estimate for case in cases]).statistic
+    domains = [plan.plan.domains[0] for plan in found.values()]
+    by_perplexity = _kendall(by_factor, [-domain.perplexity.estimate for domain in domains])
+    by_share = _kendall(by_factor, [domain.next_token_accuracy.estimate for domain in domains])
     return (
         f"Kendall's τ between the factors of the {len(found)} plans and how little their perplexity is: "
         f"{by_perplexity:.2f}; and their next-token accuracy: {by_share:.2f}."
@@ -237,10 +242,10 @@ def draw(safety: SafetyFile, path: Path) -> None:
 
 def report(run: SafetyRun) -> None:
     """Write the figures."""
-    profile = run.measurer.profile
+    profile = run.cache.profile
     sweep_points, plans = sweep(profile, SETTINGS.num_points, silent), entries(profile)
-    in_halves = run.measurer.measure({**sweep_points, **plans})
-    case, measured = whole(run.measurer.domains, in_halves)
+    in_halves = run.cache.measure({**sweep_points, **plans})
+    case, measured = whole(run.cache.domains, in_halves)
     test = measured_sweep(profile, sweep_points, measured, [case], SETTINGS.thresholds)
     found = factors(test, plans, measured)
     predicted = factors(test, plans, measured, "predicted")

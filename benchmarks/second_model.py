@@ -134,13 +134,15 @@ def write_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path:
     writer.add_token_list(tokens)
     writer.add_token_types([3 if token == tokenizer.eos_token else 1 for token in tokens])
     writer.add_token_merges([" ".join(merge) for merge in written["model"]["merges"]])
+    assert isinstance(tokenizer.eos_token_id, int)
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_add_bos_token(False)
     names = get_tensor_name_map(MODEL_ARCH.QWEN3, config.num_hidden_layers)
     for name, values in state.items():
         if name != "lm_head.weight":
-            there = names.get_name(name, try_suffixes=(".weight",))
-            writer.add_tensor(there, values.half().numpy() if values.ndim > 1 else values.float().numpy())
+            stored_name = names.get_name(name, try_suffixes=(".weight",))
+            assert stored_name is not None, name
+            writer.add_tensor(stored_name, values.half().numpy() if values.ndim > 1 else values.float().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -1,4 +1,4 @@
-"""Commands about what a plan delivers: task accuracy, intelligence per watt and per joule."""
+"""The commands ``tasks`` and ``efficiency``: task accuracy of plans, and accuracy per watt and per joule."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from .files import plan_and_profile
 from .flags import JsonOption, ModelOption, PlanArgument, ProfileOption, TrustOption
 from .loading import load, progress
@@ -26,24 +26,26 @@ UniformOption = Annotated[list[str] | None, typer.Option(help="A width or a form
 @app.command()
 def tasks(
     plan_path: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan, or a folder written by scantling apply.")],
-    task: Annotated[list[str], typer.Option(help="A task that lm-eval knows, or a task file (.yaml); repeatable.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The accuracies to write.")] = Path("accuracy.json"),
+    task: Annotated[list[str], typer.Option(help="A task of lm-eval, or a task file (.yaml); repeatable.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write the accuracies to.")] = Path(
+        "accuracy.json"
+    ),
     other: OtherOption = None,
     uniform: UniformOption = None,
-    limit: Annotated[int | None, typer.Option(help="Questions of each task at most.")] = None,
-    fewshot: Annotated[int | None, typer.Option(help="Examples in front of each question.")] = None,
-    confidence: Annotated[float, typer.Option(help="Of the intervals, two-sided.")] = 0.95,
-    inputs: Annotated[str, typer.Option(help="What layers are rounded against: original, quantized, corrected.")] = (
-        "original"
-    ),
+    limit: Annotated[int | None, typer.Option(help="Use at most this many questions per task.")] = None,
+    fewshot: Annotated[int | None, typer.Option(help="Examples before each question.")] = None,
+    confidence: Annotated[float, typer.Option(help="Two-sided confidence of the intervals.")] = 0.95,
+    inputs: Annotated[
+        str, typer.Option(help="Inputs that layers are rounded against: original, quantized or corrected.")
+    ] = ("original"),
     model: ModelOption = None,
     profile_path: ProfileOption = None,
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask a plan and the original the questions of tasks, by lm-eval (scantling[tasks]); or a checkpoint.
+    """Measure the task accuracy of a plan and the original, or of a checkpoint, by lm-eval (scantling[tasks]).
 
-    Task files work offline. They are lm-eval's, and may name Python code that is run: use only those that you trust.
+    lm-eval's task files work offline. They may name Python code, which is run: use only files that you trust.
     """  # noqa: DOC501
     from .. import __version__
     from ..common.files import require_writable
@@ -59,23 +61,23 @@ def tasks(
     settings = TaskSettings(tuple(task), limit, fewshot, BootstrapSettings(confidence=confidence))
     if plan_path.is_dir():
         if other or uniform:
-            raise ScantlingError("a checkpoint is asked alone: --plan and --uniform are for a plan.")
+            raise InputError("a checkpoint is measured alone: --plan and --uniform go with a plan.")
         loaded = load(str(plan_path), trust_remote_code=trust_remote_code)
-        asked = run_tasks(loaded, {}, settings, progress())
-        plans = [PlanAccuracy(name=str(plan_path), formats_sha256=None, accuracies=asked[ORIGINAL])]
+        measured = run_tasks(loaded, {}, settings, progress())
+        plans = [PlanAccuracy(name=str(plan_path), formats_sha256=None, accuracies=measured[ORIGINAL])]
     else:
         plan, profile = plan_and_profile(plan_path, profile_path)
         formats = _formats(plan_path, profile, plan.profile_sha256, other or [], uniform or [])
         loaded = load(model or plan.model_source, trust_remote_code=trust_remote_code)
         rounded = round_as_shipped(loaded, profile, formats, inputs, progress())
-        asked = run_tasks(loaded, rounded, settings, progress())
+        measured = run_tasks(loaded, rounded, settings, progress())
         plans = [
             PlanAccuracy(
                 name=name,
                 formats_sha256=formats_sha256(formats[name]) if name in formats else None,
                 accuracies=accuracies,
             )
-            for name, accuracies in asked.items()
+            for name, accuracies in measured.items()
         ]
     found = AccuracyFile(
         scantling_version=__version__,
@@ -94,7 +96,7 @@ def tasks(
 def _formats(
     plan_path: Path, profile: "Profile", profile_sha256: str, others: list[Path], uniforms: list[str]
 ) -> dict[str, dict[str, str]]:
-    """Give the formats of plans by their files' names, and of uniforms."""
+    """Give the formats of plans, by their files, and of uniform baselines."""
     from ..planning.plan import read_plan
     from ..sensitivity.profile import decided_layers, uniform_formats
 
@@ -102,9 +104,7 @@ def _formats(
     for path in [plan_path, *others]:
         plan = read_plan(path)
         if plan.profile_sha256 != profile_sha256:
-            raise ScantlingError(
-                f"{path} was solved from another profile than {plan_path}. Solve both from one profile."
-            )
+            raise InputError(f"{path} was solved from another profile than {plan_path}. Solve both from one profile.")
         found[str(path)] = plan.formats()
     for target in uniforms:
         formats = uniform_formats(profile, target)
@@ -116,31 +116,31 @@ def _formats(
 def efficiency(
     plan_path: PlanArgument,
     accuracy: Annotated[
-        Path, typer.Option(help="Accuracies: what scantling tasks or scantling safety wrote for these plans.")
+        Path, typer.Option(help="Accuracies of these plans, from scantling tasks or scantling safety.")
     ],
     hardware: Annotated[
-        list[str] | None, typer.Option(help="Known hardware or a hardware file: power is modelled; repeatable.")
+        list[str] | None, typer.Option(help="Known hardware or a hardware file, whose power is modelled; repeatable.")
     ] = None,
     measured: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=WATTS@RATE that you measured, such as plan.json=165W@26tok/s; repeatable."),
+        typer.Option(help="Your measurement NAME=WATTS@RATE, such as plan.json=165W@26tok/s; repeatable."),
     ] = None,
     other: OtherOption = None,
     uniform: UniformOption = None,
     context: Annotated[int | None, typer.Option(help="Tokens in the KV cache.")] = None,
     batch: Annotated[int | None, typer.Option(help="Sequences at once.")] = None,
-    rate: Annotated[str | None, typer.Option(help="Throughput that is the same for all, such as '26 tok/s'.")] = None,
-    prompt: Annotated[int | None, typer.Option(help="Tokens of a query's prompt: then joules are per query.")] = None,
+    rate: Annotated[str | None, typer.Option(help="One throughput for all, such as '26 tok/s'.")] = None,
+    prompt: Annotated[int | None, typer.Option(help="Tokens of a query's prompt; joules are then per query.")] = None,
     answer: Annotated[int | None, typer.Option(help="Tokens of its answer.")] = None,
     profile_path: ProfileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Accuracy per watt and per joule of plans on machines, beside all that they are made of."""
+    """Give plans' accuracy per watt and per joule on machines, with the parts of each figure."""
     import json
 
     from ..evaluation.cache import ORIGINAL, formats_sha256
     from ..evaluation.tasks.accuracies import read_accuracies
-    from ..evaluation.tasks.efficiency import efficiency as put_together
+    from ..evaluation.tasks.efficiency import efficiency as efficiency_of
     from ..evaluation.tasks.efficiency import measured_powers
     from ..planning.program import Program
     from ..reporting.terminal.efficiency_table import print_efficiency
@@ -154,11 +154,9 @@ def efficiency(
     accuracies = read_accuracies(accuracy, embedding)
     stated = measured_powers(measured or [])
     if stated.keys() - entries.keys():
-        raise ScantlingError(
-            f"--measured names {min(stated.keys() - entries.keys())!r}. There are: {', '.join(entries)}."
-        )
+        raise InputError(f"--measured names {min(stated.keys() - entries.keys())!r}. There are: {', '.join(entries)}.")
     if not stated and not hardware:
-        raise ScantlingError("no power was given. Name a --hardware to model it, or state what you --measured.")
+        raise InputError("no power was given. Give --hardware to model it, or --measured to state it.")
     work = {"context": context, "batch": batch, "rate": rate, "prompt": prompt, "answer": answer}
     powers = {name: list(stated.get(name, [])) for name in entries}
     for named in hardware or []:
@@ -166,7 +164,7 @@ def efficiency(
         _add_modelled(powers, profile, entries, program)
     hashes = {name: None if formats is None else formats_sha256(formats) for name, formats in entries.items()}
     rows = [
-        put_together(name, known, power)
+        efficiency_of(name, known, power)
         for name in entries
         for known in _accuracies_of(accuracies, name, hashes[name], accuracy)
         for power in powers[name]
@@ -188,13 +186,13 @@ def _add_modelled(powers: "dict[str, list[Power]]", profile: "Profile", entries:
 
 
 def _accuracies_of(accuracies: "AccuracyFile", name: str, sha256: str | None, path: Path) -> "tuple[Accuracy, ...]":
-    """Find a contender by its formats; the original by its name."""
+    """Find an entry's accuracies by its formats, the original's by its name."""
     from ..evaluation.cache import ORIGINAL
 
     for plan in accuracies.plans:
         if plan.formats_sha256 == sha256 and (sha256 is not None or plan.name == ORIGINAL):
             return plan.accuracies
-    raise ScantlingError(
+    raise InputError(
         f"{path} has no accuracy of {name}: it has {', '.join(plan.name for plan in accuracies.plans)}. Measure it "
         "with scantling tasks or scantling safety."
     )

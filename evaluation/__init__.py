@@ -1,1 +1,1 @@
-"""Measured quality: a plan against uniform quantization and the original."""
+"""Measured quality: plans beside uniform quantization and the original."""

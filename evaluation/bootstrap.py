@@ -1,14 +1,14 @@
 """Confidence intervals by the block bootstrap.
 
-Tokens of one document depend on each other, and so do its sequences; documents are drawn anew with replacement, whole
+Tokens of one document depend on each other, and so do its sequences; whole documents are resampled with replacement
 (Künsch 1989; Efron 1979). With B documents, of which resample r holds document b n(r, b) times, and s(i) the document
 of sequence i, a mean over sequences becomes
 
     mean(r) = Σ_i n(r, s(i)) v_i / Σ_i n(r, s(i))
 
-and any function of such means is resampled by the same draws, so that what plans share cancels in their ratio.
+and any function of such means is resampled by the same draws, so that what plans have in common cancels in their ratio.
 
-A percentile interval of few documents is too narrow. It is widened as Hesterberg (2015) does it: the level α/2 is
+A percentile interval of few documents is too narrow. It is widened as in Hesterberg (2015): the level α/2 is
 replaced by Φ(−√(B / (B − 1)) · t), t the quantile of Student's distribution with B − 1 degrees of freedom, which makes
 the interval of a mean that of the t-test.
 
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from ..common.records import Finite, Record
 
 
@@ -32,8 +32,8 @@ class Interval(Record):
 
     Attributes:
         estimate: on the whole text.
-        lower: its lower end.
-        upper: its upper end.
+        lower: lower bound.
+        upper: upper bound.
     """
 
     estimate: Finite
@@ -45,8 +45,8 @@ class BootstrapSettings(Record):
     """How intervals are made.
 
     Attributes:
-        confidence: of a two-sided interval; a one-sided bound that is its end has (1 + confidence) / 2.
-        num_resamples: how often documents are drawn anew.
+        confidence: of a two-sided interval; either end is a one-sided bound of confidence (1 + confidence) / 2.
+        num_resamples: number of resamples of the documents.
         seed: of the draws.
     """
 
@@ -56,10 +56,10 @@ class BootstrapSettings(Record):
 
 
 def needed_documents(confidence: float) -> int:
-    """Say how many documents a confidence takes.
+    """Count the documents that a confidence needs.
 
-    The median of n independent values is above or below all of them with probability 2 · 2⁻ⁿ: with fewer no interval
-    that rests on the values alone has this confidence, of whatever width.
+    All of n independent values lie on one side of their median with probability 2 · 2⁻ⁿ: from fewer values, no interval
+    that rests on them alone has this confidence, however wide.
 
     Args:
         confidence: of a two-sided interval, between 0 and 1.
@@ -68,13 +68,13 @@ def needed_documents(confidence: float) -> int:
         The least n with 2 · 2⁻ⁿ ≤ 1 − confidence.
 
     Raises:
-        ScantlingError: it is no confidence.
+        InputError: the confidence is not between 0 and 1.
 
     >>> needed_documents(0.95), needed_documents(0.99)
     (6, 8)
     """
     if not 0 < confidence < 1:
-        raise ScantlingError(f"a confidence of {confidence:g} is none. Give a number between 0 and 1, such as 0.95.")
+        raise InputError(f"confidence must be between 0 and 1, got {confidence:g}. Give for instance 0.95.")
     return math.ceil(math.log2(2 / (1 - confidence)) - 1e-9)
 
 
@@ -83,7 +83,7 @@ class BlockBootstrap:
     """Draws of documents.
 
     Attributes:
-        document_of_sequence: for every sequence the number of its document.
+        document_of_sequence: the number of each sequence's document.
         bootstrap: confidence, number of draws, seed.
     """
 
@@ -92,30 +92,26 @@ class BlockBootstrap:
 
     @cached_property
     def num_documents(self) -> int:
-        """How many different documents the sequences are of."""
+        """Number of different documents that the sequences come from."""
         return len(set(self.document_of_sequence))
 
     def require_enough(self) -> None:
-        """Refuse what cannot carry the confidence asked for.
-
-        Raises:
-            ScantlingError: there are too few documents, or too few draws.
-        """
+        """Require enough documents and resamples for the confidence."""
         needed = needed_documents(self.bootstrap.confidence)
         if self.num_documents < needed:
-            raise ScantlingError(
+            raise InputError(
                 f"the evaluation sequences come from {self.num_documents} documents, too few for intervals of "
                 f"{self.bootstrap.confidence:.0%} confidence, which take {needed}. Measure on at least {needed} "
-                "sequences of different documents (--sequences, or a longer text), or ask for less with --confidence."
+                "sequences of different documents (--sequences, or a longer text), or lower --confidence."
             )
         if self.bootstrap.num_resamples < 1000:
-            raise ScantlingError(
-                f"{self.bootstrap.num_resamples} resamples do not settle an interval's ends. Ask for 1000 or more."
+            raise InputError(
+                f"the ends of an interval need 1000 or more resamples, got {self.bootstrap.num_resamples}."
             )
 
     @cached_property
     def weights(self) -> NDArray[np.float64]:
-        """The weight of every sequence in every resample, float64 [resamples, sequences]; rows add up to 1."""
+        """Weight of every sequence in every resample, float64 [resamples, sequences]; rows sum to 1."""
         _, document = np.unique(self.document_of_sequence, return_inverse=True)
         generator = np.random.default_rng(self.bootstrap.seed)
         counts = generator.multinomial(
@@ -129,43 +125,28 @@ class BlockBootstrap:
         """Resample a mean.
 
         Args:
-            values: one number a sequence, or one row a sequence.
+            values: float64 [sequences] or [sequences, columns].
 
         Returns:
-            The mean, or the row of means, of every resample.
+            float64 [resamples] or [resamples, columns].
         """
         resampled: NDArray[np.float64] = self.weights @ np.asarray(values, dtype=np.float64)
         return resampled
 
     @cached_property
     def levels(self) -> tuple[float, float]:
-        """The quantiles of the resamples that are an interval's ends."""
+        """The quantiles of the resamples that bound an interval."""
         blocks = self.num_documents
         tail = (1 - self.bootstrap.confidence) / 2
         level = float(stats.norm.cdf(math.sqrt(blocks / (blocks - 1)) * stats.t.ppf(tail, blocks - 1)))
         return level, 1 - level
 
     def interval(self, estimate: float, replicates: ArrayLike) -> Interval:
-        """Give the interval of a quantity from its resamples.
-
-        Args:
-            estimate: on the whole text.
-            replicates: the quantity in every resample.
-
-        Returns:
-            The interval; it holds the estimate.
-        """
+        """Give the interval of a quantity from its estimate, which it includes, and its value in every resample."""
         lower, upper = np.quantile(np.asarray(replicates, dtype=np.float64), self.levels)
         return Interval(estimate=estimate, lower=min(float(lower), estimate), upper=max(float(upper), estimate))
 
     def mean_interval(self, values: ArrayLike) -> Interval:
-        """Give the interval of a mean over sequences.
-
-        Args:
-            values: one number a sequence.
-
-        Returns:
-            The interval.
-        """
+        """Give the interval of a mean over sequences."""
         listed = np.asarray(values, dtype=np.float64)
         return self.interval(math.fsum(listed) / len(listed), self.means(listed))

@@ -1,8 +1,8 @@
-"""Measurements that are kept: one small file for every plan and domain, found again by what decides its values.
+"""A cache of measurements: one small file for every plan and domain, found again by what determines its values.
 
-A run that is killed at any moment loses at most the measurements that it was in the middle of.
+A run that is killed loses at most the measurements in progress.
 
-Knows nothing about ladders or factors.
+Knows nothing about sweeps or factors.
 """
 
 import hashlib
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from pydantic import ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 
-from ..common.errors import ScantlingError
+from ..common.errors import FileFormatError, InputError, StorageError
 from ..common.files import whole_file
 from ..common.progress import Progress
 from ..common.records import Finite, Record
@@ -33,11 +33,11 @@ QualityOf = dict[str, dict[str, Quality]]
 
 
 class CachedQuality(Record):
-    """One measurement, as its file holds it; see Quality.
+    """One measurement, as its file holds it; see Quality. Version 0.1 called the domain ``load_case``; that is read.
 
     Attributes:
-        key: a hash of what decides the values.
-        name: of the plan, for a person who looks.
+        key: a hash of what determines the values.
+        name: of the plan, for people who look into the file.
         domain: likewise.
         kl_nats: by sequence.
         negative_log_likelihood_nats: likewise.
@@ -48,7 +48,7 @@ class CachedQuality(Record):
 
     key: str
     name: str
-    domain: str
+    domain: str = Field(validation_alias=AliasChoices("domain", "load_case"))
     kl_nats: tuple[Finite, ...]
     negative_log_likelihood_nats: tuple[Finite, ...]
     top1_agreement: tuple[Finite, ...]
@@ -56,38 +56,27 @@ class CachedQuality(Record):
     flips: tuple[Finite, ...]
 
     def quality(self) -> Quality:
-        """Give the measurement.
-
-        Returns:
-            The values by sequence.
-        """
+        """Give the measured values by sequence."""
         return Quality(
             self.kl_nats, self.negative_log_likelihood_nats, self.top1_agreement, self.next_token_accuracy, self.flips
         )
 
 
 def formats_sha256(formats: Formats) -> str:
-    """Hash the format of every layer.
-
-    Args:
-        formats: by layer.
-
-    Returns:
-        SHA-256 in hexadecimal; the order of the layers does not matter.
-    """
+    """Hash the format of every layer: SHA-256 in hexadecimal, whatever the order of the layers."""
     return hashlib.sha256(json.dumps(sorted(formats.items())).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class MeasurementCache:
-    """Measures plans of one profile, and keeps what was measured.
+    """Measures plans of one profile, each only once.
 
     Attributes:
         loaded: the model.
         profile: of this model.
-        domains: what is measured on.
-        inputs: what layers are rounded against; see final_rounding.
-        folder: where measurements are kept; made when it is needed.
+        domains: the text to measure on.
+        inputs: what layers are rounded against; see sensitivity/sequential_rounding.py.
+        folder: of the cache; created when needed.
         progress: shows how far the work is.
     """
 
@@ -99,7 +88,7 @@ class MeasurementCache:
     progress: Progress
 
     def measure(self, plans: Mapping[str, Formats]) -> QualityOf:
-        """Measure plans, and the original, or find what was measured before.
+        """Measure plans and the original, except what is in the cache.
 
         Args:
             plans: the format of every layer, by the plan's name.
@@ -108,13 +97,13 @@ class MeasurementCache:
             For every plan and for ``original`` the quality on every domain.
 
         Raises:
-            ScantlingError: a plan is called ``original``.
+            InputError: a plan is called ``original``.
         """
         if ORIGINAL in plans:
-            raise ScantlingError("a plan cannot be called 'original'. Rename its file.")
+            raise InputError("a plan cannot be called 'original'. Rename its file.")
         different = {formats_sha256(formats): name for name, formats in reversed(list(plans.items()))}
-        missing = {name: plans[name] for name in different.values() if not self._stand_there(plans[name])}
-        if missing or not self._stand_there(None):
+        missing = {name: plans[name] for name in different.values() if not self._has(plans[name])}
+        if missing or not self._has(None):
             self._measure(missing)
         found = {name: self._found(name, formats) for name, formats in plans.items()}
         return {ORIGINAL: self._found(ORIGINAL, None), **found}
@@ -123,8 +112,8 @@ class MeasurementCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ScantlingError(
-                f"cannot make the folder {self.folder} for measurements: {error.strerror}. Name another with --cache."
+            raise StorageError(
+                f"cannot create the folder {self.folder} for measurements: {error.strerror}. Name another with --cache."
             ) from error
         rounded = round_as_shipped(self.loaded, self.profile, missing, self.inputs, self.progress) if missing else {}
         names = list(missing)
@@ -133,17 +122,17 @@ class MeasurementCache:
             for group in groups:
                 candidates = {name: rounded[name] for name in group}
                 measured = measure_candidates(self.loaded.model, candidates, domain.token_ids, self.progress)
-                self._keep(ORIGINAL, None, domain, measured[ORIGINAL])
+                self._store(ORIGINAL, None, domain, measured[ORIGINAL])
                 for name in group:
-                    self._keep(name, missing[name], domain, measured[name])
+                    self._store(name, missing[name], domain, measured[name])
 
-    def _keep(self, name: str, formats: Formats | None, domain: EvaluationDomain, quality: Quality) -> None:
+    def _store(self, name: str, formats: Formats | None, domain: EvaluationDomain, quality: Quality) -> None:
         key = self._key(formats, domain)
-        kept = CachedQuality(key=key, name=name, domain=domain.name, **asdict(quality))
+        cached = CachedQuality(key=key, name=name, domain=domain.name, **asdict(quality))
         with whole_file(self._file(key)) as partial:
-            partial.write_text(kept.model_dump_json(), encoding="utf-8")
+            partial.write_text(cached.model_dump_json(), encoding="utf-8")
 
-    def _stand_there(self, formats: Formats | None) -> bool:
+    def _has(self, formats: Formats | None) -> bool:
         return all(self._file(self._key(formats, domain)).is_file() for domain in self.domains)
 
     def _found(self, name: str, formats: Formats | None) -> dict[str, Quality]:
@@ -154,14 +143,14 @@ class MeasurementCache:
     def _read(self, name: str, key: str, num_sequences: int) -> Quality:
         path = self._file(key)
         try:
-            kept = CachedQuality.model_validate_json(path.read_text(encoding="utf-8"))
+            cached = CachedQuality.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, ValidationError) as error:
-            raise ScantlingError(
+            raise FileFormatError(
                 f"the measurement {path} of {name} is damaged. Remove it and measure again."
             ) from error
-        quality = kept.quality()
-        if kept.key != key or any(len(values) != num_sequences for values in asdict(quality).values()):
-            raise ScantlingError(f"{path} is the measurement of something else than {name}. Remove it.")
+        quality = cached.quality()
+        if cached.key != key or any(len(values) != num_sequences for values in asdict(quality).values()):
+            raise FileFormatError(f"{path} is the measurement of something else than {name}. Remove it.")
         return quality
 
     def _file(self, key: str) -> Path:
@@ -169,17 +158,17 @@ class MeasurementCache:
 
     def _key(self, formats: Formats | None, domain: EvaluationDomain) -> str:
         record = self.profile.record
-        decides = {
+        determined_by = {
             "model": record.model_sha256,
             "tokens": domain.tokens_sha256,
             "torch": torch.__version__.split("+")[0],
         }
         if formats is not None:
-            decides |= {
+            determined_by |= {
                 "formats": formats_sha256(formats),
                 "rounding": json.dumps(record.rounding, sort_keys=True),
                 "fitted_to": hashlib.sha256(self.profile.rounding_token_ids.tobytes()).hexdigest(),
                 "offered": ",".join(record.formats),
                 "inputs": self.inputs,
             }
-        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(determined_by, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A plan beside uniform quantization and the original, predicted and measured on the same sequences.
+"""A plan beside uniform quantization and the original: predicted, and measured on the same sequences.
 
 Knows nothing about terminals.
 """
@@ -7,20 +7,23 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 
 import torch
 
 from .. import __version__
-from ..common.errors import ScantlingError
-from ..common.progress import Progress
-from ..models.loading import LoadedModel
+from ..common.errors import InputError, OutOfRangeError
+from ..common.files import file_sha256
+from ..common.progress import Progress, silent
+from ..models.loading import LoadedModel, load_model
 from ..planning.baselines import SIZED, Baseline, baselines
 from ..planning.plan import Plan, average_bits
 from ..quantization.formats import parse_format
 from ..sensitivity.calibration.text import Text
 from ..sensitivity.domains import DEFAULT_NAME
-from ..sensitivity.profile import Profile, decided_layers
-from ..sensitivity.sequential_rounding import ORIGINAL_INPUTS, round_as_shipped
+from ..sensitivity.profile import Profile, decided_layers, read_profile
+from ..sensitivity.sequential_rounding import ORIGINAL_INPUTS, round_as_shipped, validate_inputs
 from .bootstrap import BlockBootstrap, BootstrapSettings, needed_documents
 from .comparison import ORIGINAL, Comparison, ComparisonEntry, PairedDifference, format_changes
 from .quality import Quality, measure_candidates, standard_error
@@ -29,14 +32,14 @@ from .text import EvaluationDomain, evaluation_domain, profiled_domains
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What is measured on.
+    """What quality is measured on.
 
     Attributes:
-        text_source: None for the part of the calibration text that was kept for evaluation.
-        num_sequences: how many.
+        text_source: None for the part of the calibration text that was held out for evaluation.
+        num_sequences: evaluation sequences.
         sequence_length: tokens in each.
-        inputs: what layers are rounded against: ``original`` inputs, which is what predictions are for, or as
-            ``apply`` does: ``corrected`` or ``quantized``.
+        inputs: what layers are rounded against: ``original`` inputs, which predictions assume, or, as
+            ``apply`` does, ``corrected`` or ``quantized`` ones.
     """
 
     text_source: str | None = None
@@ -45,35 +48,109 @@ class EvaluationSettings:
     inputs: str = ORIGINAL_INPUTS
 
 
+def evaluate(
+    plan: Plan,
+    *,
+    against: Sequence[str] = (),
+    text: str | None = None,
+    sequences: int = 8,
+    length: int = 512,
+    inputs: str = ORIGINAL_INPUTS,
+    other_plans: Mapping[str, Plan] | None = None,
+    model: str | PathLike[str] | LoadedModel | None = None,
+    profile: str | PathLike[str] | Profile | None = None,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Measure a plan beside uniform quantization and the original, on text that calibration has not seen.
+
+    Args:
+        plan: the plan; called ``plan`` in the comparison.
+        against: baselines: formats or widths for all layers, or ``same-bytes``, ``same-bits``, ``nearest``, which
+            come closest to the plan. Without any, and without other plans, these three.
+        text: evaluation text: a file, a folder, or a name such as ``wikipedia``; None for the held-out part of the
+            calibration text.
+        sequences: evaluation sequences.
+        length: tokens in each.
+        inputs: what layers are rounded against: ``original`` inputs, which predictions assume, or ``quantized`` or
+            ``corrected`` ones.
+        other_plans: further plans of the same profile, by name.
+        model: the original model, loaded or by name or path; None for the one that the plan names.
+        profile: that the plan was solved from; None for the file that the plan names. A file must have the hash that
+            the plan records.
+        trust_remote_code: run code that comes with the model.
+        progress: shows how far the work is; None for silence.
+
+    Returns:
+        The comparison: entries with predicted and measured loss, paired differences, format changes.
+
+    Raises:
+        InputError: plan, profile, model and other plans do not belong together, or a baseline is not one that the
+            profile can give.
+        ScantlingError: model or text cannot be read, or the text is too short.
+    """
+    validate_inputs(inputs)
+    solved_from = _profile_of(plan, profile)
+    plans = {"plan": plan, **_of_same_profile(plan, other_plans or {})}
+    targets = (against,) if isinstance(against, str) else tuple(against)
+    baselines(solved_from, plan.formats(), [target for target in targets if target not in SIZED])  # before loading
+    shown = progress or silent
+    if not isinstance(model, LoadedModel):
+        source = str(model or plan.model_source)
+        [model] = [
+            load_model(source, trust_remote_code=trust_remote_code) for _ in shown([source], f"loading {source}")
+        ]
+    settings = EvaluationSettings(text, sequences, length, inputs)
+    return compare(model, solved_from, plans, targets or (() if other_plans else SIZED), settings, shown)
+
+
+def _profile_of(plan: Plan, given: str | PathLike[str] | Profile | None) -> Profile:
+    """Find the profile that a plan was solved from."""
+    if isinstance(given, Profile):
+        if list(given.layer_index) != list(plan.formats()) or given.stored_bytes(plan.formats()) != plan.stored_bytes:
+            raise InputError(
+                f"the plan was not solved from this profile of {given.record.model_source!r}: layers or bytes differ. "
+                "Pass the profile that it was solved from."
+            )
+        return given
+    path = Path(given or plan.profile_path)
+    if not path.is_file():
+        raise InputError(f"the plan's profile {path} does not exist. Pass its path, or the profile itself, as profile.")
+    if file_sha256(path) != plan.profile_sha256:
+        raise InputError(f"the plan was solved from another profile than {path}. Solve again, or pass that one.")
+    return read_profile(path)
+
+
+def _of_same_profile(plan: Plan, others: Mapping[str, Plan]) -> Mapping[str, Plan]:
+    """Check that other plans can stand beside a plan."""
+    if "plan" in others:
+        raise InputError("another plan is called 'plan', as the first one is. Give it another name.")
+    for name, other in others.items():
+        if other.profile_sha256 != plan.profile_sha256:
+            raise InputError(f"{name} was solved from another profile than the plan. Solve both from one profile.")
+    return others
+
+
 def evaluation_sequences(
     loaded: LoadedModel, profile: Profile, settings: EvaluationSettings
 ) -> tuple[Text, torch.Tensor]:
-    """Cut the evaluation sequences.
-
-    Args:
-        loaded: the model.
-        profile: says what was calibrated on.
-        settings: what is measured on.
-
-    Returns:
-        The text and int64 [sequences, tokens].
-    """
-    domain = _case(loaded, profile, settings)
+    """Cut the evaluation text into int64 [sequences, tokens]; gives the text too."""
+    domain = _domain(loaded, profile, settings)
     return domain.text, domain.token_ids
 
 
-def _case(loaded: LoadedModel, profile: Profile, settings: EvaluationSettings) -> EvaluationDomain:
+def _domain(loaded: LoadedModel, profile: Profile, settings: EvaluationSettings) -> EvaluationDomain:
     named = profiled_domains(profile)[0] if settings.text_source is None else (DEFAULT_NAME, settings.text_source)
     return evaluation_domain(loaded, profile, named, settings.num_sequences, settings.sequence_length)
 
 
 @dataclass(frozen=True)
 class MeasuredModels:
-    """Sets of formats, measured on one text.
+    """Assignments of formats, measured on one text.
 
     Attributes:
         domain: the text and its sequences.
-        rows: one a set of formats.
+        rows: one an assignment.
         original: the original's row.
     """
 
@@ -85,28 +162,17 @@ class MeasuredModels:
 def measured_beside(
     loaded: LoadedModel,
     profile: Profile,
-    everyone: Sequence[Baseline],
+    assignments: Sequence[Baseline],
     settings: EvaluationSettings,
     progress: Progress,
 ) -> MeasuredModels:
-    """Measure sets of formats and the original on the same text.
-
-    Args:
-        loaded: the original model.
-        profile: of this model.
-        everyone: what is measured, each under a name of its own.
-        settings: what is measured on.
-        progress: shows how far the work is.
-
-    Returns:
-        What was measured.
-    """
-    domain = _case(loaded, profile, settings)
-    formats = {one.name: one.formats for one in everyone}
+    """Measure assignments of formats, each under a name of its own, and the original on the same text."""
+    domain = _domain(loaded, profile, settings)
+    formats = {one.name: one.formats for one in assignments}
     candidates = round_as_shipped(loaded, profile, formats, settings.inputs, progress)
-    found = measure_candidates(loaded.model, candidates, domain.token_ids, progress)
-    rows = tuple(_entry(profile, one, found) for one in everyone)
-    return MeasuredModels(domain, rows, _original(profile, found[ORIGINAL]))
+    measured = measure_candidates(loaded.model, candidates, domain.token_ids, progress)
+    rows = tuple(_entry(profile, one, measured) for one in assignments)
+    return MeasuredModels(domain, rows, _original(profile, measured[ORIGINAL]))
 
 
 def compare(
@@ -117,13 +183,13 @@ def compare(
     settings: EvaluationSettings,
     progress: Progress,
 ) -> Comparison:
-    """Measure plans, what they are put beside and the original on the same text.
+    """Measure plans, baselines and the original on the same text.
 
     Args:
         loaded: the original model.
         profile: of this model.
-        plans: solved from this profile, by the names they shall have; at least one.
-        targets: what the first plan is put beside, as ``entries.rivals`` reads it.
+        plans: solved from this profile, by name; at least one.
+        targets: baselines of the first plan, as ``planning.baselines`` reads them.
         settings: what is measured on.
         progress: shows how far the work is.
 
@@ -132,15 +198,12 @@ def compare(
     """
     first = next(iter(plans.values()))
     beside, left_out = _beside(profile, first, targets)
-    everyone = [*(Baseline(name, plan.formats(), is_plan=True) for name, plan in plans.items()), *beside]
-    measured = measured_beside(loaded, profile, everyone, settings, progress)
+    assignments = [*(Baseline(name, plan.formats(), is_plan=True) for name, plan in plans.items()), *beside]
+    measured = measured_beside(loaded, profile, assignments, settings, progress)
     plan_row, *others = measured.rows
     resampling = BlockBootstrap(measured.domain.document_of_sequence, BootstrapSettings())
-    closest = min(
-        (row for row in others if row.role == "baseline"),
-        key=lambda row: abs(row.stored_bytes - plan_row.stored_bytes),
-        default=None,
-    )
+    closest = _closest_baseline(plan_row, others)
+    changes = () if closest is None else format_changes(profile, first, _formats_of(profile, closest))
     return Comparison(
         scantling_version=__version__,
         model_source=loaded.source,
@@ -157,21 +220,32 @@ def compare(
         entries=(*measured.rows, measured.original),
         differences=tuple(_difference(plan_row, row, resampling) for row in others),
         changes_from=None if closest is None else closest.name,
-        format_changes=()
-        if closest is None
-        else format_changes(profile, first, dict(zip(profile.layer_index, closest.formats, strict=True))),
+        format_changes=changes,
         left_out=left_out,
     )
 
 
+def _closest_baseline(plan_row: ComparisonEntry, others: Sequence[ComparisonEntry]) -> ComparisonEntry | None:
+    """Find the baseline closest to the plan in bytes."""
+    return min(
+        (row for row in others if row.role == "baseline"),
+        key=lambda row: abs(row.stored_bytes - plan_row.stored_bytes),
+        default=None,
+    )
+
+
+def _formats_of(profile: Profile, row: ComparisonEntry) -> dict[str, str]:
+    return dict(zip(profile.layer_index, row.formats, strict=True))
+
+
 def _beside(profile: Profile, plan: Plan, targets: Sequence[str]) -> tuple[tuple[Baseline, ...], tuple[str, ...]]:
-    """Find the rivals; what is looked for by size may not be there, and then that is said."""
+    """Find the baselines, and say why one that is looked up by size does not exist."""
     possible, left_out = [], []
     for target in targets:
         try:
             baselines(profile, plan.formats(), [target])
             possible.append(target)
-        except ScantlingError as error:
+        except OutOfRangeError as error:
             if target not in SIZED:
                 raise
             left_out.append(f"{target}: {error}")
@@ -179,7 +253,7 @@ def _beside(profile: Profile, plan: Plan, targets: Sequence[str]) -> tuple[tuple
 
 
 def _difference(plan: ComparisonEntry, other: ComparisonEntry, resampling: BlockBootstrap) -> PairedDifference:
-    """Pair two contenders by sequence: what both share, such as hard text, is not in the error of the difference."""
+    """Pair two entries by sequence, so that what both share, such as hard text, cancels in the error."""
     pairs = zip(other.measured_kl_nats_by_sequence, plan.measured_kl_nats_by_sequence, strict=True)
     values = [theirs - mine for theirs, mine in pairs]
     enough = resampling.num_documents >= needed_documents(resampling.bootstrap.confidence)
@@ -239,12 +313,12 @@ def _original(profile: Profile, measured: Quality) -> ComparisonEntry:
 
 @dataclass(frozen=True)
 class Widths:
-    """Σ bits · weights / Σ weights over the layers that the program decides; scales and zero points not counted.
+    """Σ bits · weights / Σ weights over the decided layers, without scales and zero points.
 
     Attributes:
         average: over all of them.
-        by_kind: over those of a kind, in the order of the model.
-        by_block: over those of a block, by its index.
+        by_kind: over those of one kind, in the order of the model.
+        by_block: over those of one block, by its index.
     """
 
     average: float
@@ -253,15 +327,7 @@ class Widths:
 
 
 def widths(profile: Profile, formats: Mapping[str, str]) -> Widths:
-    """Average the widths of a set of formats.
-
-    Args:
-        profile: says the layers.
-        formats: of every layer.
-
-    Returns:
-        The averages.
-    """
+    """Average the widths of an assignment."""
     pairs = [(layer, (parse_format(formats[layer.name]).bits, layer.num_weights)) for layer in decided_layers(profile)]
     kinds: dict[str, list[tuple[float, int]]] = defaultdict(list)
     blocks: dict[int, list[tuple[float, int]]] = defaultdict(list)

@@ -29,20 +29,20 @@ class ComparisonEntry(Record):
 
     Attributes:
         name: of the plan, ``uniform`` and its format, ``even`` and two formats, or ``original``.
-        role: ``plan``, ``baseline`` (uniform, or as naive) or ``original``.
-        says: exactly what it is.
+        role: ``plan``, ``baseline`` (uniform, or a naive mixture) or ``original``.
+        says: its description.
         formats: of every layer, in the order of the comparison's ``layers``; empty for the original.
         stored_bytes: of all tensors, exact.
-        average_bits: over the layers that the program decides; scales and zero points not counted.
+        average_bits: over the decided layers, without scales and zero points.
         bits_by_kind: the same over the layers of one kind.
         bits_by_block: the same over the layers of one block, by its index.
         predicted_kl_nats: the predicted loss increase per token.
-        predicted_kl_standard_error_nats: over the profile's samples; None where there is only one.
+        predicted_kl_standard_error_nats: over the profile's samples; None for a single one.
         predicted_perplexity: the original's measured perplexity · exp(predicted KL).
         measured_kl_nats: mean KL divergence per token from the original.
-        measured_kl_standard_error_nats: over the evaluation sequences; None where there is only one.
+        measured_kl_standard_error_nats: over the evaluation sequences; None for a single one.
         measured_perplexity: on the evaluation sequences.
-        measured_top1_agreement: the share of tokens where it and the original have the same most likely one.
+        measured_top1_agreement: share of tokens where it and the original agree on the most likely one.
         measured_kl_nats_by_sequence: the measured KL divergence per token of every evaluation sequence.
     """
 
@@ -65,15 +65,15 @@ class ComparisonEntry(Record):
 
 
 class PairedDifference(Record):
-    """By how much the first plan is better than another contender, sequence by sequence on the same text.
+    """By how much the first plan is better than another entry, sequence by sequence on the same text.
 
     Attributes:
-        other: the contender's name.
-        kl_nats: the other's measured KL divergence less the plan's, per token; positive where the plan is better.
-        standard_error_nats: of that mean, over the sequences; None where there is only one.
+        other: the entry's name.
+        kl_nats: the other's measured KL divergence minus the plan's, per token; positive where the plan is better.
+        standard_error_nats: of that mean, over the sequences; None for a single one.
         interval: by the block bootstrap over documents; None where there are too few documents for its confidence.
-        predicted_kl_nats: the same difference as it was predicted.
-        stored_bytes: the other's less the plan's.
+        predicted_kl_nats: the predicted difference.
+        stored_bytes: the other's minus the plan's.
     """
 
     other: str
@@ -85,25 +85,25 @@ class PairedDifference(Record):
 
     @property
     def is_clear(self) -> bool | None:
-        """Whether the interval leaves out zero; None where there is no interval."""
+        """Whether the interval excludes zero; None without an interval."""
         return None if self.interval is None else not self.interval.lower <= 0 <= self.interval.upper
 
 
 class FormatChange(Record):
-    """One layer that the plan gives another format than a contender does, and why.
+    """One layer that has another format in the plan than in another entry, and why.
 
     Attributes:
         layer: its name.
         kind: the path inside its block.
         block: the index of its block; None outside the blocks.
-        before: the contender's format.
+        before: the other entry's format.
         after: the plan's.
         stored_bytes: more in the plan.
-        saved_nats: predicted loss that the plan saves here; negative where it spends.
+        saved_nats: predicted loss that the plan saves here; negative where it adds loss.
         share_of_plan_loss: the layer's share of the plan's predicted loss.
-        share_of_other_loss: its share of the contender's.
-        paid_nats: what the layer's amounts are worth elsewhere, at the plan's shadow prices; None without prices.
-        net_nats: saved less paid, the reduced cost of the contender's format; None without prices.
+        share_of_other_loss: its share of the other entry's.
+        paid_nats: what the layer's extra amounts cost at the plan's shadow prices; None without prices.
+        net_nats: saved minus paid, the reduced cost of the other entry's format; None without prices.
     """
 
     layer: str
@@ -132,15 +132,15 @@ class Comparison(VersionedRecord):
         text_sha256: of its documents.
         num_sequences: of evaluation.
         sequence_length: tokens in each.
-        num_documents: that the sequences are of; intervals rest on them.
-        rounding_inputs: what layers were rounded against for the measurement. Predictions are for ``original`` inputs.
+        num_documents: documents that the sequences come from; intervals rest on them.
+        rounding_inputs: what layers were rounded against. Predictions assume ``original`` inputs.
         bootstrap: of all intervals.
         layers: names of all layers.
-        entries: the plans, their rivals, the original.
-        differences: of the first plan from every other contender but the original.
+        entries: the plans, their baselines, the original.
+        differences: of the first plan from every other entry but the original.
         changes_from: the baseline closest in bytes, which ``format_changes`` are counted from; None without baselines.
         format_changes: where the first plan differs from it.
-        left_out: why a rival that was looked for is not there.
+        left_out: baselines that do not exist, with the reason.
     """
 
     version_key: ClassVar[str] = "comparison_version"
@@ -172,58 +172,27 @@ class Comparison(VersionedRecord):
     left_out: tuple[str, ...]
 
     def entry(self, name: str) -> ComparisonEntry:
-        """Give a row by its name.
-
-        Args:
-            name: of the contender.
-
-        Returns:
-            The contender.
-        """
+        """Give the entry of this name."""
         return next(row for row in self.entries if row.name == name)
 
     @property
     def baseline(self) -> PairedDifference | None:
-        """The difference from the rival closest in bytes; None without a rival."""
+        """The difference from the baseline closest in bytes; None without baselines."""
         return next((row for row in self.differences if row.other == self.changes_from), None)
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:
-    """Write the comparison as JSON, whole or not at all.
-
-    Args:
-        comparison: the comparison.
-        path: the file, replaced where it exists.
-    """
+    """Write the comparison as JSON, whole or not at all; an existing file is replaced."""
     write_record(comparison, path)
 
 
 def read_comparison(path: Path) -> Comparison:
-    """Read a comparison.
-
-    Args:
-        path: the file.
-
-    Returns:
-        What it says.
-
-    Raises:
-        ScantlingError: there is no such file, or it is not of this version.
-    """
+    """Read a comparison, also one of version 0.1; raises FileFormatError where it is missing or something else."""
     return read_record(Comparison, path, f"comparison of version {COMPARISON_VERSION}", "scantling compare PLAN")
 
 
 def format_changes(profile: Profile, plan: Plan, formats: Mapping[str, str]) -> tuple[FormatChange, ...]:
-    """List where a plan differs from other formats.
-
-    Args:
-        profile: that the plan was solved from.
-        plan: the plan.
-        formats: the other choice: of every layer.
-
-    Returns:
-        The layers that differ, in the order of the model.
-    """
+    """List where a plan differs from another assignment of formats, in the order of the model."""
     plan_loss = plan.loss_increase_nats
     other_loss, _ = profile.predict(dict(formats))
     found = []

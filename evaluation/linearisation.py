@@ -1,4 +1,4 @@
-"""The measured loss around a plan: its gradient there, and what a further change of single layers would do to it.
+"""The measured loss around a plan: its gradient there, and what a further change of a single layer would add.
 
 Let D be the mean KL divergence per token from the original model to the quantized one, h the gradient of Σₜ KLₜ at a
 layer's output and x the layer's input, both in the quantized model, and V = W(l, f) − W(l, plan). Then
@@ -37,7 +37,7 @@ Samples = NDArray[np.float64]  # one value a sequence
 
 @dataclass(frozen=True)
 class Linearisation:
-    """What was found around a plan.
+    """The expansion of the loss around a plan.
 
     Attributes:
         kl_nats: D of the plan, float64 [sequences].
@@ -55,12 +55,12 @@ def linearise(
     on: tuple[Tensor, LabelDraws],
     progress: Progress,
 ) -> Linearisation:
-    """Measure a plan's loss and what changes of single layers would add to it.
+    """Measure a plan's loss, and what a change of each single layer would add.
 
-    The quantized matrices are held beside the original ones meanwhile, in float32.
+    Meanwhile the quantized matrices are held in float32 beside the original ones.
 
     Args:
-        loaded: the original model; it has its own values again afterwards.
+        loaded: the original model; its values are restored afterwards.
         records: the decided layers in the formats of interest, the plan's own among them.
         formats: the plan's.
         on: the sequences, int64 [sequences, tokens], and the draws of labels.
@@ -129,7 +129,7 @@ def _differentiate_loss(
 def _price(
     found: dict[str, list[Tensor]], layer_gradients: LayerGradients, records: Mapping[str, Rounded], own: str
 ) -> None:
-    """Add what some sequences say about one layer."""
+    """Add the changes of one layer on some sequences."""
     current = records[own].dequantize()
     for name, record in records.items():
         if name == own:

@@ -1,8 +1,8 @@
-"""What plans would need on a hardware: bytes, speed, power, energy, each number with its word.
+"""What plans would need on a machine: bytes, speed, power and energy, each number marked exact or predicted.
 
-Bytes of weights are exact. Everything that follows from a hardware's numbers is predicted, by the laws of decode
-(hardware/decode_laws.py), and as good as those numbers: each is listed with its origin. Power is given at one
-throughput that is the same for all, and at each contender's own full speed; the two are never mixed.
+Bytes of weights are exact. Everything that follows from the hardware's numbers is predicted by the laws of decode
+(hardware/decode_laws.py), and is as good as those numbers; each is listed with its origin. Power is given at one
+throughput that is the same for all, and at each entry's own full speed; the two are never mixed.
 
 Knows nothing about terminals.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, Literal, TypeVar
 
-from ..common.errors import ScantlingError
+from ..common.errors import MissingFigureError, OutOfRangeError
 from ..common.records import Finite, Record
 from ..common.units import BYTES, render_bytes
 from ..hardware.decode_laws import (
@@ -35,7 +35,7 @@ class PointRecord(Record):
     """A machine at work at a steady rate; every number is predicted.
 
     Attributes:
-        tokens_per_second: of every sequence.
+        tokens_per_second: of each sequence.
         watts: drawn.
         joules_per_token: of one token of one sequence.
     """
@@ -50,8 +50,8 @@ class QueryRecord(Record):
 
     Attributes:
         seconds_to_first_token: for the prompt.
-        seconds: in all.
-        joules: in all.
+        seconds: in total.
+        joules: in total.
     """
 
     seconds_to_first_token: Finite
@@ -60,19 +60,19 @@ class QueryRecord(Record):
 
 
 class PredictedEntry(Record):
-    """A plan, a uniform alternative, or the original.
+    """A plan, a uniform baseline, or the original.
 
     Attributes:
-        name: what tables call it.
+        name: its name in tables.
         stored_bytes: of all tensors of the checkpoint; exact.
         resident_bytes: with KV cache and activations at the workload's context; predicted.
         read_bytes_per_step: read for one token of every sequence; predicted.
         loss_increase_nats: predicted; None where nothing was priced.
-        tokens_per_second: at full speed; predicted; None where the machine lacks a number for it.
-        full_speed: at 1 / t; None where the machine lacks a number.
-        same_rate: at the rate that is the same for all; None where that is out of reach, or a number lacks.
-        query: None where no answer is stated, or a number lacks.
-        notes: what lacks, what does not fit, what is out of reach.
+        tokens_per_second: at full speed; predicted; None where the hardware lacks a number for it.
+        full_speed: at 1 / t; None where the hardware lacks a number.
+        same_rate: at the rate that is the same for all; None where that is out of reach, or a number is missing.
+        query: None where no answer length is stated, or a number is missing.
+        notes: what is missing, does not fit, or is out of reach.
     """
 
     name: str
@@ -88,10 +88,10 @@ class PredictedEntry(Record):
 
 
 class Parameter(Record):
-    """A number of the machine that predictions rest on.
+    """A number of the hardware that predictions rest on.
 
     Attributes:
-        name: what it is called in hardware files.
+        name: as in hardware files.
         value: with its unit.
         origin: measured, datasheet, estimate or stated.
         source: where it comes from.
@@ -104,7 +104,7 @@ class Parameter(Record):
 
 
 class Prediction(Record):
-    """What ``predict`` says.
+    """The result of ``predict``.
 
     Attributes:
         model_source: where the model was loaded from.
@@ -116,7 +116,7 @@ class Prediction(Record):
         activation_bytes: estimated from the layers' shapes.
         parameters: the hardware's numbers behind the predictions.
         estimates: names of those that are estimates.
-        words: which numbers of a contender are exact and which predicted.
+        words: which numbers of an entry are exact and which predicted.
         entries: the plans first, the original last.
     """
 
@@ -135,30 +135,25 @@ class Prediction(Record):
 
 @dataclass(frozen=True)
 class Use:
-    """A machine, and how the model is used on it.
-
-    Attributes:
-        hardware: its numbers.
-        workload: context, rate, query.
-    """
+    """A machine, and how the model is used on it."""
 
     hardware: Hardware
     workload: Workload
 
 
 ORIGINAL: Final = "original"
-_Found = TypeVar("_Found")
+_Value = TypeVar("_Value")
 Entries = Mapping[str, Mapping[str, str] | None]
-"""Formats of every layer by the contender's name; None for the original."""
+"""The format of every layer, by the entry's name; None for the original."""
 
 
 def entries_of(profile: Profile, plans: Mapping[str, Plan], uniforms: Sequence[str] | None) -> Entries:
-    """Put plans, uniform alternatives and the original beside each other.
+    """Put plans, uniform baselines and the original beside each other.
 
     Args:
         profile: of the model.
-        plans: by the names they shall have.
-        uniforms: formats' names, or widths; None for every format that all decided layers are offered.
+        plans: by name.
+        uniforms: formats or widths; None for every format that all decided layers are offered.
 
     Returns:
         Formats by name.
@@ -174,7 +169,7 @@ def entries_of(profile: Profile, plans: Mapping[str, Plan], uniforms: Sequence[s
 
 
 def predict(profile: Profile, entries: Entries, use: Use) -> Prediction:
-    """Predict what contenders need on a machine.
+    """Predict what entries need on a machine.
 
     Args:
         profile: the layers; its prices are used where it has them.
@@ -187,7 +182,7 @@ def predict(profile: Profile, entries: Entries, use: Use) -> Prediction:
     rows = Rows(profile, use.workload, use.hardware)
     read = {name: rows.read_bytes(formats) for name, formats in entries.items()}
     rate, origin = _same_rate(rows, read, use.hardware)
-    found = tuple(_entry(rows, name, formats, read[name], rate) for name, formats in entries.items())
+    predicted = tuple(_entry(rows, name, formats, read[name], rate) for name, formats in entries.items())
     used = list(dict.fromkeys(format_name for sizes in read.values() for format_name in sizes))
     figures = figures_behind(use.hardware, used)
     return Prediction(
@@ -208,21 +203,21 @@ def predict(profile: Profile, entries: Entries, use: Use) -> Prediction:
             for name in PredictedEntry.model_fields
             if name not in {"name", "notes"}
         },
-        entries=found,
+        entries=predicted,
     )
 
 
 def _same_rate(
     rows: Rows, read: Mapping[str, Mapping[str, Fraction]], hardware: Hardware
 ) -> tuple[Fraction | None, str]:
-    """Give the throughput at which powers are compared: the stated one, else the slowest contender's full speed."""
+    """Give the throughput at which powers are compared: the stated one, else the slowest entry's full speed."""
     stated = rows.rate()
     if stated is not None:
         return stated, "stated"
     try:
         speeds = {name: operate(sizes, hardware).tokens_per_second for name, sizes in read.items()}
-    except ScantlingError:  # said for every contender
-        return None, "none: a number of the machine lacks"
+    except MissingFigureError:  # named in every entry's notes
+        return None, "none: the hardware lacks a number"
     slowest = min(speeds, key=speeds.__getitem__)
     return Fraction(speeds[slowest]) * (1 - Fraction(1, 10**9)), f"full speed of {slowest}"
 
@@ -235,17 +230,17 @@ def _entry(
     same_rate: Fraction | None,
 ) -> PredictedEntry:
     record, hardware = rows.profile.record, rows.require_hardware("a prediction")
-    originally = 2 * sum(layer.num_weights for layer in record.layers) + record.other_bytes
-    stored = originally if formats is None else rows.profile.stored_bytes(dict(formats))
+    original_bytes = 2 * sum(layer.num_weights for layer in record.layers) + record.other_bytes
+    stored = original_bytes if formats is None else rows.profile.stored_bytes(dict(formats))
     resident = stored + rows.row(RESIDENT_BYTES).fixed - record.other_bytes
-    notes = _Notes([])
-    if hardware.memory is not None and resident > hardware.number("memory", BYTES, "a prediction"):
-        notes.lines.append(f"does not fit: {render_bytes(resident)}, where {hardware.name} has {hardware.memory.value}")
-    speed = notes.attempt(lambda: float(1 / seconds_per_step(read, hardware)))
-    full = notes.attempt(lambda: operate(read, hardware, None, rows.batch))
-    rated = None if same_rate is None else notes.attempt(lambda: operate(read, hardware, same_rate, rows.batch))
-    query = notes.attempt(lambda: _query(rows, formats))
-    notes.lines.extend(above_power_limit(point.watts, hardware) for point in (full, rated) if point is not None)
+    speed, no_speed = _attempt(lambda: float(1 / seconds_per_step(read, hardware)))
+    full, no_full = _attempt(lambda: operate(read, hardware, None, rows.batch))
+    rated, no_rated = (
+        (None, "") if same_rate is None else _attempt(lambda: operate(read, hardware, same_rate, rows.batch))
+    )
+    query, no_query = _attempt(lambda: _query(rows, formats))
+    limits = [above_power_limit(point.watts, hardware) for point in (full, rated) if point is not None]
+    notes = [_memory_note(resident, hardware), no_speed, no_full, no_rated, no_query, *limits]
     return PredictedEntry(
         name=name,
         stored_bytes=stored,
@@ -256,22 +251,23 @@ def _entry(
         full_speed=None if full is None else _recorded(full),
         same_rate=None if rated is None else _recorded(rated),
         query=query,
-        notes=tuple(dict.fromkeys(line for line in notes.lines if line)),
+        notes=tuple(dict.fromkeys(note for note in notes if note)),
     )
 
 
-@dataclass(frozen=True)
-class _Notes:
-    """Gathers why numbers are missing."""
+def _memory_note(resident: int, hardware: Hardware) -> str:
+    """Say that a plan does not fit into the hardware's memory; empty where it does."""
+    if hardware.memory is None or resident <= hardware.number("memory", BYTES, "a prediction"):
+        return ""
+    return f"does not fit: {render_bytes(resident)}, where {hardware.name} has {hardware.memory.value}"
 
-    lines: list[str]
 
-    def attempt(self, compute: Callable[[], _Found]) -> _Found | None:
-        try:
-            return compute()
-        except ScantlingError as error:
-            self.lines.append(str(error))
-            return None
+def _attempt(compute: Callable[[], _Value]) -> tuple[_Value | None, str]:
+    """Compute a number, or say why it cannot be predicted."""
+    try:
+        return compute(), ""
+    except (MissingFigureError, OutOfRangeError) as error:
+        return None, str(error)
 
 
 def _recorded(point: OperatingPoint) -> PointRecord:
@@ -284,11 +280,11 @@ def _loss(profile: Profile, formats: Mapping[str, str] | None) -> float | None:
     if formats is None:
         return 0.0
     loss = profile.predict(dict(formats))[0]
-    return loss if math.isfinite(loss) else None  # shapes without prices
+    return loss if math.isfinite(loss) else None  # a profile of shapes has no prices
 
 
 def _query(rows: Rows, formats: Mapping[str, str] | None) -> QueryRecord | None:
-    """Predict one query of one sequence, its answer read at the mean length of the cache."""
+    """Predict one query of one sequence, its answer decoded at the mean length of the cache."""
     work = rows.workload
     if work.answer is None:
         return None

@@ -1,8 +1,9 @@
-"""A map of truth: how far the predictions hold that a ladder of plans was measured beside.
+"""How far predictions hold, over a sweep of plans that were measured too.
 
-The elastic range is where the second-order expansion holds. Going from light to heavy plans, it ends before the first
-whose measured loss increase differs from the predicted one by more than a quarter, and by more than twice the standard
-error of their ratio. Within it the mean of log(measured / predicted) is a correction, its spread the error of that.
+The elastic range is where the second-order expansion holds. Going from light compression to heavy, it ends before the
+first plan whose measured loss increase differs from the predicted one by more than a quarter, and by more than twice
+the standard error of their ratio. Within it the mean of log(measured / predicted) is a correction, and its spread the
+correction's error.
 
 Knows nothing about how plans are measured or shown.
 """
@@ -18,7 +19,7 @@ _NUM_ERRORS = 2.0
 
 
 class SweepPoint(Record):
-    """One plan of the ladder.
+    """One plan of the sweep.
 
     Attributes:
         name: ``uniform`` and its format, or ``solved`` and its average bits.
@@ -26,9 +27,9 @@ class SweepPoint(Record):
         predicted_kl_nats: per token.
         measured_kl_nats: per token.
         ratio: measured / predicted.
-        ratio_standard_error: from the standard errors of both; None where there is one sequence only.
+        ratio_standard_error: from the standard errors of both; None for a single sequence.
         holds: whether the prediction holds.
-        joint_kl_nats: predicted for the plan as a whole (sensitivity/joint.py), per token; None where that is unknown.
+        joint_kl_nats: predicted for the plan as a whole (sensitivity/joint.py), per token; None where unknown.
     """
 
     name: str
@@ -47,8 +48,8 @@ class PredictionValidity(Record):
     Attributes:
         sweep_points: from the lightest compression to the heaviest, by predicted loss increase.
         elastic_limit_nats: the largest predicted loss increase below which all predictions hold; None where none does.
-        correction: what predictions within the elastic range are to be multiplied by; None where there is no range.
-        correction_error: how far it differs from plan to plan, one standard deviation, relative.
+        correction: factor that corrects predictions within the elastic range; None where there is no range.
+        correction_error: its spread from plan to plan, one standard deviation, relative.
     """
 
     sweep_points: tuple[SweepPoint, ...]
@@ -58,28 +59,20 @@ class PredictionValidity(Record):
 
 
 def sweep_point(row: ComparisonEntry, joint_kl_nats: float | None = None) -> SweepPoint:
-    """Judge one plan.
-
-    Args:
-        row: predicted and measured.
-        joint_kl_nats: predicted for the plan as a whole.
-
-    Returns:
-        The rung.
-    """
-    judged = held_against(
+    """Check the prediction of one row of a comparison; the joint prediction is only recorded."""
+    point = check_prediction(
         row.name,
         row.average_bits,
         (row.predicted_kl_nats, row.predicted_kl_standard_error_nats),
         (row.measured_kl_nats, row.measured_kl_standard_error_nats),
     )
-    return judged.model_copy(update={"joint_kl_nats": joint_kl_nats})
+    return point.model_copy(update={"joint_kl_nats": joint_kl_nats})
 
 
-def held_against(
+def check_prediction(
     name: str, average_bits: float, predicted: tuple[float, float | None], measured: tuple[float, float | None]
 ) -> SweepPoint:
-    """Judge one prediction.
+    """Check one prediction.
 
     Args:
         name: of the plan.
@@ -88,7 +81,7 @@ def held_against(
         measured: likewise.
 
     Returns:
-        The rung.
+        The point of the sweep.
     """
     ratio = measured[0] / predicted[0]
     error = None
@@ -106,15 +99,8 @@ def held_against(
     )
 
 
-def judge(sweep_points: Sequence[SweepPoint]) -> PredictionValidity:
-    """Find the elastic range and the correction.
-
-    Args:
-        sweep_points: in any order.
-
-    Returns:
-        The map.
-    """
+def prediction_validity(sweep_points: Sequence[SweepPoint]) -> PredictionValidity:
+    """Find the elastic range and the correction from sweep points in any order."""
     ordered = sorted(sweep_points, key=lambda one: one.predicted_kl_nats)
     first_off = next((position for position, one in enumerate(ordered) if not one.holds), len(ordered))
     elastic = ordered[:first_off]

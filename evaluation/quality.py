@@ -16,18 +16,17 @@ from ..models.install import Candidate, installed
 
 @dataclass(frozen=True)
 class Quality:
-    """What was measured, one value a sequence: a mean over its tokens.
+    """Measured quality, one value per sequence: a mean over its tokens.
 
-    KL divergence and agreement look at the predictions after every token; the others at those that the text answers,
-    all but the last. The most likely token is the one of the least number where several are equally likely.
+    KL divergence and agreement take the predictions after every token; the others those whose next token is in the
+    text, all but the last. Ties for the most likely token go to the lowest token id.
 
     Attributes:
         kl_nats: KL(original ‖ candidate).
         negative_log_likelihood_nats: of the token that follows.
-        top1_agreement: the share where original and candidate have the same most likely token.
-        next_token_accuracy: the share where the most likely token is the one that follows.
-        flips: the share where the original was right and the candidate is wrong, or the other way round (Dutta et al.
-            2024, arXiv 2407.09141).
+        top1_agreement: share where original and candidate agree on the most likely token.
+        next_token_accuracy: share where the most likely token is the one that follows.
+        flips: share where exactly one of original and candidate was right (Dutta et al. 2024, arXiv 2407.09141).
     """
 
     kl_nats: tuple[float, ...]
@@ -37,14 +36,7 @@ class Quality:
     flips: tuple[float, ...]
 
     def means_of(self, sequences: Sequence[int]) -> dict[str, float]:
-        """Average over some of the sequences.
-
-        Args:
-            sequences: their positions.
-
-        Returns:
-            The means by the attributes' names.
-        """
+        """Average over the sequences at these positions, by the attributes' names."""
         return {
             name: math.fsum(values[index] for index in sequences) / len(sequences)
             for name, values in asdict(self).items()
@@ -86,7 +78,7 @@ def standard_error(values: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True)
 class _Predictions:
-    """What a model says about one sequence.
+    """What a model predicts for one sequence.
 
     Attributes:
         log_probability: float32 [tokens, vocabulary].
@@ -112,7 +104,7 @@ def _predict(model: nn.Module, sequence: Tensor) -> _Predictions:
 
 
 def _beside(original: _Predictions, candidate: _Predictions) -> tuple[float, ...]:
-    """Give the values of one sequence in the order of Quality."""
+    """Compare one sequence: the values in the order of Quality."""
     divergence = nn.functional.kl_div(
         candidate.log_probability, original.log_probability, reduction="none", log_target=True
     )
@@ -138,14 +130,14 @@ def measure_candidates(
 ) -> dict[str, Quality]:
     """Measure candidates against the original on the same sequences.
 
-    Only ``sequences_at_once`` sequences' predictions of the original are held at a time.
+    Only the original's predictions of ``sequences_at_once`` sequences are held at a time.
 
     Args:
         model: the original model.
         candidates: matrices to install, by the candidate's name.
         token_ids: int64 [sequences, tokens].
         progress: shows how far the work is.
-        sequences_at_once: a larger number installs candidates less often and takes more memory.
+        sequences_at_once: more of them install candidates less often and take more memory.
 
     Returns:
         The quality of every candidate, and of ``original``.

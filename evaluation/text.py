@@ -1,4 +1,4 @@
-"""The text that quality is measured on: for every domain a part that calibration has not seen.
+"""The text that quality is measured on: for every domain, a part that calibration has not seen.
 
 Knows nothing about plans.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..common.errors import ScantlingError
+from ..common.errors import InputError
 from ..models.loading import LoadedModel
 from ..sensitivity.calibration.text import Text, cut_sequences, load_text, require_disjoint, validate_length
 from ..sensitivity.domains import DEFAULT_NAME
@@ -24,7 +24,7 @@ class EvaluationDomain:
 
     Attributes:
         name: as in the profile, or as the user calls it.
-        text: all of it.
+        text: the whole text.
         token_ids: int64 [sequences, tokens].
         document_of_sequence: see CutSequences.
     """
@@ -42,14 +42,7 @@ class EvaluationDomain:
 
 
 def profiled_domains(profile: Profile) -> tuple[DomainRecord, ...]:
-    """List the texts that a profile was made on.
-
-    Args:
-        profile: the profile.
-
-    Returns:
-        Its domains; a single nameless text is one called ``text``.
-    """
+    """List the domains of a profile; a single unnamed text is one called ``text``."""
     record = profile.record
     return record.domains or (
         DomainRecord(name=DEFAULT_NAME, text_source=record.text_source, text_sha256=record.text_sha256),
@@ -63,24 +56,25 @@ def evaluation_domain(
 
     Args:
         loaded: the model.
-        profile: says what was calibrated on.
-        named: a domain of the profile, for the part of its text that was kept for evaluation; or a name and a text.
-        num_sequences: how many.
+        profile: records the calibration text.
+        named: a domain of the profile, for the held-out part of its text; or a name and a text.
+        num_sequences: number of sequences.
         length: tokens in each.
 
     Returns:
         The domain.
 
     Raises:
-        ScantlingError: the text has changed since calibration, is too short, or was calibrated on.
+        InputError: the text has changed since calibration.
+        ScantlingError: it is too short, or was calibrated on.
     """
     validate_length(loaded.model.config, length)
     name, source = (named.name, named.text_source) if isinstance(named, DomainRecord) else named
     text = load_text(source, loaded)
     if isinstance(named, DomainRecord) and text.sha256 != named.text_sha256:
-        raise ScantlingError(
-            f"the text {text.source} has changed since it was calibrated on, so what was kept for evaluation is not "
-            "known. Name an evaluation text with --text."
+        raise InputError(
+            f"the text {text.source} has changed since calibration, so its held-out part is unknown. "
+            "Name an evaluation text with --text."
         )
     same = text.sha256 in {domain.text_sha256 for domain in profiled_domains(profile)}
     cut = cut_sequences(loaded.tokenizer, text.evaluation() if same else text.documents, num_sequences, length)
@@ -96,9 +90,9 @@ def evaluation_domains(
 
     Args:
         loaded: the model.
-        profile: says what was calibrated on.
-        sources: names and texts; none for the domains of the profile.
-        num_sequences: how many, for each.
+        profile: records the calibration text.
+        sources: names and texts; empty for the domains of the profile.
+        num_sequences: sequences per domain.
         length: tokens in each.
 
     Returns:

@@ -15,8 +15,8 @@ import os
 import sys
 from pathlib import Path
 
-from auto_round import AutoRound, AutoScheme
-from auto_round.schemes import QuantizationScheme
+from auto_round import AutoRound, AutoScheme  # pyright: ignore[reportMissingImports] - in an environment of its own
+from auto_round.schemes import QuantizationScheme  # pyright: ignore[reportMissingImports] - in an environment of its own
 
 WIDTHS, GROUP_SIZE = (2, 3, 4, 8), 64
 NUM_TEXTS, LENGTH = 16, 256  # its defaults

@@ -48,7 +48,11 @@ def install(layers: dict[str, nn.Linear], matrices: dict[str, Tensor]) -> None:
 def estimate(source: Path, low: int, high: int) -> dict[str, list[float]]:
     """Give sensitivity and number of weights of every layer."""
     model = AutoModelForCausalLM.from_pretrained(source / "model", dtype=torch.float32).requires_grad_(False)
-    layers = {name: module for name, module in model.named_modules() if name.endswith("_proj")}
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if name.endswith("_proj") and isinstance(module, nn.Linear)
+    }
     own = {name: layer.weight.data for name, layer in layers.items()}
     coarse = {name: affine(weight, low) for name, weight in own.items()}
     rows = torch.from_numpy(np.load(source / "pricing.npy"))
@@ -61,12 +65,13 @@ def estimate(source: Path, low: int, high: int) -> dict[str, list[float]]:
         install(layers, coarse)
         found = model(row[None], use_cache=False).logits[0].log_softmax(-1)
         nn.functional.kl_div(found, wanted, reduction="batchmean", log_target=True).backward()
+    gradients = {name: layer.weight.grad for name, layer in layers.items() if layer.weight.grad is not None}
     return {
         name: [
-            float((layer.weight.grad * (coarse[name] - affine(own[name], high))).sum()) / len(rows) / own[name].numel(),
+            float((gradient * (coarse[name] - affine(own[name], high))).sum()) / len(rows) / own[name].numel(),
             own[name].numel(),
         ]
-        for name, layer in layers.items()
+        for name, gradient in gradients.items()
     }
 
 

@@ -18,10 +18,10 @@ import json
 import sys
 from pathlib import Path
 
-import modelopt.torch.quantization as mtq
+import modelopt.torch.quantization as mtq  # pyright: ignore[reportMissingImports] - in an environment of its own
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 WIDTHS, GROUP_SIZE = (2, 3, 4, 8), 64
 
@@ -36,10 +36,10 @@ def weight_only(bits: int) -> dict[str, object]:
     }
 
 
-def with_head(model: torch.nn.Module, average_bits: float) -> float:
+def with_head(model: PreTrainedModel, average_bits: float) -> float:
     """Average over the output head too, which ModelOpt counts at 16 bits though it is not quantized."""
-    decided = sum(module.weight.numel() for name, module in model.named_modules() if name.endswith("_proj"))
-    head = model.get_output_embeddings().weight.numel()
+    decided = sum(values.numel() for name, values in model.named_parameters() if name.endswith("_proj.weight"))
+    head = model.get_output_embeddings().get_parameter("weight").numel()
     return (average_bits * decided + 16 * head) / (decided + head)
 
 

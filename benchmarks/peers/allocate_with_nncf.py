@@ -16,7 +16,7 @@ import math
 import sys
 from pathlib import Path
 
-import nncf
+import nncf  # pyright: ignore[reportMissingImports] - in an environment of its own
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM

@@ -19,7 +19,7 @@ os.environ["AR_ALLOW_W8_ASYM"] = (
     "1"  # it refuses 8 bits with zero points, which vLLM does not load; nothing loads these
 )
 
-from auto_round import AutoRound
+from auto_round import AutoRound  # pyright: ignore[reportMissingImports] - in an environment of its own
 from safetensors.torch import save_file
 
 GROUP_SIZE, NUM_TEXTS, LENGTH, BATCH = 64, 16, 512, 4

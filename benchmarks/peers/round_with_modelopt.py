@@ -17,8 +17,9 @@ to write.
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-import modelopt.torch.quantization as mtq
+import modelopt.torch.quantization as mtq  # pyright: ignore[reportMissingImports] - in an environment of its own
 import numpy as np
 import torch
 from safetensors.torch import save_file
@@ -47,7 +48,7 @@ def main() -> None:
         mtq.quantize(model, {"quant_cfg": rules, "algorithm": algorithm}, forward_loop=read)
         values = {}
         for name in bits:
-            module = model.get_submodule(name)
+            module: Any = model.get_submodule(name)
             values[name] = module.weight_quantizer(module.weight)
             scale = getattr(module.input_quantizer, "_pre_quant_scale", None)
             if scale is not None:

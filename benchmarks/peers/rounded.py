@@ -13,7 +13,7 @@ from scantling.common.files import whole_file
 from scantling.common.progress import silent
 from scantling.models.layers import matrix_of
 from scantling.models.loading import LoadedModel
-from scantling.quantization.formats import IntegerFormat, parse_format
+from scantling.quantization.formats import FloatFormat, IntegerFormat, parse_format
 from scantling.quantization.grid import Rounded, RoundedMatrix, cast
 from scantling.sensitivity.profile import Profile
 from scantling.sensitivity.round_model import round_as_profiled
@@ -69,6 +69,7 @@ def rounded_layers(
     for name, formats in wanted.items():
         for target in map(parse_format, formats):
             if not isinstance(target, IntegerFormat):
+                assert isinstance(target, FloatFormat), target
                 found[name, target.name] = cast(matrix_of(loaded.model.get_submodule(name)), target)
             elif (record := kept(folder, name, target)) is not None:
                 found[name, target.name] = record

@@ -1,11 +1,11 @@
-"""Where quality crosses a threshold on its way down a ladder of plans.
+"""Where quality crosses a threshold as plans get smaller.
 
-A specimen is pulled, step by step, until it yields; here a model is compressed, step by step. Each rung has a load, the
-KL divergence D from the original, and a deflection, the loss of quality: by how much the mean negative log-likelihood
-of the text has risen, so that perplexity has risen by the factor exp(loss). The original is the point (0, 0).
+A specimen is loaded step by step until it yields; here a model is compressed step by step. Each plan of the budget
+sweep has a load, the KL divergence D from the original, and a deflection, the loss of quality: the rise of the text's
+mean negative log-likelihood, so that perplexity rises by the factor exp(loss). The original is the point (0, 0).
 
 The curve through the points is the isotonic regression of the loss on D (a loss that seems to fall as D rises is
-noise), joined by straight lines. A threshold is crossed where the curve first reaches it: between two measured rungs,
+noise), joined by straight lines. A threshold is crossed where the curve first reaches it: between two measured points,
 or beyond the last one, which is then all that is known. Nothing is extrapolated.
 
 Knows nothing about models, plans or files.
@@ -30,11 +30,11 @@ class Crossing:
     """Where a threshold is crossed.
 
     Attributes:
-        kl_nats: the KL divergence there; the largest of the ladder where it is not crossed.
+        kl_nats: the KL divergence there; the largest of the sweep where it is not crossed.
         reached: whether it is crossed.
-        between: the rungs around it; the last one alone where it is not crossed.
+        between: the sweep points around it; the last one alone where it is not crossed.
         replicates: the KL divergence in every resample of the text, float64 [resamples].
-        share_reached: of the resamples in which it is crossed.
+        share_reached: share of the resamples in which it is crossed.
     """
 
     kl_nats: float
@@ -49,10 +49,10 @@ class DegradationCurve:
     """Loss of quality against KL divergence, on the whole text and on every resample of it.
 
     Attributes:
-        names: of the rungs.
-        kl_nats: float64 [rungs].
-        loss_nats: rise of the negative log-likelihood per token, float64 [rungs].
-        kl_replicates: float64 [resamples, rungs].
+        names: of the sweep points.
+        kl_nats: float64 [points].
+        loss_nats: rise of the negative log-likelihood per token, float64 [points].
+        kl_replicates: float64 [resamples, points].
         loss_replicates: likewise.
     """
 
@@ -63,14 +63,7 @@ class DegradationCurve:
     loss_replicates: Floats
 
     def crossing(self, threshold_nats: float) -> Crossing:
-        """Find where the curve first reaches a loss.
-
-        Args:
-            threshold_nats: the loss, above 0.
-
-        Returns:
-            The crossing.
-        """
+        """Find where the curve first reaches a loss, above 0."""
         kl, order, position = _cross(self.kl_nats, self.loss_nats, threshold_nats)
         names = [ORIGIN, *(self.names[index] for index in order)]
         reached = position < len(names)
@@ -88,7 +81,7 @@ class DegradationCurve:
 
 
 def _cross(loads: Floats, losses: Floats, threshold: float) -> tuple[float, NDArray[np.intp], int]:
-    """Give the load at the threshold, the rungs by load, and the first position beyond the threshold (0: origin)."""
+    """Give the load at the threshold, the points by load, and the first position beyond the threshold (0: origin)."""
     order = np.argsort(loads, kind="stable")
     load = np.concatenate([[0.0], loads[order]])
     loss = np.concatenate([[0.0], np.maximum(isotonic_regression(losses[order]).x, 0.0)])
@@ -103,12 +96,12 @@ def _cross(loads: Floats, losses: Floats, threshold: float) -> tuple[float, NDAr
 def curve_of(
     names: Sequence[str], sweep_points: Sequence[Quality], original: Quality, resampling: BlockBootstrap
 ) -> DegradationCurve:
-    """Make the curve of a ladder on one domain.
+    """Draw the curve of a sweep on one domain.
 
     Args:
-        names: of the rungs.
-        sweep_points: what was measured of them.
-        original: what was measured of the original on the same sequences.
+        names: of the sweep points.
+        sweep_points: their measured quality.
+        original: the original's on the same sequences.
         resampling: the draws of documents.
 
     Returns:
@@ -126,13 +119,5 @@ def curve_of(
 
 
 def loss_by_sequence(quality: Quality, original: Quality) -> Floats:
-    """Give the rise of the negative log-likelihood of every sequence.
-
-    Args:
-        quality: of a plan.
-        original: of the original on the same sequences.
-
-    Returns:
-        Nats per token, float64 [sequences].
-    """
+    """Give the rise of a plan's negative log-likelihood over the original's in nats per token, float64 [sequences]."""
     return np.subtract(quality.negative_log_likelihood_nats, original.negative_log_likelihood_nats)

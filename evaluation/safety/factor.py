@@ -1,16 +1,16 @@
 """The factor of safety of a plan: how many times its degradation fits into what the model bears.
 
-    factor = D_yield / (γ · D_plan)                        the least over the domains
+    factor = D_yield / (γ · D_plan)                        minimum over the domains
 
-D is the KL divergence from the original in nats per token. D_yield is where, on the way down a ladder of plans of the
-same model, perplexity has risen by a stated offset; D_ultimate where the model has collapsed. γ ≥ 1 is what D_plan is
-multiplied by for not having been measured: 1 for a measured plan, and for a predicted one a bound on measured /
-predicted, taken from the rungs of the ladder that are loaded most like it.
+D is the KL divergence from the original in nats per token. D_yield is where, along a budget sweep of the same model,
+perplexity has risen by a stated offset; D_ultimate where the model has collapsed. The prediction margin γ ≥ 1 allows
+for a D_plan that was not measured: 1 for a measured plan, and for a predicted one an upper bound on measured /
+predicted, taken from the sweep points with a similar prediction.
 
-The lower end of the factor's interval decides, not its estimate: documents are drawn anew, and yield and plan are found
-again in every draw, so that a text that is hard for both does not count twice.
+The lower bound of the factor's interval decides, not its estimate: documents are resampled, and yield and plan are
+found again in every resample, so that a text that is hard for both does not count twice.
 
-    margin = lower end / required factor − 1               passes where it is not negative
+    margin = lower bound / required factor − 1             passes where it is at least 0
 
 Knows nothing about command lines, nor how anything was measured.
 """
@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from ...common.errors import ScantlingError
+from ...common.errors import InputError
 from ..bootstrap import Interval
 from ..cache import Formats
 from ..quality import Quality
@@ -29,73 +29,74 @@ from .degradation_curve import Crossing, Floats
 from .measured_sweep import MeasuredDomain, MeasuredSweep
 from .record import DomainFactor, MeasuredPlan, PlanSafety, PredictionMargin
 
+_NEIGHBOURS = 8.0  # sweep points predicted within this ratio of a plan show how far its prediction may be off
+_FEWEST_NEIGHBOURS = 3
 
-def judge_measured(
+
+def safety_of_measured(
     sweep: MeasuredSweep, name: str, formats: Formats, measured: Mapping[str, Quality], required_factor: float
 ) -> PlanSafety:
-    """Give the factors of a plan that was measured on the ladder's text.
+    """Give the factors of a plan that was measured on the sweep's text.
 
     Args:
-        sweep: that was measured.
+        sweep: measured.
         name: of the plan.
         formats: of every layer.
-        measured: its quality by domain.
-        required_factor: what the lower end is held against.
+        measured: the plan's quality by domain.
+        required_factor: what the lower bound must reach.
 
     Returns:
         The factors.
 
     Raises:
-        ScantlingError: the plan does not differ from the original.
+        InputError: the plan does not differ from the original.
     """
-    prediction_margin, factors = margin_of_measured(), []
+    margin, factors = margin_of_measured(), []
     for one in sweep.domains:
         kl = np.array(measured[one.domain.name].kl_nats)
         if kl.min() <= 0:
-            raise ScantlingError(
-                f"{name} does not differ from the original by anything that can be measured (KL {kl.mean():.1e} nats "
-                "per token), so it has no factor of safety."
+            raise InputError(
+                f"{name} does not differ measurably from the original (KL {kl.mean():.1e} nats per token), so it has "
+                "no factor of safety."
             )
-        factors.append(_factor(one, float(kl.mean()), one.resampling.means(kl), prediction_margin))
-    return _least(sweep.plan_quality(name, formats, measured), prediction_margin, factors, required_factor)
+        factors.append(_factor(one, float(kl.mean()), one.resampling.means(kl), margin))
+    return _minimum(sweep.plan_quality(name, formats, measured), margin, factors, required_factor)
 
 
-def judge_predicted(sweep: MeasuredSweep, name: str, formats: Formats, required_factor: float) -> PlanSafety:
+def safety_of_predicted(sweep: MeasuredSweep, name: str, formats: Formats, required_factor: float) -> PlanSafety:
     """Give the factors of a plan that was only predicted.
 
     Args:
-        sweep: that was measured.
+        sweep: measured.
         name: of the plan.
         formats: of every layer.
-        required_factor: what the lower end is held against.
+        required_factor: what the lower bound must reach.
 
     Returns:
-        The factors; γ is the largest of the domains.
+        The factors; the prediction margin is the largest of the domains.
 
     Raises:
-        ScantlingError: nothing is predicted for the plan.
+        InputError: no loss is predicted for the plan.
     """
-    factors, prediction_margins = [], []
+    factors, margins = [], []
     for one in sweep.domains:
         predicted, _ = sweep.predicted(formats, one.domain.name)
         if predicted <= 0:
-            raise ScantlingError(f"{name} is predicted to lose nothing, so it has no factor of safety.")
-        prediction_margin = margin_of_predicted(
+            raise InputError(f"{name} is predicted to lose nothing, so it has no factor of safety.")
+        margin = margin_of_predicted(
             predicted, sweep.predicted_and_measured(one), sweep.thresholds.bootstrap.confidence
         )
-        factors.append(_factor(one, predicted, np.array(predicted), prediction_margin))
-        prediction_margins.append(prediction_margin)
-    largest = max(prediction_margins, key=lambda prediction_margin: prediction_margin.value)
-    return _least(sweep.plan_quality(name, formats, {}), largest, factors, required_factor)
+        factors.append(_factor(one, predicted, np.array(predicted), margin))
+        margins.append(margin)
+    largest = max(margins, key=lambda margin: margin.value)
+    return _minimum(sweep.plan_quality(name, formats, {}), largest, factors, required_factor)
 
 
-def _factor(
-    one: MeasuredDomain, kl_nats: float, kl_replicates: Floats, prediction_margin: PredictionMargin
-) -> DomainFactor:
+def _factor(one: MeasuredDomain, kl_nats: float, kl_replicates: Floats, margin: PredictionMargin) -> DomainFactor:
     def against(crossing: Crossing) -> Interval:
         return one.resampling.interval(
-            crossing.kl_nats / (prediction_margin.value * kl_nats),
-            crossing.replicates / (prediction_margin.value * kl_replicates),
+            crossing.kl_nats / (margin.value * kl_nats),
+            crossing.replicates / (margin.value * kl_replicates),
         )
 
     return DomainFactor(
@@ -108,14 +109,14 @@ def _factor(
     )
 
 
-def _least(
-    plan: MeasuredPlan, prediction_margin: PredictionMargin, factors: Sequence[DomainFactor], required_factor: float
+def _minimum(
+    plan: MeasuredPlan, margin: PredictionMargin, factors: Sequence[DomainFactor], required_factor: float
 ) -> PlanSafety:
     governing = min(factors, key=lambda factor: factor.at_yield.lower)
     lower = governing.at_yield.lower
     return PlanSafety(
         plan=plan,
-        prediction_margin=prediction_margin,
+        prediction_margin=margin,
         domains=tuple(factors),
         factor=min(factor.at_yield.estimate for factor in factors),
         factor_lower=lower,
@@ -128,48 +129,39 @@ def _least(
     )
 
 
-_NEIGHBOURS = 8.0  # rungs loaded up to so many times more or less tell how far a prediction may be off
-
-_FEWEST_NEIGHBOURS = 3
-
-
 def margin_of_measured() -> PredictionMargin:
-    """Give γ of a plan that was measured on the text of the ladder.
-
-    Returns:
-        1: documents are drawn anew for plan and ladder together, so that the interval has the sampling error.
-    """
+    """Give 1: documents are resampled for plan and sweep together, so the interval holds the sampling error."""
     return PredictionMargin(
         value=1.0,
         mean_ratio=1.0,
         basis="measured",
-        origin="the plan was measured on the ladder's own text; the sampling of that text is in the interval",
+        origin="the plan was measured on the sweep's own text; the sampling of that text is in the interval",
     )
 
 
 def margin_of_predicted(
     predicted_nats: float, sweep_points: Sequence[tuple[float, float]], confidence: float
 ) -> PredictionMargin:
-    """Bound measured / predicted for a further plan of about this load.
+    """Bound measured / predicted for a further plan with about this prediction.
 
-    With r the ratio of a rung, n the number of rungs predicted within eight times of the plan, and m and s mean and
-    standard deviation of log r, the next ratio is below
+    With r the ratio of a sweep point, n the number of points predicted within eight times of the plan, and m and s mean
+    and standard deviation of log r, the next ratio is below
 
         exp(m + t · s · √(1 + 1/n))
 
     at the one-sided confidence of an interval's end, t the quantile of Student's distribution with n − 1 degrees of
-    freedom. The rungs are solved plans like it: what the optimiser gains from errors of the prices is in their ratios.
+    freedom. The points are solved plans too: what the optimiser gains from errors of the prices is in their ratios.
 
     Args:
         predicted_nats: of the plan.
-        sweep_points: predicted and measured, of every rung.
+        sweep_points: predicted and measured nats of every sweep point.
         confidence: of a two-sided interval.
 
     Returns:
-        γ, at least 1.
+        The prediction margin γ, at least 1.
 
     Raises:
-        ScantlingError: too few rungs are loaded like the plan.
+        InputError: too few points have a similar prediction.
     """
     logs = [
         math.log(measured / predicted)
@@ -177,9 +169,9 @@ def margin_of_predicted(
         if predicted_nats / _NEIGHBOURS <= predicted <= predicted_nats * _NEIGHBOURS and measured > 0
     ]
     if len(logs) < _FEWEST_NEIGHBOURS:
-        raise ScantlingError(
-            f"only {len(logs)} rungs of the ladder are predicted within {_NEIGHBOURS:g} times of {predicted_nats:.4g} "
-            "nats: too few to say how far that prediction may be off. Measure the plan, or ask for a finer ladder with "
+        raise InputError(
+            f"only {len(logs)} points of the budget sweep are predicted within {_NEIGHBOURS:g} times of "
+            f"{predicted_nats:.4g} nats: too few to bound the error of that prediction. Measure the plan, or give more "
             "--points."
         )
     mean, deviation = float(np.mean(logs)), float(np.std(logs, ddof=1))
@@ -189,6 +181,6 @@ def margin_of_predicted(
         value=max(bound, 1.0),
         mean_ratio=math.exp(mean),
         basis="predicted",
-        origin=f"bound on measured / predicted, from the {len(logs)} rungs predicted within {_NEIGHBOURS:g} times of "
-        f"the plan, where it is {math.exp(mean):.2f} on average",
+        origin=f"upper bound on measured / predicted, from the {len(logs)} sweep points predicted within "
+        f"{_NEIGHBOURS:g} times of the plan, where it is {math.exp(mean):.2f} on average",
     )

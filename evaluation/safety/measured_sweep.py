@@ -1,4 +1,4 @@
-"""A ladder that was measured: the curve of every domain, and where the model yields and collapses on it.
+"""A measured budget sweep: the curve of every domain, and where the model yields and collapses on it.
 
 Knows nothing about factors, nor how anything was measured.
 """
@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...common.errors import ScantlingError
+from ...common.errors import InputError
 from ...planning.plan import average_bits
 from ...quantization.formats import parse_format
 from ...sensitivity.profile import Profile, decided_layers, mean_and_standard_error
 from ..bootstrap import BlockBootstrap, BootstrapSettings, Interval
 from ..cache import ORIGINAL, Formats, QualityOf, formats_sha256
-from ..prediction_validity import held_against, judge
+from ..prediction_validity import check_prediction, prediction_validity
 from ..quality import Quality
 from ..text import EvaluationDomain
 from .degradation_curve import Crossing, DegradationCurve, curve_of, loss_by_sequence
@@ -27,11 +27,11 @@ DEFAULT_ULTIMATE = 1.0
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What is called yield and collapse, and how sure bounds are.
+    """Where yield and collapse are, and the confidence of bounds.
 
     Attributes:
-        offset: the relative rise of perplexity at yield.
-        ultimate: at collapse.
+        offset: relative rise of perplexity at yield.
+        ultimate: relative rise of perplexity at collapse.
         bootstrap: of all intervals.
     """
 
@@ -40,13 +40,9 @@ class Thresholds:
     bootstrap: BootstrapSettings = field(default_factory=BootstrapSettings)
 
     def validate(self) -> None:
-        """Refuse thresholds that are none.
-
-        Raises:
-            ScantlingError: they are not in order.
-        """
+        """Require 0 < offset < ultimate."""
         if not 0 < self.offset < self.ultimate:
-            raise ScantlingError(
+            raise InputError(
                 f"yield at {self.offset:.3%} and collapse at {self.ultimate:.3%} more perplexity are not in order. "
                 "Give --offset above 0 and below --ultimate."
             )
@@ -54,13 +50,13 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class MeasuredDomain:
-    """One domain on which a ladder was measured.
+    """One domain on which a sweep was measured.
 
     Attributes:
         domain: its text.
         resampling: the draws of its documents.
-        original: what was measured of the original.
-        curve: the ladder's.
+        original: quality of the original.
+        curve: the sweep's.
         at_yield: where perplexity has risen by the offset.
         at_ultimate: where the model has collapsed.
     """
@@ -75,14 +71,14 @@ class MeasuredDomain:
 
 @dataclass(frozen=True)
 class MeasuredSweep:
-    """A ladder that was measured, ready to judge plans by.
+    """A measured budget sweep, which the factors of plans follow from.
 
     Attributes:
         profile: that it was solved from.
-        sweep: the format of every layer, by rung, from light to heavy.
-        measured: of every rung, and of the original, on every domain.
-        thresholds: what is called yield and collapse.
-        domains: one a domain.
+        sweep: the format of every layer, by sweep point, from light to heavy compression.
+        measured: quality of every point, and of the original, on every domain.
+        thresholds: where yield and collapse are.
+        domains: one per domain.
     """
 
     profile: Profile
@@ -92,12 +88,12 @@ class MeasuredSweep:
     domains: tuple[MeasuredDomain, ...]
 
     def plan_quality(self, name: str, formats: Formats, measured: Mapping[str, Quality]) -> MeasuredPlan:
-        """Describe a plan.
+        """Record a plan.
 
         Args:
             name: of the plan.
             formats: of every layer.
-            measured: its quality by domain; none where it was only predicted.
+            measured: its quality by domain; empty where it was only predicted.
 
         Returns:
             The record.
@@ -117,24 +113,16 @@ class MeasuredSweep:
         )
 
     def sweep_points(self) -> tuple[MeasuredPlan, ...]:
-        """Describe the ladder.
-
-        Returns:
-            Its rungs.
-        """
+        """Record the points of the sweep."""
         return tuple(self.plan_quality(name, formats, self.measured[name]) for name, formats in self.sweep.items())
 
     def curves(self) -> tuple[DomainCurve, ...]:
-        """Describe what was found on every domain.
-
-        Returns:
-            One curve a domain.
-        """
+        """Record one curve per domain."""
         return tuple(self._curve(one) for one in self.domains)
 
     def _curve(self, one: MeasuredDomain) -> DomainCurve:
         name = one.domain.name
-        onset = _onset(one, [self.measured[sweep_point][name] for sweep_point in self.sweep])
+        onset = _onset(one, [self.measured[point][name] for point in self.sweep])
         return DomainCurve(
             domain=name,
             text_source=one.domain.text.source,
@@ -153,32 +141,22 @@ class MeasuredSweep:
 
     def _elastic_limit(self, one: MeasuredDomain) -> float | None:
         """Give the measured KL divergence up to which predictions hold."""
-        sweep_points = []
+        points = []
         for name, formats in self.sweep.items():
             predicted, measured = self.predicted(formats, one.domain.name), self.measured[name][one.domain.name]
-            sweep_points.append(
-                held_against(name, 0.0, predicted, (measured.mean_kl_nats, measured.kl_standard_error_nats))
+            points.append(
+                check_prediction(name, 0.0, predicted, (measured.mean_kl_nats, measured.kl_standard_error_nats))
             )
-        judged = judge(sweep_points)
-        elastic = [
-            sweep_point
-            for sweep_point in judged.sweep_points
-            if sweep_point.predicted_kl_nats <= (judged.elastic_limit_nats or 0.0)
-        ]
-        return max((sweep_point.measured_kl_nats for sweep_point in elastic), default=None)
+        validity = prediction_validity(points)
+        limit = validity.elastic_limit_nats or 0.0
+        elastic = [point.measured_kl_nats for point in validity.sweep_points if point.predicted_kl_nats <= limit]
+        return max(elastic, default=None)
 
     def predicted_and_measured(self, one: MeasuredDomain) -> list[tuple[float, float]]:
-        """Put predictions beside measurements.
-
-        Args:
-            one: the domain.
-
-        Returns:
-            KL divergence per token, predicted and measured, of every rung.
-        """
+        """Give the predicted and the measured KL divergence per token of every sweep point on a domain."""
         return [
-            (self.predicted(formats, one.domain.name)[0], self.measured[sweep_point][one.domain.name].mean_kl_nats)
-            for sweep_point, formats in self.sweep.items()
+            (self.predicted(formats, one.domain.name)[0], self.measured[point][one.domain.name].mean_kl_nats)
+            for point, formats in self.sweep.items()
         ]
 
     def predicted(self, formats: Formats, domain_name: str) -> tuple[float, float | None]:
@@ -186,10 +164,10 @@ class MeasuredSweep:
 
         Args:
             formats: of every layer.
-            domain_name: the domain; one that the profile does not know stands for the mean of those that it does.
+            domain_name: the domain; for one that the profile does not know, the mean over its domains is predicted.
 
         Returns:
-            KL divergence per token in nats, and its standard error, None where there is one sample.
+            KL divergence per token in nats, and its standard error, None for a single sample.
         """
         losses, names = self.profile.sample_losses_nats(formats), self.profile.domain_names
         if domain_name in names:
@@ -207,28 +185,26 @@ def measured_sweep(
     """Find yield and collapse on every domain.
 
     Args:
-        profile: that the ladder was solved from.
-        sweep: the format of every layer, by rung, from light to heavy.
-        measured: of every rung, and of the original, on every domain.
+        profile: that the sweep was solved from.
+        sweep: the format of every layer, by sweep point, from light to heavy compression.
+        measured: quality of every point, and of the original, on every domain.
         domains: the domains.
-        thresholds: what is called yield and collapse.
+        thresholds: where yield and collapse are.
 
     Returns:
-        The ladder, ready to judge plans by.
+        The measured sweep.
     """
     thresholds.validate()
-    made = []
+    found = []
     for domain in domains:
         resampling = BlockBootstrap(domain.document_of_sequence, thresholds.bootstrap)
         resampling.require_enough()
         original = measured[ORIGINAL][domain.name]
-        curve = curve_of(
-            list(sweep), [measured[sweep_point][domain.name] for sweep_point in sweep], original, resampling
-        )
+        curve = curve_of(list(sweep), [measured[point][domain.name] for point in sweep], original, resampling)
         at_yield = curve.crossing(math.log1p(thresholds.offset))
         at_ultimate = curve.crossing(math.log1p(thresholds.ultimate))
-        made.append(MeasuredDomain(domain, resampling, original, curve, at_yield, at_ultimate))
-    return MeasuredSweep(profile, sweep, measured, thresholds, tuple(made))
+        found.append(MeasuredDomain(domain, resampling, original, curve, at_yield, at_ultimate))
+    return MeasuredSweep(profile, sweep, measured, thresholds, tuple(found))
 
 
 def _domain_quality(one: MeasuredDomain, measured: Quality) -> DomainQuality:
@@ -260,7 +236,7 @@ def _document_qualities(one: MeasuredDomain, measured: Quality) -> Iterator[Docu
 
 
 def _onset(one: MeasuredDomain, sweep_points: Sequence[Quality]) -> int | None:
-    """Give the lightest rung that is worse than the original beyond doubt, as are all heavier ones."""
+    """Give the lightest point that is significantly worse than the original, as are all heavier ones."""
     onset = None
     for index in np.argsort(-one.curve.kl_nats, kind="stable"):
         if one.resampling.mean_interval(loss_by_sequence(sweep_points[index], one.original)).lower <= 0:

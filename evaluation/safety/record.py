@@ -1,4 +1,4 @@
-"""What ``scantling safety`` writes: the ladder, where the model yields and collapses, and the factors of plans.
+"""What ``scantling safety`` writes: the budget sweep, where the model yields and collapses, and the factors of plans.
 
 Knows nothing about how any of it was measured.
 """
@@ -18,12 +18,12 @@ class DocumentQuality(Record):
 
     Attributes:
         document: its position among the documents of the evaluation text.
-        num_sequences: that are of it.
+        num_sequences: evaluation sequences that come from it.
         kl_nats: KL divergence from the original, per token.
         negative_log_likelihood_nats: of the plan, per token.
-        top1_agreement: the share of tokens where plan and original have the same most likely one.
-        next_token_accuracy: the share of tokens that the plan's most likely one meets.
-        flips: the share of tokens where one of the two was right and the other wrong.
+        top1_agreement: share of tokens where plan and original agree on the most likely one.
+        next_token_accuracy: share of tokens that the plan's most likely one predicts.
+        flips: share of tokens where exactly one of the two was right.
     """
 
     document: int
@@ -41,12 +41,12 @@ class DomainQuality(Record):
     Attributes:
         domain: its name.
         kl_nats: KL divergence from the original, per token.
-        negative_log_likelihood_increase_nats: that of the plan less that of the original, per token; paired.
+        negative_log_likelihood_increase_nats: the plan's minus the original's, per token; paired.
         perplexity: of the plan.
-        next_token_accuracy: the share of tokens that the plan's most likely one meets.
-        accuracy_change: that share less the original's; paired.
-        top1_agreement: the share of tokens where plan and original have the same most likely one.
-        flips: the share of tokens where one of the two was right and the other wrong.
+        next_token_accuracy: share of tokens that the plan's most likely one predicts.
+        accuracy_change: that share minus the original's; paired.
+        top1_agreement: share of tokens where plan and original agree on the most likely one.
+        flips: share of tokens where exactly one of the two was right.
         kl_nats_by_sequence: the KL divergence of every sequence.
         by_document: the means of every document.
     """
@@ -64,7 +64,7 @@ class DomainQuality(Record):
 
 
 class MeasuredPlan(Record):
-    """One plan, predicted and measured: a rung of the ladder, or a plan whose factor was asked for.
+    """One plan, predicted and measured: a point of the budget sweep, or a plan whose factor is wanted.
 
     Attributes:
         name: such as ``3.17 bits``, ``plan.json``, ``uniform int3-g64``.
@@ -73,7 +73,7 @@ class MeasuredPlan(Record):
         stored_bytes: of all tensors, exact.
         predicted_kl_nats: the predicted loss increase, per token.
         predicted_kl_standard_error_nats: over the profile's samples; None where there is only one.
-        domains: what was measured, one a domain; empty where the plan was only predicted.
+        domains: the measurements, one per domain; empty for a plan that was only predicted.
     """
 
     name: str
@@ -89,12 +89,12 @@ class ThresholdPoint(Record):
     """Where the curve of quality against KL divergence crosses a threshold.
 
     Attributes:
-        kl_nats: the KL divergence there, between two rungs, and its interval; where the ladder ends before, the largest
-            that was measured, and the interval's upper end says nothing.
-        reached: whether the ladder reaches the threshold; where it does not, the true value is larger.
-        share_reached: of the resamples in which it does.
-        between: the two rungs around it (``original`` and the first, where it comes before that); the last rung alone
-            where the ladder ends before.
+        kl_nats: the KL divergence there, between two sweep points, and its interval; where the sweep ends before the
+            threshold, the largest that was measured, and the interval's upper end is meaningless.
+        reached: whether the sweep reaches the threshold; where it does not, the true value is larger.
+        share_reached: share of the resamples in which it does.
+        between: the two sweep points around it (``original`` and the first one, where it comes earlier); the last
+            point alone where the sweep ends before the threshold.
     """
 
     kl_nats: Interval
@@ -112,14 +112,14 @@ class DomainCurve(Record):
         text_sha256: of its documents.
         num_sequences: of evaluation.
         sequence_length: tokens in each.
-        num_documents: that the sequences are of; intervals rest on them.
+        num_documents: documents that the sequences come from; intervals rest on them.
         original_perplexity: of the original model.
         original_accuracy: its next-token accuracy.
-        elastic_limit_nats: the largest measured KL divergence up to which all rungs were predicted within a quarter, or
-            within twice the standard error; None where the first is off.
-        onset_kl_nats: the KL divergence of the first rung from which on every rung is worse than the original beyond
-            doubt; depends on the length of the text. None where there is none.
-        onset_point: that rung.
+        elastic_limit_nats: the largest measured KL divergence up to which all sweep points were predicted within a
+            quarter, or within twice the standard error; None where the first is off.
+        onset_kl_nats: the KL divergence of the lightest sweep point from which on all are significantly worse than the
+            original; depends on the length of the text. None where there is none.
+        onset_point: that sweep point.
         yield_point: where perplexity has risen by the offset.
         ultimate_point: where the model has collapsed.
     """
@@ -140,11 +140,11 @@ class DomainCurve(Record):
 
 
 class PredictionMargin(Record):
-    """γ: what the plan's KL divergence is multiplied by before it is held against the yield.
+    """The prediction margin γ: factor on the plan's KL divergence before it is compared with the yield.
 
     Attributes:
         value: at least 1.
-        mean_ratio: measured / predicted on average over the rungs that it comes from; 1 for a measured plan.
+        mean_ratio: mean of measured / predicted over the sweep points it comes from; 1 for a measured plan.
         basis: whether the plan's KL divergence was measured or only predicted.
         origin: where the value comes from, in words.
     """
@@ -163,7 +163,7 @@ class DomainFactor(Record):
         kl_nats: D_plan: measured, or predicted.
         at_yield: D_yield / (γ · D_plan) and its interval.
         at_ultimate: D_ultimate / (γ · D_plan) and its interval.
-        at_least_at_yield: the ladder ends before the yield, so that the factor is at least this.
+        at_least_at_yield: the sweep ends before the yield, so the factor is at least this.
         at_least_at_ultimate: likewise.
     """
 
@@ -176,20 +176,20 @@ class DomainFactor(Record):
 
 
 class PlanSafety(Record):
-    """How safe one plan is: the least over its domains.
+    """How safe one plan is: the minimum over its domains.
 
     Attributes:
         plan: predicted and measured.
         prediction_margin: and its origin.
-        domains: the factors, one a domain.
-        factor: at yield, the least over the domains.
-        factor_lower: the lower end of its interval, the least over the domains: this one decides.
+        domains: the factors, one per domain.
+        factor: at yield, minimum over the domains.
+        factor_lower: the lower bound of its interval, minimum over the domains: the deciding number.
         ultimate_factor: at ultimate, likewise.
-        ultimate_factor_lower: the lower end of its interval.
-        governing_domain: the domain of the least lower end at yield.
-        required_factor: that was asked for.
+        ultimate_factor_lower: the lower bound of its interval.
+        governing_domain: the domain with the smallest lower bound at yield.
+        required_factor: what the lower bound must reach.
         margin: factor_lower / required_factor − 1.
-        passes: whether the margin is not negative.
+        passes: whether the margin is at least 0.
     """
 
     plan: MeasuredPlan
@@ -213,27 +213,28 @@ class SafetyFile(VersionedRecord):
         scantling_version: that wrote it.
         model_source: the model.
         model_sha256: of its weights.
-        profile_path: the profile that the ladder was solved from.
+        profile_path: the profile that the sweep was solved from.
         profile_sha256: of that file.
         rounding_inputs: what layers were rounded against for the measurement.
-        num_points: budgets that the ladder was solved at; equal plans are one rung.
-        offset: the relative rise of perplexity that is called yield.
-        ultimate: the relative rise of perplexity that is called collapse.
+        num_points: budgets that the sweep was solved for; equal plans are one point.
+        offset: relative rise of perplexity at yield.
+        ultimate: relative rise of perplexity at collapse.
         bootstrap: of all intervals.
-        curves: one a domain.
+        curves: one per domain.
         sweep: from the lightest compression to the heaviest, by predicted loss increase.
-        plans: the plans asked for, the first of which decides the exit status.
+        plans: the plans in question; the first one decides the exit status.
     """
 
     version_key: ClassVar[str] = "safety_version"
     version: ClassVar[int] = SAFETY_VERSION
     renamed_keys: ClassVar[Mapping[str, str]] = {
         "certainty": "bootstrap",
-        "case": "domain",
         "cases": "domains",
         "gamma": "prediction_margin",
         "governing_case": "governing_domain",
         "ladder": "sweep",
+        "load_case": "domain",
+        "num_rungs": "num_points",
         "onset_rung": "onset_point",
     }
 
@@ -254,25 +255,10 @@ class SafetyFile(VersionedRecord):
 
 
 def write_safety(safety: SafetyFile, path: Path) -> None:
-    """Write ``safety.json``, whole or not at all.
-
-    Args:
-        safety: what was found.
-        path: the file, replaced where it exists.
-    """
+    """Write ``safety.json``, whole or not at all; an existing file is replaced."""
     write_record(safety, path)
 
 
 def read_safety(path: Path) -> SafetyFile:
-    """Read ``safety.json``.
-
-    Args:
-        path: the file.
-
-    Returns:
-        What it says.
-
-    Raises:
-        ScantlingError: there is no such file, or it is not of this version.
-    """
+    """Read ``safety.json``, also that of version 0.1; raises FileFormatError where it is missing or something else."""
     return read_record(SafetyFile, path, f"safety file of version {SAFETY_VERSION}", "scantling safety PLAN")

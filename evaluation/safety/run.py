@@ -1,4 +1,4 @@
-"""From plans to ``safety.json``: solve the ladder, measure it and the plans, judge.
+"""From plans to ``safety.json``: solve the budget sweep, measure it and the plans, compute factors.
 
 Knows nothing about command lines.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ... import __version__
-from ...common.errors import ScantlingError
+from ...common.errors import InputError
 from ...common.progress import Progress
 from ...models.layers import find_layers
 from ...models.loading import LoadedModel
@@ -19,23 +19,23 @@ from ..bootstrap import BlockBootstrap
 from ..cache import Formats, MeasurementCache
 from ..text import evaluation_domains, profiled_domains
 from .budget_sweep import sweep
-from .factor import judge_measured, judge_predicted
+from .factor import safety_of_measured, safety_of_predicted
 from .measured_sweep import MeasuredSweep, Thresholds, measured_sweep
 from .record import PlanSafety, SafetyFile
 
 
 @dataclass(frozen=True)
 class SafetySettings:
-    """What is measured, and what is asked of it.
+    """What is measured, and what it must reach.
 
     Attributes:
-        sources: names and texts; none for the domains of the profile.
-        num_sequences: of evaluation, for each domain.
+        sources: names and texts of domains; empty for the domains of the profile.
+        num_sequences: evaluation sequences per domain.
         sequence_length: tokens in each.
-        num_points: of the ladder.
+        num_points: of the budget sweep.
         inputs: what layers are rounded against.
-        thresholds: what is called yield and collapse, and how sure bounds are.
-        required_factor: what the lower end of a factor's interval is held against.
+        thresholds: where yield and collapse are, and the confidence of bounds.
+        required_factor: what the lower bound of a factor's interval must reach.
     """
 
     sources: tuple[tuple[str, str], ...] = ()
@@ -52,17 +52,17 @@ def settings_of(safety: SafetyFile, profile: Profile, origin: ProfileOrigin) -> 
 
     Args:
         safety: the file.
-        profile: that its ladder must have been solved from.
-        origin: where the profile lies.
+        profile: that its sweep must have been solved from.
+        origin: the profile's file.
 
     Returns:
-        The settings; the required factor is left to who asks.
+        The settings, without the required factor.
 
     Raises:
-        ScantlingError: it was made from another profile.
+        InputError: it was made from another profile.
     """
     if safety.profile_sha256 != origin.sha256:
-        raise ScantlingError(
+        raise InputError(
             f"the safety file is of the profile {safety.profile_path}, not of {origin.path} as it is now. Measure "
             "again with: scantling safety PLAN"
         )
@@ -80,15 +80,12 @@ def settings_of(safety: SafetyFile, profile: Profile, origin: ProfileOrigin) -> 
 
 
 def cache_beside(profile_path: Path) -> Path:
-    """Say where the measurements of a profile's plans are kept.
-
-    Args:
-        profile_path: the profile's file.
+    """Name the folder beside a profile that caches the measurements of its plans.
 
     Returns:
-        The folder beside it.
+        The folder.
 
-    >>> kept_beside(Path("some/model.safetensors")).name
+    >>> cache_beside(Path("some/model.safetensors")).name
     'model.safetensors.measured'
     """
     return profile_path.with_name(f"{profile_path.name}.measured")
@@ -96,69 +93,55 @@ def cache_beside(profile_path: Path) -> Path:
 
 @dataclass(frozen=True)
 class SafetyRun:
-    """A model on its text, ready to be pulled.
+    """A model and its evaluation text, ready to measure.
 
     Attributes:
-        origin: where the profile lies.
-        measurer: measures plans, and keeps what was measured.
-        settings: what is measured, and what is asked of it.
+        origin: the profile's file.
+        cache: measures plans, each only once.
+        settings: what is measured, and what it must reach.
     """
 
     origin: ProfileOrigin
-    measurer: MeasurementCache
+    cache: MeasurementCache
     settings: SafetySettings
 
     def measure_plans(self, plans: Mapping[str, Formats]) -> tuple[MeasuredSweep, dict[str, PlanSafety]]:
-        """Measure the ladder and plans, and judge the plans.
+        """Measure the budget sweep and plans.
 
         Args:
             plans: the format of every layer, by name.
 
         Returns:
-            The ladder, and the factors of every plan.
+            The measured sweep, and the factors of every plan.
 
         Raises:
-            ScantlingError: a plan is called like a rung.
+            InputError: a plan has the name of a sweep point.
         """
-        measurer, settings = self.measurer, self.settings
-        sweep_points: dict[str, Formats] = dict(sweep(measurer.profile, settings.num_points, measurer.progress))
-        if sweep_points.keys() & plans.keys():
-            raise ScantlingError(
-                f"a plan is called {min(sweep_points.keys() & plans.keys())!r}, as a rung is. Rename its file."
+        cache, settings = self.cache, self.settings
+        points: dict[str, Formats] = dict(sweep(cache.profile, settings.num_points, cache.progress))
+        if points.keys() & plans.keys():
+            raise InputError(
+                f"a plan is called {min(points.keys() & plans.keys())!r}, as a sweep point is. Rename its file."
             )
-        measured = measurer.measure({**sweep_points, **plans})
-        sweep_measured = measured_sweep(measurer.profile, sweep_points, measured, measurer.domains, settings.thresholds)
+        measured = cache.measure({**points, **plans})
+        sweep_measured = measured_sweep(cache.profile, points, measured, cache.domains, settings.thresholds)
         return sweep_measured, {
-            name: judge_measured(sweep_measured, name, formats, measured[name], settings.required_factor)
+            name: safety_of_measured(sweep_measured, name, formats, measured[name], settings.required_factor)
             for name, formats in plans.items()
         }
 
     def predict(self, plans: Mapping[str, Formats]) -> tuple[MeasuredSweep, dict[str, PlanSafety]]:
-        """Measure the ladder only, and judge plans by their predictions.
-
-        Args:
-            plans: the format of every layer, by name.
-
-        Returns:
-            The ladder, and the factors of every plan.
-        """
+        """Measure the budget sweep only, and give plans the factors that follow from their predictions."""
         sweep_measured, _ = self.measure_plans({})
         return sweep_measured, {
-            name: judge_predicted(sweep_measured, name, formats, self.settings.required_factor)
+            name: safety_of_predicted(sweep_measured, name, formats, self.settings.required_factor)
             for name, formats in plans.items()
         }
 
     def record(self, found: tuple[MeasuredSweep, Mapping[str, PlanSafety]]) -> SafetyFile:
-        """Write down what was found.
-
-        Args:
-            found: the ladder, and the factors of every plan.
-
-        Returns:
-            What ``safety.json`` says.
-        """
+        """Record a measured sweep and the factors of plans as ``safety.json`` holds them."""
         sweep_measured, plans = found
-        record = self.measurer.profile.record
+        record = self.cache.profile.record
         return SafetyFile(
             scantling_version=__version__,
             model_source=record.model_source,
@@ -181,30 +164,35 @@ def safety_run(
     profile: Profile,
     origin: ProfileOrigin,
     settings: SafetySettings,
-    kept: Path,
+    cache_folder: Path,
     progress: Progress,
 ) -> SafetyRun:
-    """Prepare the text, and refuse before any work what cannot end well.
+    """Prepare the text, and refuse what would fail before any work is done.
 
     Args:
         loaded: the model.
         profile: of this model.
-        origin: where the profile lies.
-        settings: what is measured, and what is asked of it.
-        kept: the folder for measurements.
+        origin: the profile's file.
+        settings: what is measured, and what it must reach.
+        cache_folder: for measurements.
         progress: shows how far the work is.
 
     Returns:
-        What measures and judges.
+        The run.
 
     Raises:
-        ScantlingError: the required factor is none.
+        InputError: the required factor is not a finite number above 0.
     """
     settings.thresholds.validate()
     if not 0 < settings.required_factor < math.inf:
-        raise ScantlingError(f"a required factor of {settings.required_factor:g} is none. Give one such as 1.5.")
+        raise InputError(
+            f"the required factor must be a finite number above 0, got "
+            f"{settings.required_factor:g}. Give for instance 1.5."
+        )
     profile.require_same_model(loaded.sha256, [layer.name for layer in find_layers(loaded.model).layers])
     domains = evaluation_domains(loaded, profile, settings.sources, settings.num_sequences, settings.sequence_length)
     for domain in domains:
         BlockBootstrap(domain.document_of_sequence, settings.thresholds.bootstrap).require_enough()
-    return SafetyRun(origin, MeasurementCache(loaded, profile, domains, settings.inputs, kept, progress), settings)
+    return SafetyRun(
+        origin, MeasurementCache(loaded, profile, domains, settings.inputs, cache_folder, progress), settings
+    )

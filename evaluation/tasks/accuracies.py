@@ -1,4 +1,4 @@
-"""Accuracies of plans: what ``scantling tasks`` writes, and what a safety file says of next tokens.
+"""Accuracies of plans: what ``scantling tasks`` writes, and the next-token accuracies of a safety file.
 
 Knows nothing about how accuracies were measured.
 """
@@ -6,29 +6,29 @@ Knows nothing about how accuracies were measured.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import ValidationError
 
-from ...common.errors import ScantlingError
-from ...common.records import Finite, Record, write_record
+from ...common.errors import FileFormatError
+from ...common.records import Finite, Record, VersionedRecord, write_record
 from ..bootstrap import BootstrapSettings, Interval
 from ..cache import ORIGINAL
 from ..safety.record import SafetyFile, read_safety
 
-ACCURACY_VERSION: Final = 1
+ACCURACY_VERSION: Final = 2
 
 
 class Accuracy(Record):
     """One accuracy.
 
     Attributes:
-        task: what was asked.
-        metric: how answers were judged.
+        task: its name.
+        metric: how answers were scored.
         value: the share of right answers, and its interval.
-        chance: what guessing gives; None where that is not known.
-        chance_origin: how it was found, or why it is not known.
-        num_answers: that were judged.
+        chance: accuracy of guessing; None where unknown.
+        chance_origin: how it was found, or why it is unknown.
+        num_answers: that were scored.
     """
 
     task: str
@@ -45,7 +45,7 @@ class PlanAccuracy(Record):
     Attributes:
         name: of the plan, or ``original``.
         formats_sha256: of the format of every layer; None for the original, and for a checkpoint.
-        accuracies: one a task.
+        accuracies: one per task.
     """
 
     name: str
@@ -53,19 +53,23 @@ class PlanAccuracy(Record):
     accuracies: tuple[Accuracy, ...]
 
 
-class AccuracyFile(Record):
+class AccuracyFile(VersionedRecord):
     """The whole file.
 
     Attributes:
         accuracy_version: of this layout.
         scantling_version: that wrote it.
         model_sha256: of the original's weights.
-        origin: what measured, with its version.
+        origin: the program that measured, with its version.
         bootstrap: of the intervals.
-        plans: what was measured.
+        plans: the measured plans.
     """
 
-    accuracy_version: Literal[1] = ACCURACY_VERSION
+    version_key: ClassVar[str] = "accuracy_version"
+    version: ClassVar[int] = ACCURACY_VERSION
+    renamed_keys: ClassVar[Mapping[str, str]] = {"certainty": "bootstrap"}
+
+    accuracy_version: Literal[2] = ACCURACY_VERSION
     scantling_version: str
     model_sha256: str
     origin: str
@@ -74,14 +78,14 @@ class AccuracyFile(Record):
 
 
 def next_token_accuracies(safety: SafetyFile, vocabulary: int | None) -> AccuracyFile:
-    """Take the next-token accuracies out of a safety file.
+    """Take the next-token accuracies from a safety file.
 
     Args:
         safety: the file.
-        vocabulary: number of tokens that a guess would be among; None where it is not known.
+        vocabulary: number of tokens to guess among; None where unknown.
 
     Returns:
-        The accuracies of the original, of the rungs and of the plans that were measured.
+        The accuracies of the original, the sweep points and the measured plans.
     """
     chance = None if vocabulary is None else 1 / vocabulary
     chance_origin = (
@@ -122,12 +126,7 @@ def next_token_accuracies(safety: SafetyFile, vocabulary: int | None) -> Accurac
 
 
 def write_accuracies(found: AccuracyFile, path: Path) -> None:
-    """Write accuracies, whole or not at all.
-
-    Args:
-        found: the accuracies.
-        path: the file, replaced where it exists.
-    """
+    """Write accuracies, whole or not at all; an existing file is replaced."""
     write_record(found, path)
 
 
@@ -136,28 +135,27 @@ def read_accuracies(path: Path, vocabulary: int | None) -> AccuracyFile:
 
     Args:
         path: the file.
-        vocabulary: number of tokens that a guess of the next one would be among; None where it is not known.
+        vocabulary: number of tokens to guess the next one among; None where unknown.
 
     Returns:
         The accuracies.
 
     Raises:
-        ScantlingError: there is no such file, or it is neither.
+        FileFormatError: there is no such file, or it is neither.
     """
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ScantlingError(
+        raise FileFormatError(
             f"there is no file {path}. Write one with: scantling tasks, or scantling safety"
         ) from error
     except (OSError, ValueError) as error:
-        raise ScantlingError(f"cannot read accuracies from {path}: {error}") from error
+        raise FileFormatError(f"cannot read accuracies from {path}: {error}") from error
     if isinstance(read, Mapping) and "safety_version" in read:
         return next_token_accuracies(read_safety(path), vocabulary)
     try:
         return AccuracyFile.model_validate(read, strict=False)
     except ValidationError as error:
-        raise ScantlingError(
-            f"{path} has no accuracies: {error.errors()[0]['msg']}. Give what scantling tasks or "
-            "scantling safety wrote."
+        raise FileFormatError(
+            f"{path} has no accuracies: {error.errors()[0]['msg']}. Give a file of scantling tasks or scantling safety."
         ) from error

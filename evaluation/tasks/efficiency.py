@@ -3,8 +3,8 @@
     per watt  = accuracy / average power          at a stated throughput
     per joule = accuracy / energy                 of a stated piece of work: a query, or one token
 
-A ratio hides what it is made of: a model that knows nothing, on a machine that draws nothing, has a fine one. So every
-figure is kept together with its accuracy and the chance level, watts, throughput, and where each comes from.
+A ratio hides its parts: a model that knows nothing scores well on a machine that draws nothing. So every figure is kept
+together with its accuracy and the chance level, watts and throughput, and where each comes from.
 
 Knows nothing about command lines, nor how accuracy or power were found.
 """
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Literal
 
-from ...common.errors import ScantlingError
+from ...common.errors import InputError, MissingFigureError
 from ...common.records import Finite, Record
 from ...common.units import TOKENS_PER_SECOND, WATTS, parse_quantity
 from ..bootstrap import Interval
@@ -26,11 +26,11 @@ class Power(Record):
     """A machine at work.
 
     Attributes:
-        hardware: its name, or what its user calls it.
+        hardware: its name.
         watts: average power.
         tokens_per_second: of every sequence.
         joules: energy of the work.
-        work: what that energy is for.
+        work: what that energy is spent on.
         at: ``full speed``, ``the same rate for all``, or ``as measured``.
         basis: whether watts and throughput were measured or modelled.
         origin: where they come from, in words.
@@ -47,7 +47,7 @@ class Power(Record):
 
 
 class Efficiency(Record):
-    """One figure with all that it is made of.
+    """One figure with its parts.
 
     Attributes:
         entry: the plan, a uniform format, or ``original``.
@@ -65,24 +65,12 @@ class Efficiency(Record):
 
 
 def efficiency(entry: str, accuracy: Accuracy, power: Power) -> Efficiency:
-    """Put accuracy and power together.
-
-    Args:
-        entry: whose they are.
-        accuracy: of it.
-        power: of it.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ScantlingError: watts, throughput or joules are not above 0.
-    """
+    """Divide an entry's accuracy by its power and energy; raises InputError unless these are finite and above 0."""
     for number, unit in ((power.watts, "W"), (power.tokens_per_second, "tok/s"), (power.joules, "J")):
         if not (math.isfinite(number) and number > 0):
-            raise ScantlingError(
-                f"{entry} on {power.hardware} at {number:g} {unit}: nothing works on that. State what was measured, "
-                "above 0."
+            raise InputError(
+                f"power, rate and energy must be above 0, got {number:g} {unit} for {entry} on {power.hardware}. "
+                "State what was measured."
             )
     return Efficiency(
         entry=entry,
@@ -98,17 +86,17 @@ def _over(value: Interval, by: float) -> Interval:
 
 
 def modelled_powers(prediction: Prediction, entry: PredictedEntry) -> list[Power]:
-    """Give the powers that the laws of decode predict for a contender.
+    """Give the powers that the laws of decode predict for an entry.
 
     Args:
-        prediction: of all contenders on a machine.
+        prediction: of all entries on a machine.
         entry: one of them.
 
     Returns:
         At full speed, and at the throughput that is the same for all, where each can be predicted.
 
     Raises:
-        ScantlingError: neither can; the hardware's missing numbers are named.
+        MissingFigureError: neither can; the hardware's missing numbers are named.
     """
     estimates = f", of which estimates: {', '.join(prediction.estimates)}" if prediction.estimates else ""
     origin = f"modelled from the numbers of {prediction.hardware}{estimates}"
@@ -130,7 +118,7 @@ def modelled_powers(prediction: Prediction, entry: PredictedEntry) -> list[Power
             )
         )
     if not powers:
-        raise ScantlingError(f"no power of {entry.name} on {prediction.hardware}: {'; '.join(entry.notes)}")
+        raise MissingFigureError(f"no power of {entry.name} on {prediction.hardware}: {'; '.join(entry.notes)}")
     return powers
 
 
@@ -146,22 +134,22 @@ def measured_powers(stated: Sequence[str]) -> dict[str, list[Power]]:
         stated: ``NAME=WATTS@RATE`` each, such as ``plan=165W@26tok/s``.
 
     Returns:
-        Powers by the contender's name.
+        Powers by the entry's name.
 
     Raises:
-        ScantlingError: one is not written so, or is not above 0.
+        InputError: one is not written so, or is not above 0.
     """
     found: dict[str, list[Power]] = {}
     for words in stated:
         name, equals, numbers = words.rpartition("=")
         watts_word, at, rate_word = numbers.partition("@")
         if not (name and equals and at):
-            raise ScantlingError(f"--measured {words!r} is not NAME=WATTS@RATE. Write for instance plan=165W@26tok/s.")
+            raise InputError(f"--measured {words!r} is not NAME=WATTS@RATE. Write for instance plan=165W@26tok/s.")
         watts, rate = parse_quantity(watts_word, WATTS), parse_quantity(rate_word, TOKENS_PER_SECOND)
         if watts <= 0 or rate <= 0:
-            raise ScantlingError(
-                f"--measured {words!r}: {watts_word} at {rate_word}: nothing works on that. State what was measured, "
-                "above 0."
+            raise InputError(
+                f"--measured {words!r}: watts and rate must be above 0, got {watts_word} at {rate_word}. State what "
+                "was measured."
             )
         found.setdefault(name, []).append(_measured(watts, rate))
     return found

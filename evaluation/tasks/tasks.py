@@ -1,4 +1,4 @@
-"""Task accuracy of quantized models in memory, and of checkpoints, by lm-eval; also from local task files, offline.
+"""Task accuracy of quantized models in memory, and of checkpoints, by lm-eval; offline from local task files.
 
 Knows nothing about plans: a candidate is a set of matrices to install.
 """
@@ -13,7 +13,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from ...common.errors import ScantlingError
+from ...common.errors import FileFormatError, InputError, MissingDependencyError, ScantlingError
 from ...common.progress import Progress
 from ...models.install import Candidate, installed
 from ...models.loading import LoadedModel
@@ -26,7 +26,7 @@ _FALLBACK_LENGTH = 2048
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """What is asked.
+    """Which tasks are run, and how.
 
     Attributes:
         tasks: names that lm-eval knows, or task files (YAML).
@@ -42,16 +42,11 @@ class TaskSettings:
 
 
 def lm_eval_version() -> str:
-    """Say which lm-eval is there.
-
-    Returns:
-        Its name and version.
-
-    Raises:
-        ScantlingError: none is.
-    """
+    """Give lm-eval's name and version; raises MissingDependencyError where it is not installed."""
     if util.find_spec("lm_eval") is None:
-        raise ScantlingError("tasks are run by lm-eval, which is not installed. Run: pip install 'scantling[tasks]'")
+        raise MissingDependencyError(
+            "tasks are run by lm-eval, which is not installed. Run: pip install 'scantling[tasks]'"
+        )
     return f"lm-eval {metadata.version('lm-eval')}"
 
 
@@ -63,11 +58,11 @@ def run_tasks(
     Args:
         loaded: the model.
         candidates: matrices to install, by name.
-        settings: what is asked.
+        settings: which tasks, and how.
         progress: shows how far the work is.
 
     Returns:
-        For ``original`` and every candidate one accuracy a task.
+        For ``original`` and every candidate, one accuracy per task.
     """
     lm_eval_version()
     folders, names = _named(settings.tasks)
@@ -91,13 +86,13 @@ def _named(tasks: Sequence[str]) -> tuple[list[str], list[str]]:
         try:
             stated = re.search(r"^task:\s*[\"']?([\w\-.]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
         except (OSError, UnicodeDecodeError) as error:
-            raise ScantlingError(f"cannot read the task file {task}: {error}.") from error
+            raise FileFormatError(f"cannot read the task file {task}: {error}.") from error
         if stated is None:
-            raise ScantlingError(f"the task file {task} has no line 'task: NAME'. Add one.")
+            raise FileFormatError(f"the task file {task} has no line 'task: NAME'. Add one.")
         folders.append(str(path.absolute().parent))
         names.append(stated[1])
     if not names:
-        raise ScantlingError("no task was named. Give --task, a name that lm-eval knows or a task file.")
+        raise InputError("no task was named. Give --task, a name that lm-eval knows or a task file.")
     return list(dict.fromkeys(folders)), names
 
 
@@ -112,7 +107,7 @@ def _evaluate(
     manager = TaskManager(include_path=folders or None, include_defaults=not only_files)
     unknown = [name for name in names if name not in manager.all_tasks]
     if unknown:
-        raise ScantlingError(f"lm-eval knows no task {unknown[0]!r}. Give one of its names, or a task file.")
+        raise InputError(f"lm-eval knows no task {unknown[0]!r}. Give one of its names, or a task file.")
     longest = getattr(loaded.model.config, "max_position_embeddings", None) or _FALLBACK_LENGTH
     seed = settings.bootstrap.seed
     try:
@@ -125,7 +120,7 @@ def _evaluate(
                 log_samples=True, bootstrap_iters=0, random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed,
                 fewshot_random_seed=seed,
             )  # fmt: skip
-    except Exception as error:  # whatever lm-eval, datasets or a task's own code raise
+    except Exception as error:  # anything that lm-eval, datasets or a task's own code may raise
         raise ScantlingError(f"lm-eval could not run {', '.join(names)}: {error}") from error
     return tuple(
         _accuracy(task, samples, results["configs"][task], settings.bootstrap)
@@ -135,7 +130,7 @@ def _evaluate(
 
 @contextmanager
 def _quiet_away_from_terminals() -> Iterator[None]:
-    """Drop what lm-eval, its bars and the programs that it starts write to standard error, unless a person reads it."""
+    """Silence lm-eval, its bars and its subprocesses on standard error, unless that is a terminal."""
     if sys.stderr.isatty():
         yield
         return
@@ -155,8 +150,8 @@ def _accuracy(
     metric = config["metric_list"][0]["metric"]
     values = [sample.get(metric) for sample in samples]
     if not all(isinstance(value, int | float) and 0 <= value <= 1 for value in values):
-        raise ScantlingError(
-            f"the metric {metric!r} of the task {task} is no share of right answers. Name another task."
+        raise InputError(
+            f"the metric {metric!r} of the task {task} is not a share of right answers. Name another task."
         )
     questions = BlockBootstrap(tuple(sample["doc_id"] for sample in samples), bootstrap)
     questions.require_enough()

@@ -3,13 +3,16 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
 from helpers.command_line import run
-from scantling.common.errors import ScantlingError
+from scantling.common.errors import InputError, ScantlingError
 from scantling.evaluation.bootstrap import BlockBootstrap, BootstrapSettings, Interval
+from scantling.evaluation.compare import evaluate
 from scantling.evaluation.comparison import PairedDifference, read_comparison, write_comparison
+from scantling.models.loading import load_model
 from scantling.planning.plan import read_plan
 from scantling.reporting.terminal.verdicts import comparison_verdict, render_difference
 from scantling.sensitivity.profile import read_profile
@@ -113,6 +116,54 @@ def test_a_plan_beside_itself_is_no_better(folder):
     words = ["--plan", folder / "plan.json", "--sequences", "8", "--length", "32", "--json"]
     (found,) = json.loads(run("compare", folder / "plan.json", *words).output)["differences"]
     assert found["kl_nats"] == found["interval"]["lower"] == found["interval"]["upper"] == 0
+
+
+def test_python_and_the_command_line_give_the_same_comparison(folder, llama_folder, comparison):
+    plan, other = (read_plan(folder / name) for name in ("plan.json", "other.json"))
+    targets = ["same-bytes", "same-bits", "nearest"]
+    others = {str(folder / "other.json"): other}
+    found = evaluate(plan, against=targets, sequences=8, length=32, other_plans=others)
+    assert found == comparison
+    given = {"model": load_model(str(llama_folder)), "profile": read_profile(folder / "p.safetensors")}
+    assert evaluate(
+        plan, against=targets, sequences=8, length=32, other_plans=others, **given
+    ) == comparison.model_copy(update={"model_source": given["model"].source})
+
+
+def test_python_takes_the_three_counterparts_unless_something_else_is_named(folder):
+    plan = read_plan(folder / "plan.json")
+    short = {"sequences": 2, "length": 32, "profile": folder / "p.safetensors"}
+    assert [row.name for row in evaluate(plan, against="int3-g32", **short).entries] == [
+        "plan",
+        "uniform int3-g32",
+        "original",
+    ]
+    assert [row.name for row in evaluate(plan, other_plans={"it": plan}, **short).entries] == ["plan", "it", "original"]
+    assert sum(row.role == "baseline" for row in evaluate(plan, **short).entries) >= 2
+
+
+def test_python_refuses_what_does_not_belong_together_before_the_model_is_loaded(folder, tmp_path):
+    plan = read_plan(folder / "plan.json")
+    elsewhere = {"model": tmp_path / "no model"}
+    with pytest.raises(InputError, match=r"the plan's profile .*gone does not exist"):
+        evaluate(plan, profile=tmp_path / "gone", **elsewhere)
+    (tmp_path / "other").write_bytes(b"other")
+    with pytest.raises(InputError, match="solved from another profile than"):
+        evaluate(plan, profile=tmp_path / "other", **elsewhere)
+    profile = read_profile(folder / "p.safetensors")
+    fewer = replace(profile, record=profile.record.model_copy(update={"layers": profile.record.layers[:-1]}))
+    with pytest.raises(InputError, match=r"not solved from this profile of .*layers or bytes differ"):
+        evaluate(plan, profile=fewer, **elsewhere)
+    with pytest.raises(InputError, match="it was solved from another profile than the plan"):
+        evaluate(plan, other_plans={"it": plan.model_copy(update={"profile_sha256": "0" * 64})}, **elsewhere)
+    with pytest.raises(InputError, match="another plan is called 'plan'"):
+        evaluate(plan, other_plans={"plan": plan}, **elsewhere)
+    with pytest.raises(ScantlingError, match="the profile has no uniform 'int5'"):
+        evaluate(plan, against=["int5"], **elsewhere)
+    with pytest.raises(ScantlingError, match="'mended' is not"):
+        evaluate(plan, inputs="mended", **elsewhere)
+    with pytest.raises(ScantlingError, match="no model"):
+        evaluate(plan, **elsewhere)
 
 
 def difference(low, mean, high):

@@ -11,8 +11,8 @@ from helpers.command_line import invoke
 from helpers.sampled import save_sampled
 from helpers.tiny_models import make_model, make_tokenizer, save_model
 from scantling.common.errors import ScantlingError
-from scantling.evaluation.bootstrap import Interval
-from scantling.evaluation.tasks.accuracies import Accuracy
+from scantling.evaluation.bootstrap import BootstrapSettings, Interval
+from scantling.evaluation.tasks.accuracies import Accuracy, AccuracyFile, PlanAccuracy, read_accuracies
 from scantling.evaluation.tasks.efficiency import Power, efficiency, measured_powers
 
 HARDWARE = """name: card
@@ -48,7 +48,7 @@ def test_the_ratios_are_their_definitions():
 @pytest.mark.parametrize(
     "bad", [{"watts": 0.0}, {"watts": -1.0}, {"rate": 0.0}, {"rate": -3.0}, {"joules": 0.0}, {"joules": -2.0}]
 )
-def test_zero_or_negative_power_is_refused(bad):
+def test_power_must_be_above_0(bad):
     with pytest.raises(ScantlingError, match="above 0"):
         efficiency("plan", accuracy(), power(**bad))
 
@@ -140,6 +140,17 @@ def test_a_machine_without_a_power_law_is_refused(folder):
         raise result.exception or AssertionError(result.output)
 
 
+def test_an_accuracy_file_of_version_0_1_is_read(tmp_path):
+    plan = PlanAccuracy(name="original", formats_sha256=None, accuracies=(accuracy(),))
+    new = AccuracyFile(
+        scantling_version="0.1.0", model_sha256="0" * 64, origin="lm-eval", bootstrap=BootstrapSettings(), plans=(plan,)
+    )
+    old = new.model_dump() | {"accuracy_version": 1}
+    old["certainty"] = old.pop("bootstrap")
+    (tmp_path / "old").write_text(json.dumps(old))
+    assert read_accuracies(tmp_path / "old", None) == new
+
+
 def test_accuracies_of_other_plans_are_refused(folder, tmp_path):
     assert invoke("solve", folder / "p", "--average-bits", 3, "-o", tmp_path / "other", "--no-cross-fit").exit_code == 0
     result = invoke(
@@ -197,8 +208,8 @@ def right_answers(model, questions: Path) -> float:
     """The same questions, asked without lm-eval."""
     tokenizer, right = make_tokenizer(), []
     for line in questions.read_text().splitlines():
-        asked = json.loads(line)
-        right.append(preferred(model, tokenizer, asked["question"], asked["choices"]) == asked["answer"])
+        entry = json.loads(line)
+        right.append(preferred(model, tokenizer, entry["question"], entry["choices"]) == entry["answer"])
     return sum(right) / len(right)
 
 

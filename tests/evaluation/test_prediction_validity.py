@@ -1,4 +1,4 @@
-"""The map of truth: where predictions hold, and what they are to be multiplied by."""
+"""Prediction validity: where predictions hold, and the factor that corrects them."""
 
 import math
 
@@ -6,9 +6,11 @@ import pytest
 from typer.testing import CliRunner
 
 from scantling.__main__ import app
+from scantling.common.errors import OutOfRangeError, SolverError
 from scantling.common.progress import silent
+from scantling.evaluation import validity_sweep
 from scantling.evaluation.comparison import ComparisonEntry
-from scantling.evaluation.prediction_validity import judge, sweep_point
+from scantling.evaluation.prediction_validity import prediction_validity, sweep_point
 from scantling.models.loading import load_model
 from scantling.planning.diagnose import silent_layer_warnings
 from scantling.sensitivity.joint import joint_samples
@@ -37,7 +39,9 @@ def row(predicted: float, measured: float, error: float | None = 0.01) -> Compar
 
 
 def test_the_range_ends_before_the_first_prediction_that_is_off():
-    found = judge([sweep_point(row(*pair)) for pair in [(1.0, 3.0), (0.01, 0.011), (0.1, 0.12), (2.0, 2.0)]])
+    found = prediction_validity([
+        sweep_point(row(*pair)) for pair in [(1.0, 3.0), (0.01, 0.011), (0.1, 0.12), (2.0, 2.0)]
+    ])
     assert [one.holds for one in found.sweep_points] == [True, True, False, True]
     assert found.elastic_limit_nats == 0.1
     assert found.correction == pytest.approx(math.sqrt(1.1 * 1.2))
@@ -53,8 +57,31 @@ def test_a_difference_within_its_error_is_none():
 
 
 def test_where_nothing_holds_there_is_no_range():
-    found = judge([sweep_point(row(1.0, 2.0))])
+    found = prediction_validity([sweep_point(row(1.0, 2.0))])
     assert found.elastic_limit_nats is found.correction is found.correction_error is None
+
+
+def test_the_sweep_leaves_out_budgets_beyond_the_formats_and_hides_no_other_error():
+    class Solved:
+        def formats(self):
+            return {"layer": "int4-g64"}
+
+    def only_from_3_to_4_bits(bits):
+        if not 3 <= bits <= 4:
+            raise OutOfRangeError("no such plan")
+        return Solved()
+
+    assert [one.name for one in validity_sweep._solved(only_from_3_to_4_bits)] == [
+        "solved at 3 bits",
+        "solved at 3.5 bits",
+        "solved at 4 bits",
+    ]
+
+    def broken(bits):
+        raise SolverError("the plan breaks its own limits")
+
+    with pytest.raises(SolverError, match="breaks its own limits"):
+        validity_sweep._solved(broken)
 
 
 def test_layers_that_nothing_passes_through_are_named(tmp_path, llama_folder, text_file):

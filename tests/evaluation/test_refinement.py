@@ -1,4 +1,4 @@
-"""Re-linearisation: never worse on the text that judges it, within limits and trust region."""
+"""Re-linearisation: never worse on held-out text, within limits and trust region."""
 
 import itertools
 
@@ -57,7 +57,7 @@ def refinement_of(tmp_path_factory, llama_folder, text_file):
 
 
 @pytest.mark.parametrize(("bits", "improves"), [(3.5, True), (4.25, False)])
-def test_refined_plans_measure_better_on_the_text_that_judges_them(refinement_of, bits, improves, monkeypatch):
+def test_refined_plans_measure_better_on_held_out_text(refinement_of, bits, improves, monkeypatch):
     monkeypatch.setattr("scantling.evaluation.refinement.FIRST_SHARE", 0.5)
     refinement = refinement_of(bits)
     start = dict(refinement.formats)

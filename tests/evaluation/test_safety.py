@@ -1,4 +1,4 @@
-"""The factor of safety: the curve and its crossings, γ, factors on material whose answer is known, and the command."""
+"""The factor of safety: curve and crossings, prediction margin, factors whose answer is known, and the command."""
 
 import itertools
 import json
@@ -25,7 +25,7 @@ from scantling.evaluation.safety import solve_with_factor as safe_solve
 from scantling.evaluation.safety.budget_sweep import bits_of_points, sweep
 from scantling.evaluation.safety.degradation_curve import curve_of
 from scantling.evaluation.safety.factor import margin_of_measured, margin_of_predicted
-from scantling.evaluation.safety.record import read_safety
+from scantling.evaluation.safety.record import SafetyFile, read_safety
 from scantling.planning.plan import read_plan
 from scantling.sensitivity.profile import read_profile
 
@@ -45,27 +45,27 @@ ORIGINAL = quality(0.0, 0.0)
 
 def curve(points, **more):
     sweep_points = [quality(kl, loss, **more) for kl, loss in points]
-    return curve_of([f"rung {i}" for i in range(len(points))], sweep_points, ORIGINAL, DRAWS)
+    return curve_of([f"point {i}" for i in range(len(points))], sweep_points, ORIGINAL, DRAWS)
 
 
 def test_a_threshold_is_crossed_between_two_points():
     found = curve([(0.1, 0.05), (0.3, 0.15), (0.9, 0.75)]).crossing(0.45)
     assert found.kl_nats == pytest.approx(0.6)
-    assert (found.reached, found.between, found.share_reached) == (True, ("rung 1", "rung 2"), 1.0)
+    assert (found.reached, found.between, found.share_reached) == (True, ("point 1", "point 2"), 1.0)
     assert np.allclose(found.replicates, 0.6)
 
 
 def test_the_original_is_the_first_point_of_the_curve():
     found = curve([(0.2, 0.4), (0.3, 0.6)]).crossing(0.1)
     assert found.kl_nats == pytest.approx(0.05)
-    assert found.between == ("original", "rung 0")
+    assert found.between == ("original", "point 0")
 
 
 def test_points_may_come_in_any_order():
     points = [(0.9, 0.75), (0.1, 0.05), (0.3, 0.15)]
     found = curve(points).crossing(0.45)
     assert found.kl_nats == pytest.approx(0.6)
-    assert found.between == ("rung 2", "rung 0")
+    assert found.between == ("point 2", "point 0")
 
 
 def test_nothing_is_extrapolated():
@@ -73,7 +73,7 @@ def test_nothing_is_extrapolated():
     assert (found.kl_nats, found.reached, found.between, found.share_reached) == (
         pytest.approx(0.3),
         False,
-        ("rung 1",),
+        ("point 1",),
         0.0,
     )
 
@@ -96,15 +96,15 @@ def test_prediction_margin_bounds_the_next_ratio():
     logs = np.log([1.1, 1.3, 1.1])
     assert found.mean_ratio == pytest.approx(math.exp(logs.mean()))
     assert found.value == pytest.approx(math.exp(logs.mean() + 4.302653 * logs.std(ddof=1) * math.sqrt(4 / 3)))
-    assert "3 rungs" in found.origin
+    assert "3 sweep points" in found.origin
     assert margin_of_predicted(0.2, [(0.1, 0.05), (0.2, 0.1), (0.4, 0.2)], 0.95).value == 1.0
     assert margin_of_measured().value == 1.0
-    with pytest.raises(ScantlingError, match="only 1 rungs"):
+    with pytest.raises(ScantlingError, match="only 1 points"):
         margin_of_predicted(5.0, sweep_points, 0.95)
 
 
 def test_prediction_margin_is_rarely_exceeded():
-    """Of ladders whose ratios are drawn from one distribution, the next ratio is below the bound as often as said."""
+    """Of sweeps whose ratios are drawn from one distribution, the next ratio is below the bound as often as said."""
     generator = np.random.default_rng(0)
     below = 0
     for _ in range(1000):
@@ -189,29 +189,29 @@ def test_on_text_that_the_model_wrote_yield_is_where_theory_puts_it(found):
 
 def test_documents_add_up_to_the_whole(found):
     for plan in [*found.sweep, *(plan.plan for plan in found.plans)]:
-        (case,) = plan.domains
-        assert sum(one.num_sequences for one in case.by_document) == 24
-        assert len(case.by_document) == found.curves[0].num_documents
+        (domain,) = plan.domains
+        assert sum(one.num_sequences for one in domain.by_document) == 24
+        assert len(domain.by_document) == found.curves[0].num_documents
         for name, whole in (
-            ("kl_nats", case.kl_nats.estimate),
-            ("top1_agreement", case.top1_agreement.estimate),
-            ("next_token_accuracy", case.next_token_accuracy.estimate),
-            ("flips", case.flips.estimate),
-            ("negative_log_likelihood_nats", math.log(case.perplexity.estimate)),
+            ("kl_nats", domain.kl_nats.estimate),
+            ("top1_agreement", domain.top1_agreement.estimate),
+            ("next_token_accuracy", domain.next_token_accuracy.estimate),
+            ("flips", domain.flips.estimate),
+            ("negative_log_likelihood_nats", math.log(domain.perplexity.estimate)),
         ):
-            total = sum(one.num_sequences * getattr(one, name) for one in case.by_document)
+            total = sum(one.num_sequences * getattr(one, name) for one in domain.by_document)
             assert total / 24 == pytest.approx(whole)
 
 
 def test_factor_margin_and_verdict_follow_from_what_was_measured(found):
     (curve_found,) = found.curves
     for plan in found.plans:
-        (case,) = plan.domains
+        (domain,) = plan.domains
         kl = plan.plan.domains[0].kl_nats.estimate
-        assert case.at_yield.estimate == pytest.approx(curve_found.yield_point.kl_nats.estimate / kl)
-        assert case.at_ultimate.estimate == pytest.approx(curve_found.ultimate_point.kl_nats.estimate / kl)
-        assert case.at_yield.lower <= plan.factor <= case.at_yield.upper
-        assert plan.factor_lower == case.at_yield.lower
+        assert domain.at_yield.estimate == pytest.approx(curve_found.yield_point.kl_nats.estimate / kl)
+        assert domain.at_ultimate.estimate == pytest.approx(curve_found.ultimate_point.kl_nats.estimate / kl)
+        assert domain.at_yield.lower <= plan.factor <= domain.at_yield.upper
+        assert plan.factor_lower == domain.at_yield.lower
         assert plan.margin == pytest.approx(plan.factor_lower / plan.required_factor - 1)
         assert plan.passes == (plan.margin >= 0)
         assert plan.prediction_margin.value == 1.0
@@ -287,7 +287,7 @@ def test_a_sweep_that_is_killed_goes_on(folder, found, tmp_path):
     assert (tmp_path / "s").read_text() == (folder / "safety").read_text()
 
 
-def test_a_damaged_measurement_is_told(folder, found, tmp_path):
+def test_a_damaged_measurement_is_refused(folder, found, tmp_path):
     kept = tmp_path / "kept"
     kept.mkdir()
     for path in (folder / "p.measured").glob("*.json"):
@@ -301,6 +301,38 @@ def test_a_damaged_measurement_is_told(folder, found, tmp_path):
     victim.write_text(other.read_text())
     with pytest.raises(ScantlingError, match="of something else"):
         raise failure(*words)
+
+
+def test_measurements_of_version_0_1_are_found_again(folder, found, tmp_path, monkeypatch):
+    (tmp_path / "cache").mkdir()
+    for path in (folder / "p.measured").glob("*.json"):
+        stored = json.loads(path.read_text())
+        stored["load_case"] = stored.pop("domain")
+        (tmp_path / "cache" / path.name).write_text(json.dumps(stored))
+    monkeypatch.setattr(measured_module, "measure_candidates", None)
+    monkeypatch.setattr(measured_module, "round_as_shipped", None)
+    words = ["safety", folder / "plan", "--uniform", "int3-g32", "-o", tmp_path / "s", *FEW]
+    again = invoke(*words, "--cache", tmp_path / "cache")
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "s").read_text() == (folder / "safety").read_text()
+
+
+def test_a_safety_file_of_version_0_1_is_read(folder, found, tmp_path):
+    old = {new: old for old, new in SafetyFile.renamed_keys.items() if old != "cases"}
+
+    def with_old_keys(value):
+        if isinstance(value, dict):
+            return {
+                "cases" if key == "domains" else old.get(key, key): with_old_keys(inner) for key, inner in value.items()
+            }
+        return [with_old_keys(inner) for inner in value] if isinstance(value, list) else value
+
+    stored = with_old_keys(json.loads((folder / "safety").read_text())) | {"safety_version": 1}
+    assert {"certainty", "ladder", "num_rungs"} <= stored.keys()
+    assert {"load_case", "onset_rung"} <= stored["curves"][0].keys()
+    assert {"gamma", "cases", "governing_case"} <= stored["plans"][0].keys()
+    (tmp_path / "old").write_text(json.dumps(stored))
+    assert read_safety(tmp_path / "old") == found
 
 
 def test_a_sweep_without_yield_says_at_least(folder, found):
@@ -322,9 +354,9 @@ def test_a_predicted_plan_carries_a_larger_prediction_margin(folder, found):
     assert plan.prediction_margin.basis == "predicted"
     assert plan.prediction_margin.value > found.plans[0].prediction_margin.value
     assert plan.plan.domains == ()
-    (case,) = plan.domains
+    (domain,) = plan.domains
     borne = found.curves[0].yield_point.kl_nats
-    assert case.kl_nats == pytest.approx(plan.plan.predicted_kl_nats)
+    assert domain.kl_nats == pytest.approx(plan.plan.predicted_kl_nats)
     assert plan.factor == pytest.approx(borne.estimate / (plan.prediction_margin.value * plan.plan.predicted_kl_nats))
     assert plan.factor_lower == pytest.approx(
         borne.lower / (plan.prediction_margin.value * plan.plan.predicted_kl_nats)
@@ -340,11 +372,11 @@ def test_a_predicted_plan_carries_a_larger_prediction_margin(folder, found):
         (["--offset", "0%"], "not in order"),
         (["--offset", "200%"], "not in order"),
         (["--offset", "2"], "not a percentage"),
-        (["--require", 0], "is none"),
-        (["--require", -1], "is none"),
-        (["--require", "nan"], "is none"),
-        (["--require", "inf"], "is none"),
-        (["--points", 2], "4 or more"),
+        (["--require", 0], "above 0, got 0"),
+        (["--require", -1], "above 0, got -1"),
+        (["--require", "nan"], "got nan"),
+        (["--require", "inf"], "finite number above 0, got inf"),
+        (["--points", 2], "4 or more points .* got 2"),
         (["--uniform", "int5-g32"], "no uniform"),
         (["--inputs", "none"], "none"),
     ],
@@ -402,8 +434,8 @@ def test_a_factor_of_safety_is_confirmed_before_a_plan_is_returned(folder, found
 
 def test_a_plan_that_measures_worse_is_tightened_until_it_holds(folder, found, monkeypatch):
     """Predictions are made to be three times too low: the first plans must fail, and the last must hold."""
-    honest = safe_solve.predicted_limit_nats
-    monkeypatch.setattr(safe_solve, "predicted_limit_nats", lambda *words, **more: 3 * honest(*words, **more))
+    right = safe_solve.predicted_limit_nats
+    monkeypatch.setattr(safe_solve, "predicted_limit_nats", lambda *words, **more: 3 * right(*words, **more))
     result = invoke(
         "solve", folder / "p", "--safety-factor", 1.5, "--safety", folder / "safety", "--minimize", "memory", "-o",
         folder / "tightened",
