@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from pydantic import ValidationError
 
 from ..common.errors import ScantlingError
 from ..common.files import whole_file
 from ..common.progress import Progress
-from ..common.records import Finite, Record
+from ..common.records import Finite, Record, with_renamed_keys
 from ..models.loading import LoadedModel
 from ..sensitivity.profile import Profile
 from ..sensitivity.sequential_rounding import round_as_shipped
@@ -154,8 +153,9 @@ class MeasurementCache:
     def _read(self, name: str, key: str, num_sequences: int) -> Quality:
         path = self._file(key)
         try:
-            kept = CachedQuality.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, ValidationError) as error:
+            raw = with_renamed_keys(json.loads(path.read_text(encoding="utf-8")), {"load_case": "domain"})  # of version 0.1
+            kept = CachedQuality.model_validate_json(json.dumps(raw))
+        except (OSError, ValueError) as error:
             raise ScantlingError(
                 f"the measurement {path} of {name} is damaged. Remove it and measure again."
             ) from error
