@@ -1,4 +1,4 @@
-"""What `mkdocs build` adds to the site: pages that live outside docs/, under the links that they have in the repository.
+"""What `mkdocs build` adds to the site: pages from outside docs/, under the links that they have in the repository.
 
 Knows nothing about what the pages say.
 """

@@ -26,6 +26,7 @@ from .text import EvaluationDomain
 
 ORIGINAL: Final = "original"
 _AT_ONCE = 5  # plans measured together share one run of the original; killed together they are lost together
+_RENAMED_KEYS: Final = {"load_case": "domain"}  # of version 0.1
 
 Formats = Mapping[str, str]
 QualityOf = dict[str, dict[str, Quality]]
@@ -153,7 +154,7 @@ class MeasurementCache:
     def _read(self, name: str, key: str, num_sequences: int) -> Quality:
         path = self._file(key)
         try:
-            raw = with_renamed_keys(json.loads(path.read_text(encoding="utf-8")), {"load_case": "domain"})  # of version 0.1
+            raw = with_renamed_keys(json.loads(path.read_text(encoding="utf-8")), _RENAMED_KEYS)
             kept = CachedQuality.model_validate_json(json.dumps(raw))
         except (OSError, ValueError) as error:
             raise ScantlingError(

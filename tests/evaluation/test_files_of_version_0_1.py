@@ -40,4 +40,3 @@ def test_accuracies_of_0_1_are_read():
         "plans": [],
     }
     assert AccuracyFile.model_validate_json(json.dumps(written)).bootstrap.confidence == 0.95
-
