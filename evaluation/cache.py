@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from pydantic import ValidationError
 
 from ..common.errors import ScantlingError
 from ..common.files import whole_file
 from ..common.progress import Progress
-from ..common.records import Finite, Record, with_renamed_keys
+from ..common.records import Finite, Record
 from ..models.loading import LoadedModel
 from ..sensitivity.profile import Profile
 from ..sensitivity.sequential_rounding import round_as_shipped
@@ -26,7 +27,6 @@ from .text import EvaluationDomain
 
 ORIGINAL: Final = "original"
 _AT_ONCE = 5  # plans measured together share one run of the original; killed together they are lost together
-_RENAMED_KEYS: Final = {"load_case": "domain"}  # of version 0.1
 
 Formats = Mapping[str, str]
 QualityOf = dict[str, dict[str, Quality]]
@@ -154,9 +154,8 @@ class MeasurementCache:
     def _read(self, name: str, key: str, num_sequences: int) -> Quality:
         path = self._file(key)
         try:
-            raw = with_renamed_keys(json.loads(path.read_text(encoding="utf-8")), _RENAMED_KEYS)
-            kept = CachedQuality.model_validate_json(json.dumps(raw))
-        except (OSError, ValueError) as error:
+            kept = CachedQuality.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, ValidationError) as error:
             raise ScantlingError(
                 f"the measurement {path} of {name} is damaged. Remove it and measure again."
             ) from error

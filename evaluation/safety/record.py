@@ -234,8 +234,6 @@ class SafetyFile(VersionedRecord):
         "gamma": "prediction_margin",
         "governing_case": "governing_domain",
         "ladder": "sweep",
-        "load_case": "domain",
-        "num_rungs": "num_points",
         "onset_rung": "onset_point",
     }
 

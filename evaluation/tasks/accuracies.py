@@ -6,17 +6,17 @@ Knows nothing about how accuracies were measured.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import Final, Literal
 
 from pydantic import ValidationError
 
 from ...common.errors import ScantlingError
-from ...common.records import Finite, Record, VersionedRecord, write_record
+from ...common.records import Finite, Record, write_record
 from ..bootstrap import BootstrapSettings, Interval
 from ..cache import ORIGINAL
 from ..safety.record import SafetyFile, read_safety
 
-ACCURACY_VERSION: Final = 2
+ACCURACY_VERSION: Final = 1
 
 
 class Accuracy(Record):
@@ -53,7 +53,7 @@ class PlanAccuracy(Record):
     accuracies: tuple[Accuracy, ...]
 
 
-class AccuracyFile(VersionedRecord):
+class AccuracyFile(Record):
     """The whole file.
 
     Attributes:
@@ -65,11 +65,7 @@ class AccuracyFile(VersionedRecord):
         plans: what was measured.
     """
 
-    version_key: ClassVar[str] = "accuracy_version"
-    version: ClassVar[int] = ACCURACY_VERSION
-    renamed_keys: ClassVar[Mapping[str, str]] = {"certainty": "bootstrap"}
-
-    accuracy_version: Literal[2] = ACCURACY_VERSION
+    accuracy_version: Literal[1] = ACCURACY_VERSION
     scantling_version: str
     model_sha256: str
     origin: str
