@@ -1,4 +1,4 @@
-"""The command ``profile``: what every format of every layer costs."""
+"""The command ``profile``: measure what every format of every layer costs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from ..sensitivity.estimators.names import ESTIMATOR_NAMES
 from .flags import TrustOption
 from .loading import load, progress
 
@@ -25,39 +26,45 @@ def profile(
         list[str] | None,
         typer.Option(
             help="pydoc (the default), wikipedia, sampled (from the model), hub:NAME, a UTF-8 file, a .jsonl file of "
-            "conversations, or a folder. Several domains: NAME=SOURCE, repeatable."
+            "conversations, or a folder. For several domains repeat NAME=SOURCE."
         ),
     ] = None,
-    formats: Annotated[str, typer.Option(help="With commas; by default int2-g64 to int8-g64 and 16 bits.")] = "",
-    include: Annotated[list[str] | None, typer.Option(help="embedding or head: decide them too.")] = None,
+    formats: Annotated[
+        str, typer.Option(help="Formats to offer, separated by commas; by default int2-g64 to int8-g64 and 16 bits.")
+    ] = "",
+    include: Annotated[list[str] | None, typer.Option(help="embedding or head: let the program decide it too.")] = None,
     sequences: Annotated[int, typer.Option(help="Calibration sequences that formats are fitted to.")] = 16,
-    pricing_sequences: Annotated[int, typer.Option(help="Others, on which the loss increase is measured.")] = 24,
-    length: Annotated[int, typer.Option(help="Tokens in each.")] = 512,
+    pricing_sequences: Annotated[
+        int, typer.Option(help="Other sequences, on which the loss increase is measured.")
+    ] = 24,
+    length: Annotated[int, typer.Option(help="Tokens in each sequence.")] = 512,
     rounding: Annotated[
         str | None,
         typer.Option(
-            help="gptq (the default), rtn, awq or awq+gptq; for types of GGUF ggml+gptq (the default there) or ggml."
+            help="gptq (the default), rtn, awq or awq+gptq; for GGUF types ggml+gptq (the default there) or ggml."
         ),
     ] = None,
     imatrix: Annotated[
         Path | None,
-        typer.Option(help="An importance matrix of llama.cpp, in place of the calibration's own; for ggml."),
+        typer.Option(help="An importance matrix of llama.cpp in place of the calibration's; for ggml."),
     ] = None,
     estimator: Annotated[
-        str, typer.Option(help="fisher, or another one: sensitivity/estimators/registry.py has the list.")
+        str, typer.Option(help=f"How the loss increase is estimated: {', '.join(ESTIMATOR_NAMES)}.")
     ] = "fisher",
     until: Annotated[
         str | None,
-        typer.Option(help="Price sequences until uniform plans are predicted this well, such as 5%."),
+        typer.Option(
+            help="Add pricing sequences until uniform plans are predicted with this relative error, such as 5%."
+        ),
     ] = None,
     extend: Annotated[
-        bool, typer.Option("--extend", help="Add formats, sequences and domains to the profile that stands there.")
+        bool, typer.Option("--extend", help="Add formats, sequences and domains to the existing profile.")
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Measure a ladder of plans and say how far predictions hold.")
+        bool, typer.Option("--check", help="Measure plans from 2 to 8 bits and report how well predictions hold.")
     ] = False,
-    label_draws: Annotated[int, typer.Option(help="Of labels, on every pricing sequence; for fisher.")] = 2,
-    seed: Annotated[int, typer.Option(help="Of sampled labels and probes.")] = 0,
+    label_draws: Annotated[int, typer.Option(help="Labels sampled on every pricing sequence; for fisher.")] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of sampled labels and probes.")] = 0,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Measure what every format of every layer costs."""

@@ -64,7 +64,7 @@ class Profile:
     measured_samples: NDArray[np.float64]
     rounding_token_ids: NDArray[np.int64]
     pricing_token_ids: NDArray[np.int64]
-    origin: ProfileOrigin | None = field(default=None, compare=False)
+    origin: ProfileOrigin | None = field(default=None, compare=False, kw_only=True)
 
     @classmethod
     def load(cls, path: Path | str) -> "Profile":

@@ -294,7 +294,7 @@ def test_a_profile_that_moved_changed_or_broke_is_refused(tmp_path, profile_path
     profile = read_profile(profile_path)
     profile.measured_samples[0, 0, 0] = float("inf")
     write_profile(profile, moved)
-    refused("not numbers", "solve", moved, "--average-bits", "3", "-o", tmp_path / "q")
+    refused("not finite", "solve", moved, "--average-bits", "3", "-o", tmp_path / "q")
     moved.unlink()
     refused("Say where it is with --profile", "compare", plan)
     beside = tmp_path / "beside"

@@ -33,7 +33,7 @@ def walk(model, structure, *, with_gradients=True):
 
 
 @pytest.mark.parametrize("tokens_at_once", [1, 80, 8192])
-def test_the_walk_gives_what_autograd_through_the_whole_model_gives(monkeypatch, family, tokens_at_once):
+def test_the_backward_pass_equals_autograd_through_the_whole_model(monkeypatch, family, tokens_at_once):
     monkeypatch.setattr(walk_module, "_TOKENS_AT_ONCE", tokens_at_once)
     model = make_model(family)
     structure = find_layers(model)
@@ -80,7 +80,7 @@ def test_the_walk_gives_what_autograd_through_the_whole_model_gives(monkeypatch,
     assert torch.allclose(ours, expected.double(), rtol=1e-3, atol=1e-5)
 
 
-def test_the_head_is_priced_as_autograd_says(family):
+def test_head_prices_equal_autograd(family):
     model = make_model(family)
     head = output_head(model)
     assert head is not None
@@ -200,7 +200,7 @@ def test_no_change_costs_nothing_and_twice_the_change_four_times():
         assert torch.allclose(4 * once, twice)
 
 
-def test_activations_that_are_not_numbers_name_the_block():
+def test_activations_that_are_not_finite_name_the_block():
     model = make_model("llama-tied")
     model.model.layers[1].mlp.down_proj.weight.data[0, 0] = torch.inf
     name = r"leave block 1 .*layers\.1\.mlp\.down_proj"
@@ -211,7 +211,7 @@ def test_activations_that_are_not_numbers_name_the_block():
 @pytest.mark.parametrize(
     ("value", "refused"), [([3e38, 3e38], False), ([torch.inf, -torch.inf], True), ([torch.nan, 0.0], True)]
 )
-def test_logits_are_refused_for_what_they_are_and_not_for_their_sum(value, refused):
+def test_logits_are_refused_for_their_values_not_their_sum(value, refused):
     model = make_model("llama-tied")
 
     def replace(_module, _arguments, output):
@@ -251,7 +251,7 @@ def test_the_layers_of_a_tied_and_an_untied_model():
     assert tied.num_other_parameters == untied.num_other_parameters == 7 * 32
 
 
-def test_conv1d_matrices_are_seen_the_right_way_round():
+def test_conv1d_matrices_are_transposed():
     layer = next(layer for layer in find_layers(make_model("gpt2")).layers if layer.kind == "mlp.c_fc")
     assert (layer.out_features, layer.in_features) == (128, 32)
 

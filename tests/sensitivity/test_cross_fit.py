@@ -47,7 +47,7 @@ def cheapest(profile: Profile) -> dict[str, str]:
     return {layer.name: profile.record.formats[best[i]] for i, layer in enumerate(profile.record.layers)}
 
 
-def test_sequences_that_the_solve_did_not_see_tell_the_true_price():
+def test_unseen_sequences_give_the_true_loss():
     excess = []
     for seed in range(20):
         profile = a_profile(1.0, seed)
@@ -108,7 +108,7 @@ def test_solve_prints_both_prices(tmp_path, llama_folder, text_file):
     assert "3 pricing sequences are too few" in run(*solve).output
 
 
-def test_prices_that_are_no_losses_are_called_so(tmp_path, llama_folder, text_file):
+def test_an_estimator_without_a_unit_is_flagged(tmp_path, llama_folder, text_file):
     words = ["profile", llama_folder, "--text", text_file, "--formats", "int2-g32,int8-row", "--sequences", "2"]
     words += ["--length", "32", "-o", tmp_path / "p", "--pricing-sequences", "2", "--estimator", "output-error"]
     assert "ranks formats and predicts no loss" in " ".join(run(*words).output.split())

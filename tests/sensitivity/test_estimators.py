@@ -20,6 +20,7 @@ from scantling.sensitivity.calibration.resume_cache import ResumeCache
 from scantling.sensitivity.estimators.base import PricingContext
 from scantling.sensitivity.estimators.gradient_baselines import element_wise, fisher_diagonal, output_error
 from scantling.sensitivity.estimators.higgs import NOISE_RELATIVE_SQUARE, slopes
+from scantling.sensitivity.estimators.names import ESTIMATOR_NAMES
 from scantling.sensitivity.estimators.registry import ESTIMATORS
 from scantling.sensitivity.estimators.xtrace import xtrace
 
@@ -45,7 +46,7 @@ def test_the_fisher_diagonal_is_that_of_the_dense_matrix_of_token_scores():
     assert torch.allclose(fisher_diagonal(matrix, layer_gradients, delta), torch.stack(expected))
 
 
-def test_the_element_wise_form_leaves_out_what_outputs_have_in_common():
+def test_the_element_wise_form_omits_terms_between_outputs():
     matrix, layer_gradients, delta = random_gradients()
     one_output = [torch.where(torch.arange(4)[:, None] == row, delta, 0.0) for row in range(4)]
     changes = [
@@ -110,7 +111,7 @@ def test_intervals_over_independent_estimates_of_xtrace_cover_the_truth():
 
 
 @pytest.mark.parametrize("num_products", [0, 2, 7])
-def test_xtrace_refuses_numbers_that_it_cannot_spend(num_products):
+def test_xtrace_refuses_unusable_numbers_of_products(num_products):
     with pytest.raises(ScantlingError, match=f"cannot spend {num_products} products"):
         xtrace(Dense(torch.eye(4), [torch.Size([4])]), num_products, torch.Generator())
 
@@ -194,8 +195,12 @@ def test_the_linear_model_measures_its_slope_and_scales_with_the_relative_error(
     assert torch.allclose(slope * NOISE_RELATIVE_SQUARE, once)
 
 
-def test_labels_of_further_sequences_are_those_they_would_have_had_in_one_go():
+def test_labels_of_further_sequences_equal_those_of_one_run():
     logits = torch.randn(1, 30, 50, generator=torch.Generator().manual_seed(0)).requires_grad_()
     (later,) = log_likelihoods(logits, LabelDraws(5, 1, first_sequence=3), 1)
     (at_once,) = log_likelihoods(logits, LabelDraws(5), 4)
     assert float(later.detach()) == float(at_once.detach())
+
+
+def test_the_names_are_those_of_the_registry():
+    assert tuple(ESTIMATORS) == ESTIMATOR_NAMES

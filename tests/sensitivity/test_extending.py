@@ -33,7 +33,7 @@ def counted(monkeypatch):
     return seen
 
 
-def test_a_profile_extended_by_formats_is_one_made_with_all_of_them(tmp_path, words, monkeypatch):
+def test_a_profile_extended_by_formats_equals_one_made_with_all(tmp_path, words, monkeypatch):
     run(*words, "--pricing-sequences", "3", "--formats", "int2-g32,int4-g32,int8-row")
     whole = read_profile(tmp_path / "p")
     (tmp_path / "p").unlink()
@@ -56,7 +56,7 @@ def test_a_profile_extended_by_formats_is_one_made_with_all_of_them(tmp_path, wo
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 
-def test_a_profile_extended_by_sequences_keeps_what_it_had(tmp_path, words, monkeypatch):
+def test_a_profile_extended_by_sequences_keeps_its_samples(tmp_path, words, monkeypatch):
     formats = ["--formats", "int2-g32,int4-g32"]
     run(*words, *formats, "--pricing-sequences", "3")
     small = read_profile(tmp_path / "p")
@@ -71,7 +71,7 @@ def test_a_profile_extended_by_sequences_keeps_what_it_had(tmp_path, words, monk
     run("solve", tmp_path / "p", "--average-bits", "3", "-o", tmp_path / "plan.json")
 
 
-def test_domains_have_columns_of_their_own_and_can_be_added(tmp_path, llama_folder, text_file):
+def test_domains_have_their_own_samples_and_can_be_added(tmp_path, llama_folder, text_file):
     code = tmp_path / "code"
     code.mkdir()
     (code / "a.py").write_text(prose(900, seed=1))
@@ -98,7 +98,7 @@ def test_domains_have_columns_of_their_own_and_can_be_added(tmp_path, llama_fold
     assert run("solve", tmp_path / "q", "--average-bits", "3", "-o", plan).exit_code == 0
 
 
-def test_extensions_that_would_not_belong_together_are_refused(tmp_path, words, text_file):
+def test_extensions_with_other_settings_are_refused(tmp_path, words, text_file):
     run(*words, "--pricing-sequences", "3", "--formats", "int2-g32,int4-g32")
     before = (tmp_path / "p").read_bytes()
     for more, match in (

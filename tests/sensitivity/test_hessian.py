@@ -28,7 +28,7 @@ def test_the_product_is_that_of_the_dense_hessian():
     assert not any(parameter.requires_grad for parameter in operator.parameters)
 
 
-def test_hutchinson_converges_to_trace_and_diagonal_with_honest_errors():
+def test_hutchinson_converges_to_trace_and_diagonal_with_correct_errors():
     operator, dense = small_problem()
     size = operator.shapes[0].numel()
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""The price of a plan as a whole, held against its definition and against the measured loss."""
+"""The joint price of a plan against its definition and against the measured loss."""
 
 import json
 
@@ -33,7 +33,7 @@ def profiled(folder, text_file, family, *more):
 
 
 @pytest.mark.parametrize("family", ["llama-tied", "gpt2"])
-def test_a_single_layer_costs_as_a_whole_what_the_profile_says(tmp_path, text_file, family):
+def test_the_joint_price_of_a_single_layer_is_its_price(tmp_path, text_file, family):
     loaded, profile = profiled(tmp_path, text_file, family, "--pricing-sequences", "5")
     kept = uniform_formats(profile, "float16")
     assert profile.predict(kept)[0] == 0
@@ -44,7 +44,7 @@ def test_a_single_layer_costs_as_a_whole_what_the_profile_says(tmp_path, text_fi
         assert found[name].price() == pytest.approx(profile.predict(assignments[name])[0], rel=1e-6), name
 
 
-def test_layers_are_summed_before_squares_are_taken():
+def test_layers_are_summed_before_squaring():
     changes = np.array([[1.0, 2.0, -1.0], [3.0, -1.0, 1.0]])  # two layers, three tokens
     together = 0.5 * np.square(changes.sum(0)).sum() / 3
     apart = 0.5 * np.square(changes).sum() / 3
@@ -77,7 +77,7 @@ def test_the_pass_sums_layers_token_by_token(tmp_path, text_file):
     assert found["both"].by_window == pytest.approx(found["first"].by_window + found["second"].by_window)
 
 
-def test_the_error_is_that_of_leaving_out_each_sequence():
+def test_the_standard_error_is_the_jackknife():
     values = np.random.default_rng(0).uniform(1, 2, (4, 9))
     samples = JointSamples(*values)
     means = [values[:, np.arange(9) != out].mean(1) for out in range(9)]
@@ -87,7 +87,7 @@ def test_the_error_is_that_of_leaving_out_each_sequence():
     assert JointSamples(*values[:, :1]).standard_error() is None
 
 
-def test_what_layers_have_in_common_is_priced(tmp_path, text_file):
+def test_the_correlation_of_layers_is_priced(tmp_path, text_file):
     """Measured on the pricing sequences, with many draws of labels: what is left is the error of the expansion."""
     more = ["--pricing-sequences", "8", "--label-draws", "16"]
     loaded, profile = profiled(tmp_path, text_file, "llama-tied", *more)
@@ -99,7 +99,7 @@ def test_what_layers_have_in_common_is_priced(tmp_path, text_file):
         assert of.price() == pytest.approx(measured[width].mean_kl_nats, rel=0.15), width
 
 
-def test_solve_prices_a_plan_as_a_whole_when_asked(tmp_path, text_file):
+def test_solve_gives_the_joint_price_on_request(tmp_path, text_file):
     loaded, profile = profiled(tmp_path, text_file, "llama-tied", "--pricing-sequences", "5")
     words = ["solve", tmp_path / "p.safetensors", "--average-bits", 3.5, "-o", tmp_path / "plan.json"]
     assert run(*words, "--no-cross-fit").exit_code == 0

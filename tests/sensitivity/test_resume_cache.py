@@ -1,4 +1,4 @@
-"""A profile in the making: killed at any moment it goes on, and ends as if nothing had happened."""
+"""The resume cache: a profile that is killed at any moment resumes and ends the same."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ from scantling.sensitivity.profile import read_profile
 SMALL = ["--sequences", "2", "--pricing-sequences", "3", "--length", "32", "--formats", "int2-g32,int4-g32,int8-row"]
 
 
-def test_a_piece_is_made_once(tmp_path):
+def test_a_piece_is_computed_once(tmp_path):
     parts = open_resume_cache(tmp_path / "p", {"seed": 1})
     made = []
 
@@ -42,7 +42,7 @@ def test_a_piece_is_made_once(tmp_path):
     assert not parts.has("x")
 
 
-def test_pieces_are_used_for_nothing_else(tmp_path):
+def test_a_cache_serves_no_other_settings(tmp_path):
     folder = tmp_path / "p"
     open_resume_cache(folder, {"seed": 1, "estimator": "fisher"})
     assert open_resume_cache(folder, {"seed": 1, "estimator": "fisher"}) == ResumeCache(folder)
@@ -68,7 +68,7 @@ class KilledError(BaseException):
 
 @pytest.mark.parametrize("estimator", ["fisher", "direct", "hessian-diagonal"])
 @pytest.mark.parametrize("include", [[], ["--include", "embedding"]])
-def test_an_interrupted_profile_goes_on_and_ends_byte_identical(
+def test_an_interrupted_profile_resumes_and_ends_byte_identical(
     tmp_path, monkeypatch, llama_folder, text_file, estimator, include
 ):
     words = ["profile", llama_folder, "--text", text_file, *SMALL]
@@ -100,7 +100,7 @@ def test_an_interrupted_profile_goes_on_and_ends_byte_identical(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.safetensors", "whole.safetensors"]
 
 
-def test_other_settings_do_not_go_on_from_foreign_pieces(tmp_path, monkeypatch, llama_folder, text_file):
+def test_other_settings_do_not_resume(tmp_path, monkeypatch, llama_folder, text_file):
     words = ["profile", llama_folder, "--text", text_file, *SMALL, "-o", tmp_path / "p"]
 
     def die(*_arguments):
@@ -116,7 +116,7 @@ def test_other_settings_do_not_go_on_from_foreign_pieces(tmp_path, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_a_killed_process_leaves_what_the_next_one_goes_on_from(tmp_path, text_file):
+def test_a_killed_process_leaves_a_usable_cache(tmp_path, text_file):
     model = save_model(tmp_path / "model", "llama-tied")
     words = [sys.executable, "-m", "scantling", "profile", str(model), "--text", str(text_file), *SMALL]
     subprocess.run([*words, "-o", str(tmp_path / "whole")], check=True, capture_output=True)

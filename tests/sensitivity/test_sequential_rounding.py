@@ -48,7 +48,7 @@ def covariance_of(model, name):
     return inputs.t() @ inputs / len(inputs)
 
 
-def test_every_layer_is_rounded_against_what_the_quantized_ones_give_it(family):
+def test_every_layer_is_rounded_against_inputs_from_the_quantized_ones(family):
     task, naive = a_task(family), make_model(family)
     parts = round_in_order(task, silent, inputs="quantized")
     records = {name: record for _, part in parts for name, record in part.items()}
@@ -75,7 +75,7 @@ def test_every_layer_is_rounded_against_what_the_quantized_ones_give_it(family):
         assert torch.equal(parameter, naive.get_parameter(name)), name
 
 
-def test_rounding_against_the_original_s_inputs_is_that_of_the_profile(family):
+def test_rounding_against_original_inputs_equals_the_profile_s(family):
     profiled = round_layers(a_task(family), silent)
     task = a_task(family)
     for _, part in round_in_order(task, silent, inputs="original"):
@@ -107,7 +107,7 @@ def given(model, name):
     return torch.cat(rows)
 
 
-def test_corrected_rounding_aims_at_the_original_s_outputs_by_least_squares(family):
+def test_corrected_rounding_targets_the_original_outputs_by_least_squares(family):
     """Before it is rounded, every matrix is the ridge regression of the original's outputs on the quantized inputs."""
     task, naive, original = a_task(family), make_model(family), make_model(family)
     records = {
@@ -132,7 +132,7 @@ def test_corrected_rounding_aims_at_the_original_s_outputs_by_least_squares(fami
         assert (record.codes == expected.codes).float().mean() > 0.97, layer.name
 
 
-def test_corrected_rounding_comes_closer_on_its_own_text_than_the_others(family):
+def test_corrected_rounding_is_closest_on_its_own_text(family):
     distance = {}
     for inputs in ("original", "quantized", "corrected"):
         task = a_task(family, "int2-g32")
@@ -145,7 +145,7 @@ def test_corrected_rounding_comes_closer_on_its_own_text_than_the_others(family)
 
 
 @pytest.mark.parametrize("inputs", ["corrected", "quantized", "original"])
-def test_a_stopped_run_that_goes_on_gives_the_same_and_rounds_nothing_twice(family, inputs, monkeypatch):
+def test_a_resumed_run_gives_the_same_and_rounds_nothing_twice(family, inputs, monkeypatch):
     whole = dict(round_in_order(a_task(family), silent, inputs=inputs))
     first = {part: whole[part] for part in list(whole)[:2]}
     rounded = []
@@ -174,7 +174,7 @@ def logits_of(model):
         return torch.stack([model(sequence.unsqueeze(0), use_cache=False).logits[0] for sequence in TOKENS])
 
 
-def test_scaled_inputs_leave_the_model_s_function_as_it_is(family):
+def test_scaled_inputs_do_not_change_the_model_s_function(family):
     task = a_task(family)
     model = task.loaded.model
     generator = torch.Generator().manual_seed(1)
@@ -219,9 +219,7 @@ def test_the_awq_search_takes_the_best_of_its_candidates(target):
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq"])
-def test_a_comparison_can_measure_what_apply_writes_and_says_what_it_measured(
-    tmp_path, llama_folder, text_file, method
-):
+def test_a_comparison_can_measure_checkpoint_rounding_and_says_so(tmp_path, llama_folder, text_file, method):
     profile, plan = tmp_path / "profile.safetensors", tmp_path / "plan.json"
     formats = "int2-g32,int3-g32,float16"
     words = ["--text", text_file, "--formats", formats, "--rounding", method, *SMALL]

@@ -34,7 +34,7 @@ def test_sequences_begin_as_the_tokenizer_begins_a_text():
     assert not torch.any(sequences[:, 1:] == 0)
 
 
-def test_a_tokenizer_without_opening_tokens_gets_none():
+def test_a_tokenizer_may_have_no_opening_tokens():
     tokenizer = make_tokenizer()
     tokenizer.backend_tokenizer.post_processor = None
     assert opening_tokens(tokenizer) == []
@@ -100,7 +100,7 @@ def test_a_missing_file_and_a_folder_without_text_are_refused(tmp_path):
         load_text(str(tmp_path))
 
 
-def test_text_that_was_calibrated_on_is_refused_for_evaluation():
+def test_calibration_text_is_refused_for_evaluation():
     calibration = torch.arange(200).reshape(2, 100)
     require_disjoint(calibration, torch.arange(1000, 1200).reshape(2, 100))
     evaluation = torch.cat([torch.arange(1000, 1030), torch.arange(20, 90)]).reshape(1, 100)
@@ -110,7 +110,7 @@ def test_text_that_was_calibrated_on_is_refused_for_evaluation():
 
 @pytest.mark.parametrize(("length", "run"), [(400, 64), (100, 50), (32, 16), (31, 15)])
 @pytest.mark.parametrize("at", [0, 5, -1])
-def test_partial_overlap_is_found_from_one_run_on(length, run, at):
+def test_a_single_shared_run_is_found(length, run, at):
     """Also where sequences are shorter than the usual run, and wherever in a sequence the common part lies."""
     calibration = torch.arange(3 * length).reshape(3, length)
     evaluation = torch.arange(2 * length).reshape(2, length) + 10_000
@@ -167,7 +167,7 @@ def loaded_model(template=None):
     return LoadedModel("m", make_model("llama-tied"), tokenizer, "", "float16")
 
 
-def test_conversations_are_written_by_the_chat_template(tmp_path):
+def test_conversations_are_rendered_by_the_chat_template(tmp_path):
     path = tmp_path / "chats.jsonl"
     path.write_text(
         '{"messages": [{"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2"}]}\n\n'
@@ -199,7 +199,7 @@ def test_text_can_be_sampled_from_the_model_and_is_the_same_each_time(monkeypatc
         load_text("sampled")
 
 
-def test_data_sets_of_the_hub_ask_for_their_package(monkeypatch):
+def test_data_sets_of_the_hub_need_their_package(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ScantlingError, match=r"scantling\[hub\]"):
         load_text("hub:org/name")
@@ -215,7 +215,7 @@ def test_data_sets_of_the_hub_ask_for_their_package(monkeypatch):
     ],
 )
 def test_data_sets_of_the_hub_are_read_by_their_columns(monkeypatch, rows, documents):
-    """The package is stood in for: the hub cannot be reached here."""
+    """The package is replaced, since the hub cannot be reached here."""
     asked = []
 
     class Rows:
@@ -239,7 +239,7 @@ def test_data_sets_of_the_hub_are_read_by_their_columns(monkeypatch, rows, docum
     assert asked == [(("org/name", "plain"), {"split": "test", "streaming": True})]
 
 
-def test_a_regime_outside_the_normal_is_told():
+def test_an_abnormal_regime_is_reported():
     normal = RegimeRecord(perplexity=20.0, perplexity_with_bos=19.0, first_token_share=0.3)
     assert regime_warnings(normal, 1000) == []
     lost = RegimeRecord(perplexity=80.0, perplexity_with_bos=20.0, first_token_share=0.7)
