@@ -355,8 +355,8 @@ class Program:
         """
         if self.safety_factor is not None:
             raise InputError(
-                f"{self.safety_origin}: a factor of safety of {self.safety_factor:g} is no limit before it is measured "
-                "what the model bears. scantling solve and Program.solve do that; elsewhere limit loss_increase."
+                f"{self.safety_origin}: a factor of safety of {self.safety_factor:g} is no limit of the program before "
+                "it is measured what the model bears. solve does that; elsewhere limit loss_increase."
             )
         aim = Aim(self.objectives, self.objectives_origin, self.loss or LossMeasure(), full_speed_watts)
         return build_instance(self.layers, self.rows, self.lowered, aim)

@@ -54,14 +54,14 @@ def search_with(
     Raises:
         InputError: there is no such solver, or a setting makes no sense.
     """
-    if not (math.isfinite(time_limit) and time_limit > 0):
-        raise InputError(f"the time limit must be a number of seconds above 0, got {time_limit:g}.")
+    if not (math.isfinite(time_limit) and time_limit >= 0):
+        raise InputError(f"the time limit must be a number of seconds, at least 0, got {time_limit:g}.")
     if threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}.")
     if not 0 <= seed < _SEEDS:
         raise InputError(f"the seed must be between 0 and {_SEEDS - 1}, got {seed}.")
-    if not 0 <= gap < 1:
-        raise InputError(f"the gap must be a share from 0 to below 1, got {gap:g}. Write 0.01 for one percent.")
+    if not 0 <= gap <= 1:
+        raise InputError(f"the gap must be between 0 and 1, got {gap:g}. Write 0.01 for one percent.")
     return Search(solver_named(solver), SolverSettings(time_limit, seed, threads, gap))
 
 

@@ -7,11 +7,13 @@ from scantling import Program
 from scantling.common.errors import ScantlingError
 from scantling.hardware.decode_laws import operate
 from scantling.hardware.specification import Hardware
-from scantling.planning.power_ratio import stated
-from scantling.planning.solve import formats_or_none
+from scantling.planning.power_ratio import lower_with_least_power
+from scantling.planning.solve import formats_or_none, search_with
 from scantling.solver.milp.base import SolverSettings
 from scantling.solver.milp.cpsat import CpSatSolver
 from scantling.solver.solve import solve
+
+SEARCH = search_with()
 
 
 def card(**efficiencies):
@@ -26,15 +28,11 @@ def card(**efficiencies):
     })
 
 
-def choose(instance):
-    return formats_or_none(instance, CpSatSolver(), SolverSettings())
-
-
 @pytest.mark.parametrize("hardware", [card(int2=0.3, int4=0.9), card(int2=0.9, int4=0.5, int8=0.7), card()])
 @pytest.mark.parametrize("max_loss", [0.02, 0.4])
 def test_no_plan_draws_less(hardware, max_loss):
     program = Program(make_profile()).hardware(hardware).limit("loss_increase", at_most=max_loss).minimize("power")
-    instance = stated(program, choose)
+    instance = lower_with_least_power(program, SEARCH)
     found = solve(instance, CpSatSolver(), SolverSettings())
     assert found.status.name == "OPTIMAL"
 
@@ -51,12 +49,12 @@ def test_no_plan_draws_less(hardware, max_loss):
 def test_a_rate_makes_power_a_plain_sum_and_no_plan_stays_no_plan():
     program = Program(make_profile()).hardware(card()).minimize("power")
     rated = program.workload(rate="10 tok/s")
-    assert stated(rated, choose).minimise == ("watts",)
+    assert lower_with_least_power(rated, SEARCH).minimise == ("watts",)
     impossible = program.limit("memory", at_most="1 kB")
-    assert choose(stated(impossible, choose)) is None
+    assert formats_or_none(lower_with_least_power(impossible, SEARCH), SEARCH.solver, SEARCH.settings) is None
     with pytest.raises(ScantlingError, match="needs the hardware's base_power"):
-        stated(
-            Program(make_profile()).hardware(card().model_copy(update={"base_power": None})).minimize("power"), choose
+        lower_with_least_power(
+            Program(make_profile()).hardware(card().model_copy(update={"base_power": None})).minimize("power"), SEARCH
         )
     with pytest.raises(ScantlingError, match="needs hardware"):
-        stated(Program(make_profile()).minimize("power"), choose)
+        lower_with_least_power(Program(make_profile()).minimize("power"), SEARCH)

@@ -195,8 +195,8 @@ robust: {standard_errors: 2, domains: worst}
 def test_a_program_never_changes():
     program = Program(PROFILE)
     tighter = program.min_bits("*.v_proj", 4)
-    assert program.wishes == ()
-    assert len(tighter.wishes) == 1
+    assert program.constraints == ()
+    assert len(tighter.constraints) == 1
 
 
 def test_costs_and_their_deviations_give_the_profiles_own_prediction():
@@ -219,7 +219,7 @@ def test_a_robust_objective_needs_more_than_one_sample():
 
 
 @pytest.mark.parametrize(
-    ("wish", "match"),
+    ("constrain", "match"),
     [
         (lambda p: p.min_bits("*.k_proj", 4), r"Python: the pattern '\*.k_proj' matches no layer. The nearest: "),
         (lambda p: p.min_bits("*", 2), "no effect: all that the profile offers"),
@@ -278,9 +278,9 @@ def test_a_robust_objective_needs_more_than_one_sample():
         (lambda p: p.hardware("a100-80gb").hardware("rtx-5090"), "two machines are stated"),
     ],
 )
-def test_a_constraint_that_cannot_be_meant_is_refused(wish, match):
+def test_a_constraint_that_cannot_be_meant_is_refused(constrain, match):
     with pytest.raises(ScantlingError, match=match):
-        wish(Program(PROFILE)).instance()
+        constrain(Program(PROFILE)).instance()
 
 
 def test_contradictory_pins_reach_the_solver_with_both_origins():
@@ -308,7 +308,7 @@ def test_layers_that_are_tied_without_a_common_format_are_named():
 
 def test_another_plans_formats_are_kept():
     formats = {record.name: "int4-g32" for record in PROFILE.record.layers}
-    program = Program(PROFILE).wish(PinToPlan(("*.v_proj", "*.0.*"), formats, "old.json"), "--pin-from")
+    program = Program(PROFILE).add(PinToPlan(("*.v_proj", "*.0.*"), formats, "old.json"), "--pin-from")
     for choice in feasible(program.instance()):
         taken = formats_of(program.instance(), choice)
         assert set(of(taken, "v_proj")) == set(of(taken, ".0.")) == {"int4-g32"}
@@ -316,8 +316,8 @@ def test_another_plans_formats_are_kept():
     with pytest.raises(
         ScantlingError, match=r"--pin-from: old\.json has model\.layers\.0\.\S+ in float16, .* offers int2-g32"
     ):
-        wish = PinToPlan(("*",), dict.fromkeys(formats, "float16"), "old.json")
-        Program(PROFILE).wish(wish, "--pin-from").instance()
+        pin = PinToPlan(("*",), dict.fromkeys(formats, "float16"), "old.json")
+        Program(PROFILE).add(pin, "--pin-from").instance()
     for spelled in ("plan.json", ":a", "plan.json:"):
         with pytest.raises(ScantlingError, match="write PLAN:PATTERN"):
             program_from_options(PROFILE, ProgramOptions(pin_from=(spelled,)))
