@@ -1,4 +1,4 @@
-"""A tiny Llama as a GGUF file in 32 bits, with a tokenizer of bytes, that transformers and llama.cpp both load."""
+"""A tiny Llama as a GGUF file in 32 bits, with a byte tokenizer, that transformers and llama.cpp both load."""
 
 from importlib import util
 from pathlib import Path
@@ -16,15 +16,25 @@ HAS_LIBRARY = FOUND is not None and any(Path(str(FOUND.origin)).parent.glob("lib
 
 needs_library = pytest.mark.skipif(not HAS_LIBRARY, reason="llama.cpp's library is not installed: make gguf")
 
-
 SMALL = ["--sequences", "2", "--pricing-sequences", "3", "--length", "32"]
-
-
 BYTES = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "Ġt"]
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
+IN_BLOCK = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
 
 
 def reorder(matrix: torch.Tensor, heads: int) -> np.ndarray:
+    """Interleave the halves of each head's rows, as llama.cpp's rotary embedding has them."""
     return matrix.reshape(heads, 2, -1, matrix.shape[1]).transpose(1, 2).reshape(matrix.shape).numpy()
 
 
@@ -45,10 +55,8 @@ def make(hidden: int, inner: int, blocks: int, tied: bool, seed: int) -> LlamaFo
     return LlamaForCausalLM(config).eval().requires_grad_(False)
 
 
-def save_gguf(path: Path, hidden=256, inner=256, blocks=2, tied=True, seed=0, change=None) -> LlamaForCausalLM:
-    model = make(hidden, inner, blocks, tied, seed)
+def add_metadata(writer: GGUFWriter, hidden: int, inner: int, blocks: int) -> None:
     tokens = ["<s>", "</s>", *BYTES]
-    writer = GGUFWriter(path, "llama")
     writer.add_name("tiny")
     writer.add_context_length(128)
     writer.add_embedding_length(hidden)
@@ -70,26 +78,26 @@ def save_gguf(path: Path, hidden=256, inner=256, blocks=2, tied=True, seed=0, ch
     writer.add_unk_token_id(1)
     writer.add_add_bos_token(True)
     writer.add_chat_template(TEMPLATE)
-    state = model.state_dict()
-    rest = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"} | ({} if tied else {"output": "lm_head"})
-    parts = {
-        "attn_q": "self_attn.q_proj",
-        "attn_k": "self_attn.k_proj",
-        "attn_v": "self_attn.v_proj",
-        "attn_output": "self_attn.o_proj",
-        "ffn_gate": "mlp.gate_proj",
-        "ffn_up": "mlp.up_proj",
-        "ffn_down": "mlp.down_proj",
-        "attn_norm": "input_layernorm",
-        "ffn_norm": "post_attention_layernorm",
-    }
-    names = {name: f"{name_there}.weight" for name, name_there in rest.items()}
+
+
+def module_names(blocks: int, tied: bool) -> dict[str, str]:
+    """Map the names of GGUF tensors to the model's modules."""
+    names = dict(OUTSIDE if tied else OUTSIDE | {"output": "lm_head"})
     for block in range(blocks):
-        names |= {f"blk.{block}.{name}": f"model.layers.{block}.{there}.weight" for name, there in parts.items()}
-    for name, there in names.items():
-        values = state[there].numpy()
+        names |= {f"blk.{block}.{name}": f"model.layers.{block}.{there}" for name, there in IN_BLOCK.items()}
+    return names
+
+
+def save_gguf(path: Path, hidden=256, inner=256, blocks=2, tied=True, seed=0, change=None) -> LlamaForCausalLM:
+    model = make(hidden, inner, blocks, tied, seed)
+    writer = GGUFWriter(path, "llama")
+    add_metadata(writer, hidden, inner, blocks)
+    state = model.state_dict()
+    for name, there in module_names(blocks, tied).items():
+        matrix = state[f"{there}.weight"]
+        values = matrix.numpy()
         if name.endswith(("attn_q", "attn_k")):
-            values = reorder(state[there], 4 if name.endswith("attn_q") else 2)
+            values = reorder(matrix, 4 if name.endswith("attn_q") else 2)
         if change is not None:
             values = change(name, values)
         writer.add_tensor(f"{name}.weight", np.ascontiguousarray(values))

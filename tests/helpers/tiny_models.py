@@ -26,8 +26,9 @@ from transformers import (
 from scantling.sensitivity.calibration.capture import sampled_labels
 
 WORDS = [f"w{i}" for i in range(90)]
+VOCABULARY_SIZE = len(WORDS) + 2
 _MIXTURE = {
-    "vocab_size": len(WORDS) + 2,
+    "vocab_size": VOCABULARY_SIZE,
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -50,12 +51,18 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def make_model(family: str, seed: int = 0) -> PreTrainedModel:
     torch.manual_seed(seed)
-    vocab_size = len(WORDS) + 2
+    model = dense_model(family) or mixture(family)
+    if model is None:
+        raise ValueError(family)
+    return model.eval().requires_grad_(False)
+
+
+def dense_model(family: str) -> PreTrainedModel | None:
     match family:
         case "llama-tied" | "llama-untied" | "llama-wide":
             wide = family == "llama-wide"  # every side a multiple of 32
             config = LlamaConfig(
-                vocab_size=vocab_size,
+                vocab_size=VOCABULARY_SIZE,
                 hidden_size=64 if wide else 32,
                 intermediate_size=64,
                 num_hidden_layers=3,
@@ -65,11 +72,11 @@ def make_model(family: str, seed: int = 0) -> PreTrainedModel:
                 tie_word_embeddings=family != "llama-untied",
                 initializer_range=0.3,
             )
-            model: PreTrainedModel = LlamaForCausalLM(config)
+            return LlamaForCausalLM(config)
         case "qwen3":
-            model = Qwen3ForCausalLM(
+            return Qwen3ForCausalLM(
                 Qwen3Config(
-                    vocab_size=vocab_size,
+                    vocab_size=VOCABULARY_SIZE,
                     hidden_size=32,
                     intermediate_size=64,
                     num_hidden_layers=2,
@@ -81,26 +88,32 @@ def make_model(family: str, seed: int = 0) -> PreTrainedModel:
                 )
             )
         case "gpt2":
-            model = GPT2LMHeadModel(
-                GPT2Config(vocab_size=vocab_size, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3)
+            return GPT2LMHeadModel(
+                GPT2Config(
+                    vocab_size=VOCABULARY_SIZE, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3
+                )
             )
+    return None
+
+
+def mixture(family: str) -> PreTrainedModel | None:
+    match family:
         case "mixtral" | "mixtral-wide":
             sides = _WIDE_MIXTURE if family == "mixtral-wide" else {"intermediate_size": 48, **_MIXTURE}
-            model = MixtralForCausalLM(MixtralConfig(num_local_experts=4, **sides))
+            return MixtralForCausalLM(MixtralConfig(num_local_experts=4, **sides))
         case "qwen3-moe" | "qwen3-moe-wide":
             sides = _WIDE_MIXTURE if family == "qwen3-moe-wide" else _MIXTURE
             inner = sides["hidden_size"]
-            model = Qwen3MoeForCausalLM(Qwen3MoeConfig(moe_intermediate_size=inner, num_experts=8, **sides))
+            return Qwen3MoeForCausalLM(Qwen3MoeConfig(moe_intermediate_size=inner, num_experts=8, **sides))
         case "gpt-oss":  # transposed, with biases, gate and up interleaved
             model = GptOssForCausalLM(GptOssConfig(intermediate_size=48, num_local_experts=4, **_MIXTURE))
             for name, parameter in model.named_parameters():
                 if name.endswith("_bias"):
                     parameter.data.normal_()
+            return model
         case "granite-moe":
-            model = GraniteMoeForCausalLM(GraniteMoeConfig(intermediate_size=48, num_local_experts=4, **_MIXTURE))
-        case _:
-            raise ValueError(family)
-    return model.eval().requires_grad_(False)
+            return GraniteMoeForCausalLM(GraniteMoeConfig(intermediate_size=48, num_local_experts=4, **_MIXTURE))
+    return None
 
 
 def prose(num_words: int, seed: int = 0) -> str:
