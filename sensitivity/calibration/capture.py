@@ -6,7 +6,7 @@ one; see the module backward_pass.
 Knows nothing about layers, formats or estimators.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -127,16 +127,7 @@ def capture(
         The inputs of every block, and the gradients at the last one's output.
     """
     blocks = blocks_of(model, structure)
-    calls: list[list[BlockCall]] = [[] for _ in blocks]
     ends: list[Tensor] = []
-
-    def keep_call(index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        def hook(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            others = {key: value for key, value in keywords.items() if key != _HIDDEN}
-            hidden = arguments[0] if arguments else keywords[_HIDDEN]
-            calls[index].append(BlockCall(hidden.detach(), arguments[1:], others))
-
-        return hook
 
     def start_graph(_module: nn.Module, _arguments: tuple[Any, ...], output: Any) -> Any:  # noqa: ANN401
         end = first_tensor(output).detach().requires_grad_()
@@ -145,8 +136,7 @@ def capture(
 
     gradients, negative_log_likelihoods = [], []
     with ExitStack() as hooks:
-        for index, block in enumerate(blocks):
-            hooks.enter_context(removing(block.register_forward_pre_hook(keep_call(index), with_kwargs=True)))
+        calls = _recorded_calls(blocks, hooks, range(len(blocks)))
         if draws is not None:
             hooks.enter_context(removing(blocks[-1].register_forward_hook(start_graph)))
         for index, sequence in enumerate(progress(list(token_ids), label)):
@@ -253,19 +243,27 @@ def enter_blocks(model: nn.Module, structure: ModelStructure, token_ids: Tensor)
         [block][sequence]; the hidden states of all blocks but the first are empty.
     """
     blocks = blocks_of(model, structure)
+    with ExitStack() as hooks, torch.no_grad():
+        calls = _recorded_calls(blocks, hooks, [0])
+        for sequence in token_ids:
+            model(sequence.unsqueeze(0), use_cache=False)
+    return calls
+
+
+def _recorded_calls(
+    blocks: Sequence[nn.Module], hooks: ExitStack, with_hidden: Container[int]
+) -> list[list[BlockCall]]:
+    """Record the calls of blocks as the model runs, [block][sequence]; other hidden states are kept empty."""
     calls: list[list[BlockCall]] = [[] for _ in blocks]
 
-    def keep(index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    def recording(index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def hook(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
             hidden = (arguments[0] if arguments else keywords[_HIDDEN]).detach()
             others = {key: value for key, value in keywords.items() if key != _HIDDEN}
-            calls[index].append(BlockCall(hidden if index == 0 else hidden[:, :0], arguments[1:], others))
+            calls[index].append(BlockCall(hidden if index in with_hidden else hidden[:, :0], arguments[1:], others))
 
         return hook
 
-    with ExitStack() as hooks, torch.no_grad():
-        for index, block in enumerate(blocks):
-            hooks.enter_context(removing(block.register_forward_pre_hook(keep(index), with_kwargs=True)))
-        for sequence in token_ids:
-            model(sequence.unsqueeze(0), use_cache=False)
+    for index, block in enumerate(blocks):
+        hooks.enter_context(removing(block.register_forward_pre_hook(recording(index), with_kwargs=True)))
     return calls

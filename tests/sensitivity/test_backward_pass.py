@@ -13,7 +13,7 @@ from scantling.common.errors import ScantlingError
 from scantling.common.progress import silent
 from scantling.models.layers import find_layers, matrix_of, output_head
 from scantling.quantization.formats import parse_format
-from scantling.sensitivity.calibration import backward_pass as walk_module
+from scantling.sensitivity.calibration import backward_pass
 from scantling.sensitivity.calibration.backward_pass import blocks_backward
 from scantling.sensitivity.calibration.capture import LabelDraws, capture
 from scantling.sensitivity.estimators.ends import embedding_changes, head_changes, head_hessian
@@ -26,7 +26,7 @@ TOKENS = torch.randint(0, 92, (3, 20), generator=torch.Generator().manual_seed(5
 DRAWS = LabelDraws(7, 2)
 
 
-def walk(model, structure, *, with_gradients=True):
+def backward(model, structure, *, with_gradients=True):
     rounding = capture(model, structure, ROUNDING, None, silent, "")
     pricing = capture(model, structure, TOKENS, DRAWS, silent, "") if with_gradients else None
     return pricing, blocks_backward(model, structure, rounding, pricing, silent)
@@ -34,14 +34,14 @@ def walk(model, structure, *, with_gradients=True):
 
 @pytest.mark.parametrize("tokens_at_once", [1, 80, 8192])
 def test_the_backward_pass_equals_autograd_through_the_whole_model(monkeypatch, family, tokens_at_once):
-    monkeypatch.setattr(walk_module, "_TOKENS_AT_ONCE", tokens_at_once)
+    monkeypatch.setattr(backward_pass, "_TOKENS_AT_ONCE", tokens_at_once)
     model = make_model(family)
     structure = find_layers(model)
     gradients_by_layer = [
         whole_model_gradients(model, structure, sequence, DRAWS, s) for s, sequence in enumerate(TOKENS)
     ]
     rounding_gradients = [whole_model_gradients(model, structure, sequence, DRAWS, 0)[0] for sequence in ROUNDING]
-    captured, blocks = walk(model, structure)
+    captured, blocks = backward(model, structure)
     seen = set()
     for visit in blocks:
         for group in visit.groups:
@@ -51,11 +51,11 @@ def test_the_backward_pass_equals_autograd_through_the_whole_model(monkeypatch, 
                 ])
                 assert torch.allclose(group.hessian, fitted.t() @ fitted / 48, rtol=1e-3, atol=1e-5)
         done = 0
-        for few in visit.gradient_batches():
-            num_sequences = len(next(iter(few.values())).rows_per_sequence)
+        for batch in visit.gradient_batches():
+            num_sequences = len(next(iter(batch.values())).rows_per_sequence)
             part = gradients_by_layer[done : done + num_sequences]
             done += num_sequences
-            for layer, layer_gradients in few.items():
+            for layer, layer_gradients in batch.items():
                 seen.add(layer.name)
                 assert layer_gradients.rows_per_sequence == [20] * num_sequences
                 assert layer_gradients.sequence_length == 20
@@ -106,7 +106,7 @@ def test_layers_that_share_an_input_are_found(family):
     structure = find_layers(model)
     groups = [
         sorted(layer.kind.rsplit(".", 1)[1] for layer in group.layers)
-        for group in next(walk(model, structure, with_gradients=False)[1]).groups
+        for group in next(backward(model, structure, with_gradients=False)[1]).groups
     ]
     if family == "gpt2":
         assert sorted(groups) == [["c_attn"], ["c_fc"], ["c_proj"], ["c_proj"]]
@@ -232,7 +232,7 @@ def test_a_layer_that_no_token_reaches_is_named():
     model.model.layers[0].mlp.spare = nn.Linear(32, 32)
     structure = find_layers(model)
     with pytest.raises(ScantlingError, match=r"layers\.0\.mlp\.spare was not reached"):
-        [list(visit.gradient_batches()) for visit in walk(model, structure)[1]]
+        [list(visit.gradient_batches()) for visit in backward(model, structure)[1]]
 
 
 def test_blocks_that_exchange_more_than_one_hidden_state_are_refused():

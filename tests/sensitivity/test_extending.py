@@ -79,12 +79,12 @@ def test_domains_have_their_own_samples_and_can_be_added(tmp_path, llama_folder,
     words = ["profile", llama_folder, *SMALL, "--formats", "int2-g32,int4-g32", "-o", tmp_path / "p"]
     run(*words, "--text", f"prose={text_file}", "--text", f"code={code}", "--pricing-sequences", "3")
     both = read_profile(tmp_path / "p")
-    cases = both.prices_by_domain
-    assert {name: samples.shape for name, samples in cases.items()} == {"prose": (22, 3, 3), "code": (22, 3, 3)}
+    prices = both.prices_by_domain
+    assert {name: samples.shape for name, samples in prices.items()} == {"prose": (22, 3, 3), "code": (22, 3, 3)}
     assert np.allclose(
-        both.measured_samples.mean(2), (cases["prose"].mean(2) + cases["code"].mean(2)) / 2, equal_nan=True
+        both.measured_samples.mean(2), (prices["prose"].mean(2) + prices["code"].mean(2)) / 2, equal_nan=True
     )
-    assert [case.text_source for case in both.record.domains] == [str(text_file), str(code)]
+    assert [domain.text_source for domain in both.record.domains] == [str(text_file), str(code)]
 
     run(*words[:-1], tmp_path / "q", "--text", text_file, "--pricing-sequences", "3")
     alone = read_profile(tmp_path / "q")

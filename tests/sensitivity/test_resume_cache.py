@@ -26,7 +26,7 @@ SMALL = ["--sequences", "2", "--pricing-sequences", "3", "--length", "32", "--fo
 
 
 def test_a_piece_is_computed_once(tmp_path):
-    parts = open_resume_cache(tmp_path / "p", {"seed": 1})
+    cache = open_resume_cache(tmp_path / "p", {"seed": 1})
     made = []
 
     def compute():
@@ -34,12 +34,12 @@ def test_a_piece_is_computed_once(tmp_path):
         return {"a": torch.arange(3.0)}
 
     for _ in range(2):
-        assert torch.equal(parts.remember("x", compute)["a"], torch.arange(3.0))
+        assert torch.equal(cache.remember("x", compute)["a"], torch.arange(3.0))
     assert made == [1]
-    assert torch.equal(parts.load_one("x", "a"), torch.arange(3.0))
-    parts.remove("x")
-    parts.remove("x")
-    assert not parts.has("x")
+    assert torch.equal(cache.load_one("x", "a"), torch.arange(3.0))
+    cache.remove("x")
+    cache.remove("x")
+    assert not cache.has("x")
 
 
 def test_a_cache_serves_no_other_settings(tmp_path):
@@ -54,12 +54,12 @@ def test_a_cache_serves_no_other_settings(tmp_path):
 
 
 def test_a_damaged_piece_is_named(tmp_path):
-    parts = open_resume_cache(tmp_path / "p", {})
-    parts.save("x", {"a": torch.ones(100)})
+    cache = open_resume_cache(tmp_path / "p", {})
+    cache.save("x", {"a": torch.ones(100)})
     file = tmp_path / "p" / "x.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(ScantlingError, match=r"x\.safetensors is damaged .* begin again"):
-        parts.load("x")
+        cache.load("x")
 
 
 class KilledError(BaseException):
@@ -82,8 +82,8 @@ def test_an_interrupted_profile_resumes_and_ends_byte_identical(
     finished = []
     keep = measuring._keep
 
-    def keep_and_die(parts, index, priced, pricing):
-        keep(parts, index, priced, pricing)
+    def keep_and_die(cache, index, priced, pricing):
+        keep(cache, index, priced, pricing)
         finished.append(index)
         if len(finished) in {1, 2}:
             raise KilledError
