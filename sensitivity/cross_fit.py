@@ -70,7 +70,9 @@ def on_sequences(profile: Profile, chosen: NDArray[np.bool_]) -> Profile:
     Returns:
         A profile that is good for solving and predicting.
     """
-    return replace(profile, samples=profile.samples[:, :, chosen])
+    domains = tuple(of for of, kept in zip(profile.record.domain_of_sequence, chosen, strict=False) if kept)
+    record = profile.record.model_copy(update={"domain_of_sequence": domains})
+    return replace(profile, record=record, samples=profile.samples[:, :, chosen])
 
 
 def totals(profile: Profile, formats: Mapping[str, str]) -> NDArray[np.float64]:
