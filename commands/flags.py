@@ -35,7 +35,7 @@ def _flag(help_text: str, panel: str, *names: str) -> Any:  # noqa: ANN401 - typ
 _PROGRAM_FLAGS: dict[str, Any] = {
     "memory": Annotated[
         str | None,
-        _flag("Resident bytes at most, such as 60MiB: weights, and the KV cache where --context is stated.", _LIMITS),
+        _flag("Resident bytes at most, such as 60MiB: weights, and the KV cache where --context is given.", _LIMITS),
     ],
     "checkpoint_size": Annotated[str | None, _flag("Bytes of the checkpoint's tensors at most.", _LIMITS)],
     "average_bits": Annotated[

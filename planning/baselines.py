@@ -183,12 +183,12 @@ def _stored_bytes(profile: Profile) -> Amount:
 
 def _even(profile: Profile, plan_formats: Mapping[str, str], counted: str, amount: Amount) -> Baseline:
     decided = decided_layers(profile)
-    asked = sum((amount(layer, plan_formats[layer.name]) for layer in decided), Fraction(0))
+    size = sum((amount(layer, plan_formats[layer.name]) for layer in decided), Fraction(0))
     totals = {name: sum((amount(layer, name) for layer in decided), Fraction(0)) for name in uniform_names(profile)}
-    closest = min(totals, key=lambda name: abs(totals[name] - asked), default=None)
-    if closest is not None and abs(totals[closest] - asked) <= SAME * asked:
-        return _uniform(profile, closest, f"the plan's {counted} {float(totals[closest] / asked - 1):+.2%}")
-    fitting = [name for name, total in totals.items() if total <= asked]
+    closest = min(totals, key=lambda name: abs(totals[name] - size), default=None)
+    if closest is not None and abs(totals[closest] - size) <= SAME * size:
+        return _uniform(profile, closest, f"the plan's {counted} {float(totals[closest] / size - 1):+.2%}")
+    fitting = [name for name, total in totals.items() if total <= size]
     if not fitting:
         raise OutOfRangeError(
             f"no uniform format has as few {counted} as the plan, so it has no naive counterpart of the same "
@@ -198,14 +198,14 @@ def _even(profile: Profile, plan_formats: Mapping[str, str], counted: str, amoun
     wider = [
         name
         for name, total in totals.items()
-        if total > asked and all(amount(layer, name) >= amount(layer, narrow) for layer in decided)
+        if total > size and all(amount(layer, name) >= amount(layer, narrow) for layer in decided)
     ]
     if not wider:
         return _uniform(profile, narrow, f"no wider than the plan's {counted}, and no format is wider")
     wide = min(wider, key=lambda name: totals[name])
     extras = [amount(layer, wide) - amount(layer, narrow) for layer in decided]
     formats = uniform_formats(profile, narrow)
-    share, taken, passed = Fraction(asked - totals[narrow]) / sum(extras, Fraction(0)), Fraction(0), Fraction(0)
+    share, taken, passed = Fraction(size - totals[narrow]) / sum(extras, Fraction(0)), Fraction(0), Fraction(0)
     widened = []
     for layer, extra in zip(decided, extras, strict=True):
         passed += extra
@@ -219,5 +219,5 @@ def _even(profile: Profile, plan_formats: Mapping[str, str], counted: str, amoun
         f"even {narrow}/{wide}",
         formats,
         f"{wide} in {len(widened)} of {len(decided)} layers, spread evenly, {narrow} in the others, no price looked at",
-        (f"the plan's {counted} {float((totals[narrow] + taken) / asked - 1):+.2%}",),
+        (f"the plan's {counted} {float((totals[narrow] + taken) / size - 1):+.2%}",),
     )

@@ -34,9 +34,9 @@ class Diagnosis(Record):
     Attributes:
         naive: what the same bytes buy without a program; None where no uniform format is as small.
         cross_fit: the price of such plans on sequences that their solve did not see; None where it was not made.
-        cross_fit_left_out: why it was not made; None where it was, or was not asked for.
+        cross_fit_left_out: why it was not made; None where it was, or was not wanted.
         engine_cost: what the inference engine's rules cost in predicted loss; None without an engine, or where it was
-            not asked for.
+            not wanted.
         rare_experts: calibration tokens that reached each expert whose price is not known, by its path.
         num_experts: of the model; 0 for a dense one.
         warnings: why predictions of this profile may not hold, a sentence each.

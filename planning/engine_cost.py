@@ -50,19 +50,19 @@ class EngineCost:
 
 
 def engine_cost(
-    profile: Profile, instance: Instance, formats: Mapping[str, str], engine: MilpSolver, settings: SolverSettings
+    profile: Profile, instance: Instance, formats: Mapping[str, str], solver: MilpSolver, settings: SolverSettings
 ) -> EngineCost | None:
     """Solve a program again without the rules of its inference engine.
 
     Args:
-        profile: that the program was stated from.
+        profile: that the instance was made from.
         instance: the program.
         formats: of its best plan, by layer.
-        engine: solves it.
+        solver: solves it.
         settings: limits of each search.
 
     Returns:
-        The cost; None where no inference engine was stated, it asks nothing of these layers, or the loss is not what
+        The cost; None without an inference engine, where its rules concern no layer, or where the loss is not what
         is minimised first.
     """
     rules = [rule for rule in instance.rules if rule.origin.startswith(ENGINE_ORIGIN)]
@@ -72,7 +72,7 @@ def engine_cost(
     closing = tuple(rule for rule in rules if not isinstance(rule, Tie))
 
     def saved(kept: tuple[Rule, ...]) -> Saved:
-        return _saved(profile, replace(instance, rules=kept, minimise=(LOSS,)), formats, (engine, settings))
+        return _saved(profile, replace(instance, rules=kept, minimise=(LOSS,)), formats, (solver, settings))
 
     return EngineCost(
         rules[0].origin.removeprefix(ENGINE_ORIGIN),

@@ -58,7 +58,7 @@ class ConflictingRule(Record):
 
     Attributes:
         name: as its user calls it.
-        origin: where it was stated.
+        origin: where it was given.
         says: its bound in words; empty for a rule without a bound.
         needed: the bound that alone would give a plan, in words; None where no bound of it does.
         needed_steps: the same in steps of its row, or nats.

@@ -16,30 +16,12 @@ from .python_constraints import run_constraints_py
 
 @dataclass(frozen=True)
 class ProgramOptions:
-    """What the flags say; each as the user wrote it, None or empty where it was not given.
+    """The flags as the user wrote them, by the names of their options; None or empty where not given.
 
     Attributes:
-        memory: resident bytes at most: weights, and the KV cache where a context is stated. Without a context this is
-            what the checkpoint's tensors take.
-        checkpoint_size: bytes of all tensors in the checkpoint at most.
-        average_bits: Σ bits · weights / Σ weights at most, scales and zero points not counted.
-        power: watts at most, at the rate where one is stated, else at full speed.
-        energy: per token at most.
-        speed: tokens per second at least.
-        max_loss: predicted loss increase at most, in nats per token.
-        hardware: a known name or a hardware file.
-        context: tokens in the KV cache.
-        batch: sequences at once.
-        kv_bits: width of a cached number.
-        rate: demanded tokens per second.
-        engine: the inference engine that must load the checkpoint.
-        minimize: objectives, one after the other.
-        robust: standard errors added to the loss.
-        domains: mean or worst.
-        pin_from: PLAN:PATTERN, each.
-        safety_factor: that the plan must reach, measured.
+        pin_from: ``PLAN:PATTERN`` each.
         constraints: constraint files.
-        constraints_py: FILE:FUNCTION.
+        constraints_py: ``FILE:FUNCTION``.
     """
 
     memory: str | None = None
@@ -65,19 +47,11 @@ class ProgramOptions:
 
 
 def program_from_options(profile: Profile, options: ProgramOptions) -> Program:
-    """Put a program together from flags.
-
-    Args:
-        profile: the profile.
-        options: the flags.
-
-    Returns:
-        The program; files come first, then flags, then the user's own Python.
-    """
+    """Make a program of flags: constraint files come first, then flags, then the user's own Python."""
     program = Program(profile)
     for path in options.constraints:
         program = program.read(path)
-    program = _used(program, options)
+    program = _with_use(program, options)
     for flag, key, bound in (
         ("--memory", "memory", options.memory),
         ("--checkpoint-size", "stored_bytes", options.checkpoint_size),
@@ -91,7 +65,7 @@ def program_from_options(profile: Profile, options: ProgramOptions) -> Program:
     if options.speed is not None:
         program = program.limit("speed", at_least=options.speed, origin="--speed")
     for spelled in options.pin_from:
-        program = _pinned(program, spelled)
+        program = _pin_from(program, spelled)
     if options.minimize:
         program = program.minimize(*options.minimize, origin="--minimize")
     if options.robust is not None or options.domains is not None:
@@ -104,7 +78,7 @@ def program_from_options(profile: Profile, options: ProgramOptions) -> Program:
     return program
 
 
-def _used(program: Program, options: ProgramOptions) -> Program:
+def _with_use(program: Program, options: ProgramOptions) -> Program:
     if options.engine is not None:
         program = program.engine(options.engine, "--engine")
     if options.hardware is not None:
@@ -115,7 +89,7 @@ def _used(program: Program, options: ProgramOptions) -> Program:
     return program
 
 
-def _pinned(program: Program, spelled: str) -> Program:
+def _pin_from(program: Program, spelled: str) -> Program:
     file_name, _, pattern = spelled.rpartition(":")
     if not file_name or not pattern:
         raise InputError(f"--pin-from {spelled}: write PLAN:PATTERN, such as plan.json:*.v_proj.")

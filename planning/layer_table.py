@@ -17,11 +17,7 @@ from ..sensitivity.profile_record import LayerRecord
 
 @dataclass(frozen=True)
 class LayerTable:
-    """The layers of a profile.
-
-    Attributes:
-        profile: the profile.
-    """
+    """The layers of a profile."""
 
     profile: Profile
 
@@ -47,36 +43,15 @@ class LayerTable:
         return {name: parse_format(name).bits for name in self.profile.record.formats}
 
     def is_decided(self, index: int) -> bool:
-        """Tell whether a layer has more than one format.
-
-        Args:
-            index: the layer.
-
-        Returns:
-            Whether it does.
-        """
+        """Tell whether a layer has more than one format."""
         return len(self.formats[index]) > 1
 
     def decided(self, indices: Iterable[int]) -> tuple[int, ...]:
-        """Leave out the layers that have a single format.
-
-        Args:
-            indices: layers.
-
-        Returns:
-            Those that the program decides.
-        """
+        """Leave out the layers that have a single format."""
         return tuple(index for index in indices if self.is_decided(index))
 
     def matched(self, patterns: Sequence[str] | None) -> tuple[int, ...]:
-        """Find layers by pattern.
-
-        Args:
-            patterns: the patterns, each of which must match; None for all layers.
-
-        Returns:
-            The layers.
-        """
+        """Find layers by patterns, each of which must match; None for all layers."""
         return tuple(range(len(self.records))) if patterns is None else tuple(matching(patterns, self.names))
 
     def matched_decided(self, patterns: Sequence[str] | None) -> tuple[int, ...]:
@@ -126,25 +101,10 @@ class LayerTable:
         return {group: tuple(members) for group, members in found.items()}
 
     def common_formats(self, indices: Sequence[int]) -> set[str]:
-        """Find the formats that all of some layers have.
-
-        Args:
-            indices: the layers, at least one.
-
-        Returns:
-            Names of formats.
-        """
+        """Find the formats that all of some layers have."""
         return set.intersection(*(set(self.formats[index]) for index in indices))
 
     def listed(self, indices: Sequence[int], how_many: int = 4) -> str:
-        """Name layers in a message.
-
-        Args:
-            indices: the layers.
-            how_many: are named; the others are counted.
-
-        Returns:
-            Names with commas.
-        """
+        """Name the first layers for a message, and count the others."""
         names = [self.names[index] for index in indices[:how_many]]
         return ", ".join(names) + (f" and {len(indices) - how_many} more" if len(indices) > how_many else "")

@@ -110,9 +110,9 @@ def _cache_by_block(rows: Rows, num_blocks: int) -> Sequence[int]:
     if len(cache) > 1:
         raise InputError(
             f"the model's config has {len(cache)} blocks, the profile {num_blocks}: the KV cache cannot be dealt out. "
-            "State kv_cache in the workload."
+            "Give kv_cache in the workload."
         )
-    return [-(-sum(cache) // num_blocks)] * num_blocks  # stated in all: dealt out evenly
+    return [-(-sum(cache) // num_blocks)] * num_blocks  # given as a total: split evenly
 
 
 def _part_row(

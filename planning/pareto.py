@@ -86,14 +86,7 @@ class FrontierAxis(Record):
     step: Finite
 
     def show(self, steps: int) -> str:
-        """Write an amount.
-
-        Args:
-            steps: of the row.
-
-        Returns:
-            The amount with its unit.
-        """
+        """Write an amount in steps of the row, with its unit."""
         return LimitUnit(self.measure, self.step).show(steps)
 
 
@@ -123,11 +116,7 @@ class Frontier(Record):
     points: tuple[FrontierPoint, ...]
 
     def write(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all.
-
-        Args:
-            path: the file.
-        """
+        """Write it as JSON, whole or not at all."""
         with whole_file(path) as partial:
             partial.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
@@ -169,25 +158,7 @@ def sweep_frontier(
         _range(instance, name, row, sweep.lowest[k : k + 1], sweep.highest[k : k + 1])
         for k, (name, row) in enumerate(zip(names, rows, strict=True))
     ]
-    if sweep.points == EVERY:
-        if len(names) == 2 or sweep.nested:
-            raise InputError("--points every goes with one limit and without --nested. Give a number of points.")
-        low, high = ranges[0]
-        breakpoints = every_breakpoint(instance, names[0], low, high, solver, settings)
-        points: Iterable[FrontierSolution] = _watched_down(breakpoints, low, high, progress)
-    else:
-        spaced = [_spaced(low, high, sweep.points) for low, high in ranges]
-        if len(names) == 2:
-            if sweep.nested:
-                raise InputError("--nested goes with one limit: over a grid, tighter in which of the two?")
-            pairs = [(first, second) for first in spaced[0] for second in spaced[1]]
-            points = _watched(
-                grid(instance, (names[0], names[1]), (spaced[0], spaced[1]), solver, settings), pairs, progress
-            )
-        else:
-            points = _watched(
-                frontier(instance, names[0], spaced[0], solver, settings, nested=sweep.nested), spaced[0], progress
-            )
+    points = _solved(instance, names, ranges, sweep, (solver, settings), progress)
     return Frontier(
         model_source=profile.record.model_source,
         profile_seed=profile.record.seed,
@@ -199,6 +170,28 @@ def sweep_frontier(
         layers=tuple(unit.name for unit in instance.units),
         points=tuple(_point(profile, instance, point) for point in points),
     )
+
+
+def _solved(
+    instance: Instance,
+    names: Sequence[str],
+    ranges: Sequence[tuple[int, int]],
+    sweep: FrontierRequest,
+    search: tuple[MilpSolver, SolverSettings],
+    progress: Progress,
+) -> Iterable[FrontierSolution]:
+    if sweep.points == EVERY:
+        if len(names) == 2 or sweep.nested:
+            raise InputError("--points every goes with one limit and without --nested. Give a number of points.")
+        low, high = ranges[0]
+        return _watched_down(every_breakpoint(instance, names[0], low, high, *search), low, high, progress)
+    spaced = [_spaced(low, high, sweep.points) for low, high in ranges]
+    if len(names) == 1:
+        return _watched(frontier(instance, names[0], spaced[0], *search, nested=sweep.nested), spaced[0], progress)
+    if sweep.nested:
+        raise InputError("--nested goes with one limit: over a grid, tighter in which of the two?")
+    pairs = [(first, second) for first in spaced[0] for second in spaced[1]]
+    return _watched(grid(instance, (names[0], names[1]), (spaced[0], spaced[1]), *search), pairs, progress)
 
 
 def _watched(

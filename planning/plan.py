@@ -81,8 +81,8 @@ class Plan(VersionedRecord):
         limits: the limits and their use.
         certificate: what is proven.
         assignments: one a layer.
-        safety: the factor of safety that it was solved for; None where none was asked for.
-        joint: the price of the plan as a whole; None where it was not asked for.
+        safety: the factor of safety that it was solved for; None where none was required.
+        joint: the price of the plan as a whole; None where it was not priced.
         program: the program that the plan answers, its units in the order of the assignments.
     """
 

@@ -50,11 +50,7 @@ class Difference:
     same_profile: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """Give it as plain values.
-
-        Returns:
-            For JSON.
-        """
+        """Give it as plain values, for JSON."""
         return asdict(self)
 
 

@@ -40,7 +40,7 @@ class LimitUse(Record):
 
     Attributes:
         name: as its user calls it.
-        origin: where it was stated.
+        origin: where it was given.
         measure: what it is counted in.
         step: one integer step in that measure.
         at_most: the upper bound in steps (nats for a limit on the loss); None for a lower bound.
@@ -142,7 +142,7 @@ class SafetyClaim(Record):
     """The factor of safety that a plan was solved for.
 
     Attributes:
-        required_factor: that was asked for.
+        required_factor: that was required.
         factor: D_yield / (γ · D_plan), the least over the domains.
         factor_lower: the lower end of its interval.
         confirmed: whether D_plan was measured; a predicted one is no confirmation.

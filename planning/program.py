@@ -225,7 +225,7 @@ class Program:
         """Require that an inference engine loads the checkpoint; raises InputError where another one is named."""
         engine = with_origin(origin, load_engine_profile, name)
         if self.for_engine is not None and self.for_engine.name != name:
-            raise InputError(f"{origin}: two engines are stated, {self.for_engine.name} and {name}. State one.")
+            raise InputError(f"{origin}: two engines are given, {self.for_engine.name} and {name}. Give one.")
         return replace(self, for_engine=engine)
 
     def hardware(self, hardware: str | Hardware, origin: str = CALL, beside: Path | None = None) -> "Program":
@@ -240,11 +240,11 @@ class Program:
             The program for this machine.
 
         Raises:
-            InputError: there is no such machine, or another one is stated.
+            InputError: there is no such machine, or another one is given.
         """
         found = with_origin(origin, load_hardware, hardware, beside) if isinstance(hardware, str) else hardware
         if self.on_hardware is not None and self.on_hardware != found:
-            raise InputError(f"{origin}: two machines are stated, {self.on_hardware.name} and {found.name}. State one.")
+            raise InputError(f"{origin}: two machines are given, {self.on_hardware.name} and {found.name}. Give one.")
         return replace(self, on_hardware=found)
 
     def workload(self, origin: str = CALL, **values: object) -> "Program":
@@ -253,7 +253,7 @@ class Program:
         new = {key: value for key, value in values.items() if value is not None}
         for key in before.keys() & new.keys():
             if before[key] != new[key]:
-                raise InputError(f"{origin}: {key} is stated twice, as {before[key]} and {new[key]}. State one.")
+                raise InputError(f"{origin}: {key} is given twice, as {before[key]} and {new[key]}. Give one.")
         return replace(self, work=make_record(Workload, {**before, **new}, origin))
 
     def minimize(self, *objectives: str, origin: str = CALL) -> "Program":

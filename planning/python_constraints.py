@@ -1,4 +1,4 @@
-"""A user's own Python that adds to a program; run only when asked for by a flag.
+"""A user's own Python that adds to a program; run only where a flag names it.
 
 Knows nothing about what it adds.
 """

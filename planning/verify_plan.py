@@ -57,25 +57,26 @@ def _check_numbers(plan: Plan, choice: tuple[int, ...], found: Verification) -> 
         found.note(
             holds=value == objective.value and objective.bound <= value,
             what=f"{objective.name} adds up to {value!r}, at least the bound {objective.bound!r}",
-            otherwise=f"{objective.name} adds up to {value!r}; stated: {objective.value!r}, bound {objective.bound!r}",
+            otherwise=f"{objective.name} adds up to {value!r}; the plan says {objective.value!r}, bound "
+            f"{objective.bound!r}",
         )
     stored = plan.other_bytes + sum(assignment.stored_bytes for assignment in plan.assignments)
     found.note(
         holds=stored == plan.stored_bytes,
         what=f"{stored:,} bytes stored in all tensors",
-        otherwise=f"the layers store {stored:,} bytes; stated: {plan.stored_bytes:,}",
+        otherwise=f"the layers store {stored:,} bytes; the plan says {plan.stored_bytes:,}",
     )
     bits = average_bits([(a.bits, a.num_weights) for a in plan.assignments if a.decided])
     found.note(
         holds=bits == plan.average_bits,
         what=f"{bits:.6g} bits on average",
-        otherwise=f"the average is {bits!r} bits; stated: {plan.average_bits!r}",
+        otherwise=f"the average is {bits!r} bits; the plan says {plan.average_bits!r}",
     )
     limits = [rule for rule in plan.program.rules if isinstance(rule, Limit | LossLimit)]
     for use, rule in zip(plan.limits, limits, strict=False):
         used = plan.program.used(rule, choice)
         if used != use.used or use.name != rule.name:
-            found.faults.append(f"{rule.name} comes to {used:,}; stated: {use.used:,} of {use.name}")
+            found.faults.append(f"{rule.name} comes to {used:,}; the plan says {use.used:,} of {use.name}")
     if len(limits) != len(plan.limits):
         found.faults.append(f"the program has {len(limits)} limits, the plan states {len(plan.limits)}")
 
@@ -89,18 +90,18 @@ def _check_against_profile(plan: Plan, path: Path, found: Verification) -> None:
     found.note(
         holds=math.isclose(predicted, plan.loss_increase_nats, rel_tol=1e-12),
         what=f"predicted loss increase of {predicted:.9g} nats per token, from the profile",
-        otherwise=f"the profile predicts {predicted!r} nats; stated: {plan.loss_increase_nats!r}",
+        otherwise=f"the profile predicts {predicted!r} nats; the plan says {plan.loss_increase_nats!r}",
     )
     stored = profile.stored_bytes(plan.formats())
     found.note(
         holds=stored == plan.stored_bytes,
         what="stored bytes as in the profile",
-        otherwise=f"the profile's formats store {stored:,} bytes; stated: {plan.stored_bytes:,}",
+        otherwise=f"the profile's formats store {stored:,} bytes; the plan says {plan.stored_bytes:,}",
     )
-    stated = [domain.loss_increase_nats for domain in plan.program.domains]
+    recorded = [domain.loss_increase_nats for domain in plan.program.domains]
     priced = [domain.loss_increase_nats for domain in costs_by_domain(profile, with_deviations=False)]
     offered = [tuple(profile.record.formats[target] for target in layer.formats) for layer in profile.record.layers]
     found.note(
-        holds=[unit.formats for unit in plan.program.units] == offered and stated == priced,
+        holds=[unit.formats for unit in plan.program.units] == offered and recorded == priced,
         what="the program's formats and costs are those of the profile",
     )

@@ -11,7 +11,7 @@ Knows nothing about how prices were measured or how the program is solved.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +62,9 @@ def fold_numbers(num_sequences: int, num_folds: int) -> NDArray[np.int64]:
 
 def on_sequences(profile: Profile, chosen: NDArray[np.bool_]) -> Profile:
     """Restrict a profile to some of its samples, for solving and predicting."""
-    return profile.with_samples(profile.measured_samples[:, :, chosen])
+    domains = tuple(of for of, kept in zip(profile.record.domain_of_sequence, chosen, strict=False) if kept)
+    record = profile.record.model_copy(update={"domain_of_sequence": domains})
+    return replace(profile, record=record, measured_samples=profile.measured_samples[:, :, chosen], origin=None)
 
 
 def cross_fit(profile: Profile, solve: Solve, num_folds: int = 4) -> CrossFit:

@@ -97,7 +97,7 @@ class EngineProfile(Record):
 
 @dataclass(frozen=True)
 class Shape:
-    """What an engine profile asks about a layer.
+    """What an engine profile needs to know about a layer.
 
     Attributes:
         kind: its path inside its block, or ``embedding``, ``head``.
@@ -111,29 +111,12 @@ class Shape:
 
 
 def fits(patterns: Sequence[str] | None, name: str) -> bool:
-    """Tell whether a name fits one of some patterns.
-
-    Args:
-        patterns: the patterns; None fits all.
-        name: the name.
-
-    Returns:
-        Whether it does.
-    """
+    """Tell whether a name matches one of some patterns; None matches all."""
     return patterns is None or any(compiled(text).matches(name) for text in patterns)
 
 
 def objections(profile: EngineProfile, shape: Shape, format_name: str) -> list[str]:
-    """Say why an engine does not load a layer in a format.
-
-    Args:
-        profile: the engine.
-        shape: the layer's kind and shape.
-        format_name: the format.
-
-    Returns:
-        The rules that it breaks, in words; none where it loads.
-    """
+    """List the rules by which an engine does not load a layer in a format; none where it does."""
     found = [
         rule.why for rule in profile.formats if fits(rule.kinds, shape.kind) and not fits(rule.formats, format_name)
     ]
@@ -147,11 +130,7 @@ def objections(profile: EngineProfile, shape: Shape, format_name: str) -> list[s
 
 
 def engine_names() -> list[str]:
-    """List the engine profiles that come with the package.
-
-    Returns:
-        Their names.
-    """
+    """List the names of the engine profiles that come with the package."""
     return sorted(entry.name.removesuffix(".yaml") for entry in (Path(__file__).with_name("engines")).iterdir())
 
 

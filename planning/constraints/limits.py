@@ -125,7 +125,7 @@ class Limits(Record):
         stored_bytes: of all tensors in the checkpoint.
         read_bytes_per_token: read from memory for one token.
         average_bits: Σ bits · weights / Σ weights over the decided layers; scales and zero points not counted.
-        power: at the workload's rate; at full speed where none is stated.
+        power: at the workload's rate; at full speed without a rate.
         energy: per token, likewise.
         speed: tokens per second.
         seconds_per_token: the same from the other side.

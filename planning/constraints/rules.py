@@ -1,4 +1,4 @@
-"""What a user may ask of a plan, as records: the keys of the constraint file, and what flags and Python calls become.
+"""Limits and rules as records: the keys of the constraint file, and what flags and Python calls become.
 
 Rules about choices (allowed formats, same, order, distinct formats) speak of the layers that the program decides; a
 layer with a single format is never narrowed. Rules about sums count every layer that their patterns match.
@@ -154,7 +154,7 @@ class SumRule(Record):
     @model_validator(mode="after")
     def _bounded(self) -> "SumRule":
         if self.at_most is None and self.at_least is None:
-            raise refusal("a sum without at_most and at_least has no effect. State one.")
+            raise refusal("a sum without at_most and at_least has no effect. Give one.")
         return self
 
 
@@ -200,7 +200,7 @@ class LinearRule(Record):
             if bound is not None:
                 check(exact_number, bound)
         if self.at_most is None and self.at_least is None and self.name is None:
-            raise refusal("a row without bounds has no effect. State at_most or at_least, or name it to minimise it.")
+            raise refusal("a row without bounds has no effect. Give at_most or at_least, or name it to minimise it.")
         return self
 
 

@@ -16,7 +16,7 @@ from scantling.hardware.decode_laws import operate
 from scantling.hardware.specification import Hardware
 from scantling.planning import solve as solving
 from scantling.planning.plan import read_plan
-from scantling.sensitivity.profile import write_profile
+from scantling.sensitivity.profile import DomainRecord, write_profile
 from scantling.solver.milp.base import Status
 
 UP = "model.layers.0.mlp.up_proj"
@@ -184,6 +184,16 @@ def test_the_diagnosis_of_the_command_is_that_of_the_library(profile_path, profi
     assert diagnosis.naive.stored_bytes <= plan.stored_bytes
     brief = plan.diagnose(cross_fit=False, engine_cost=False)
     assert (brief.cross_fit, brief.cross_fit_left_out, brief.engine_cost) == (None, None, None)
+
+
+def test_a_plan_over_two_domains_is_cross_fitted():
+    profile = make_profile(num_samples=16)
+    domains = tuple(DomainRecord(name=name, text_source="words", text_sha256="0" * 64) for name in "ab")
+    update = {"domains": domains, "domain_of_sequence": (0,) * 8 + (1,) * 8}
+    profile = replace(profile, record=profile.record.model_copy(update=update))
+    priced = sc.Program(profile).robust(domains="worst").limit(average_bits=3.5).solve().diagnose().cross_fit
+    assert priced.num_folds == 4
+    assert priced.unseen_nats > 0
 
 
 def test_an_engines_cost_is_part_of_the_diagnosis(tmp_path):

@@ -270,12 +270,12 @@ def test_a_robust_objective_needs_more_than_one_sample():
         (lambda p: p.minimize(), "nothing"),
         (lambda p: p.minimize("memory").minimize("loss_increase"), "said already to minimise memory"),
         (lambda p: p.robust(-1), "standard_errors"),
-        (lambda p: p.workload(context=5).workload(context=6), "context is stated twice, as 5 and 6"),
+        (lambda p: p.workload(context=5).workload(context=6), "context is given twice, as 5 and 6"),
         (lambda p: p.workload(kv_bits=8), "kv_bits has no effect without a context"),
         (lambda p: p.engine("llm"), "'llm' is not a known engine. Known: gptqmodel"),
-        (lambda p: p.engine("mlx").engine("gptqmodel"), "two engines are stated"),
+        (lambda p: p.engine("mlx").engine("gptqmodel"), "two engines are given"),
         (lambda p: p.hardware("a100"), "neither known hardware nor a file"),
-        (lambda p: p.hardware("a100-80gb").hardware("rtx-5090"), "two machines are stated"),
+        (lambda p: p.hardware("a100-80gb").hardware("rtx-5090"), "two machines are given"),
     ],
 )
 def test_a_constraint_that_cannot_be_meant_is_refused(constrain, match):
