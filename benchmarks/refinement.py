@@ -94,7 +94,7 @@ def main() -> None:
         lines.append(row(bits, measured[str(solved)], measured[str(refined)]))
     for bits, (_, refined) in zip(arguments.bits, pairs, strict=True):
         steps = refined.with_suffix(".txt").read_text().splitlines()
-        lines += ["", f"At {bits} bits, on the text that steps are judged by:", "", *(f"- {step}" for step in steps)]
+        lines += ["", f"At {bits} bits, on the text that steps are tested on:", "", *(f"- {step}" for step in steps)]
     (RESULTS / arguments.results).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

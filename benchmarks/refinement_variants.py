@@ -44,7 +44,7 @@ from scantling.solver.milp.cpsat import CpSatSolver
 
 RESULTS = Path(__file__).parent / "results"
 AVERAGE_BITS = (2.5, 3.0, 3.5)
-SHARES = (0.025, 0.05, 0.1, 0.2, 0.4)  # of the layers that may move
+SHARES = (0.025, 0.05, 0.1, 0.2, 0.4)  # of the layers that may change
 SHIPPED = 0.1
 Floats = NDArray[np.float64]
 Table = dict[str, dict[str, float]]  # nats per token by layer and format

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -111,9 +112,9 @@ def by_accuracy(test: MeasuredSweep, offset: float) -> float:
     return DegradationCurve(one.curve.names, one.curve.kl_nats, lost, *everything).crossing(offset).kl_nats
 
 
-def factors(test: MeasuredSweep, plans: Plans, measured: QualityOf, judge: str = "measured") -> dict[str, PlanSafety]:
-    """Judge plans."""
-    if judge == "predicted":
+def factors(test: MeasuredSweep, plans: Plans, measured: QualityOf, basis: str = "measured") -> dict[str, PlanSafety]:
+    """Give the factors of plans."""
+    if basis == "predicted":
         return {name: safety_of_predicted(test, name, formats, 1.0) for name, formats in plans.items()}
     return {name: safety_of_measured(test, name, formats, measured[name], 1.0) for name, formats in plans.items()}
 
@@ -150,8 +151,8 @@ def stability(run: SafetyRun, sweep_points: Plans, plans: Plans, measured: Quali
 
 
 def _kendall(first: Sequence[float], second: Sequence[float]) -> float:
-    tau, _ = stats.kendalltau(first, second)
-    return float(tau)
+    found: Any = stats.kendalltau(first, second)
+    return float(found.statistic)
 
 
 def ranking(found: Mapping[str, PlanSafety]) -> str:
@@ -170,7 +171,7 @@ def plan_lines(found: Mapping[str, PlanSafety], predicted: Mapping[str, PlanSafe
     """Tabulate factors."""
     lines = [
         "| plan | bytes | bits | KL | perplexity | accuracy | same top token | factor at yield | at ultimate | "
-        "predicted only: γ, factor, lower end |",
+        "predicted only: prediction margin, factor, lower end |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, plan in found.items():
@@ -189,10 +190,10 @@ def plan_lines(found: Mapping[str, PlanSafety], predicted: Mapping[str, PlanSafe
 
 
 def sweep_lines(safety: SafetyFile) -> list[str]:
-    """Tabulate the ladder."""
+    """Tabulate the budget sweep."""
     (curve,) = safety.curves
     lines = [
-        "| rung | predicted KL | measured KL | perplexity | accuracy | same top token | flips |",
+        "| sweep point | predicted KL | measured KL | perplexity | accuracy | same top token | flips |",
         "|---|---|---|---|---|---|---|",
         f"| original | | | {curve.original_perplexity:.2f} | {curve.original_accuracy.estimate:.1%} | | |",
     ]
@@ -271,7 +272,7 @@ def report(run: SafetyRun) -> None:
         "",
         ranking(found),
         "",
-        "## The ladder",
+        "## The budget sweep",
         "",
         *sweep_lines(safety),
         "",

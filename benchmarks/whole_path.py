@@ -77,7 +77,7 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Lay out contenders.
+    """Lay out entries.
 
     Args:
         rows: as ``scantling compare --json`` gives them.

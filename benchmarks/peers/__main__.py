@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from allocation import AVERAGE_BITS, PEERS, allocate, allocation_path
-from contenders import ComparisonEntry, entries
 from cost_of_ours import cost_rows, measure_cost
+from entries import Entry, entries
 from further import Further, further_plans, further_table, measure_further
 from material import prepare
 from measure import documents_of, measure
@@ -46,14 +46,14 @@ ELSEWHERE = (
     "llama.cpp's own mixes beside plans of their exact size, in llama.cpp itself: [gguf.md](gguf.md). Rounding: "
     "[rounding.md](rounding.md)."
 )
-STEPS_OF_CONTENDERS = ("measure", "own", "further", "report")
-STEPS = ("prepare", "allocate", "cost", *STEPS_OF_CONTENDERS)
+STEPS_OF_ENTRIES = ("measure", "own", "further", "report")
+STEPS = ("prepare", "allocate", "cost", *STEPS_OF_ENTRIES)
 
 
 def report(
     profile: Profile,
     folder: Path,
-    everyone: Sequence[ComparisonEntry],
+    everyone: Sequence[Entry],
     further: Sequence[Further],
     own: Mapping[float, Sequence[OwnRow]],
 ) -> list[str]:
@@ -62,7 +62,7 @@ def report(
     Args:
         profile: of the demo model.
         folder: of the benchmark.
-        everyone: the contenders.
+        everyone: the entries.
         further: plans of further profiles.
         own: tools with their own rounding, by target.
 
@@ -122,7 +122,7 @@ def main() -> None:
         allocate_all(folder, arguments.peers)
     if "cost" in arguments.steps:
         measure_cost(folder / "ours")
-    if set(arguments.steps) & set(STEPS_OF_CONTENDERS):
+    if set(arguments.steps) & set(STEPS_OF_ENTRIES):
         of_entries(arguments)
 
 

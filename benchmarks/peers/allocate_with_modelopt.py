@@ -39,7 +39,9 @@ def weight_only(bits: int) -> dict[str, object]:
 def with_head(model: PreTrainedModel, average_bits: float) -> float:
     """Average over the output head too, which ModelOpt counts at 16 bits though it is not quantized."""
     decided = sum(values.numel() for name, values in model.named_parameters() if name.endswith("_proj.weight"))
-    head = model.get_output_embeddings().get_parameter("weight").numel()
+    embeddings = model.get_output_embeddings()
+    assert embeddings is not None
+    head = embeddings.get_parameter("weight").numel()
     return (average_bits * decided + 16 * head) / (decided + head)
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allocation import AVERAGE_BITS
-from contenders import OURS_ALL, ComparisonEntry
+from entries import OURS_ALL, Entry
 from measure import evaluation_text, keep_quality, quality_of
 from report import EIGHT, Measured, mean, ratio
 
@@ -46,7 +46,7 @@ class Further:
 
     name: str
     profile: Profile
-    entry: ComparisonEntry
+    entry: Entry
 
     @property
     def key(self) -> str:
@@ -68,12 +68,12 @@ def of_the_same_bytes(profile: Profile, at_most_bytes: int) -> dict[str, str]:
     return choose_formats(program.instance(), CpSatSolver(), SolverSettings())
 
 
-def further_plans(profile: Profile, everyone: Sequence[ComparisonEntry], named: Sequence[str]) -> list[Further]:
+def further_plans(profile: Profile, everyone: Sequence[Entry], named: Sequence[str]) -> list[Further]:
     """Solve every further profile at every size.
 
     Args:
         profile: of the demo model, that of the other tables.
-        everyone: the contenders of the other tables.
+        everyone: the entries of the other tables.
         named: ``NAME=PROFILE``.
 
     Returns:
@@ -85,7 +85,7 @@ def further_plans(profile: Profile, everyone: Sequence[ComparisonEntry], named: 
         other = read_profile(Path(path))
         for target in AVERAGE_BITS:
             formats = of_the_same_bytes(other, sizes[target])
-            found.append(Further(name, other, ComparisonEntry(name, target, formats)))
+            found.append(Further(name, other, Entry(name, target, formats)))
     return found
 
 
@@ -118,7 +118,7 @@ def further_table(folder: Path, plans: Sequence[Further], measured: Measured, re
     Args:
         folder: of the benchmark.
         plans: of further profiles.
-        measured: of the contenders.
+        measured: of the entries.
         resampling: of the documents.
 
     Returns:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from contenders import ComparisonEntry
+from entries import Entry
 from rounded import rounded_layers
 
 from scantling.common.files import whole_file
@@ -22,7 +22,7 @@ from scantling.models.loading import LoadedModel, load_model
 from scantling.sensitivity.profile import Profile
 
 NUM_SEQUENCES, LENGTH = 24, 512
-AT_ONCE = 4  # contenders whose matrices are in memory together
+AT_ONCE = 4  # entries whose matrices are in memory together
 ORIGINAL, DOCUMENTS = "original", "documents.json"
 
 
@@ -36,7 +36,7 @@ def quality_of(folder: Path, key: str) -> Quality | None:
 
     Args:
         folder: of the benchmark.
-        key: of the contender, or ``original``.
+        key: of the entry, or ``original``.
 
     Returns:
         What was measured; None where nothing was.
@@ -71,13 +71,13 @@ def documents_of(folder: Path) -> tuple[int, ...]:
     return tuple(json.loads((folder / "measured" / DOCUMENTS).read_text()))
 
 
-def measure(profile: Profile, folder: Path, everyone: Sequence[ComparisonEntry], minutes: float) -> None:
+def measure(profile: Profile, folder: Path, everyone: Sequence[Entry], minutes: float) -> None:
     """Measure who was not measured yet.
 
     Args:
         profile: says how layers are rounded, and what was calibrated on.
         folder: of the benchmark.
-        everyone: the contenders; those of the same formats are measured once.
+        everyone: the entries; those of the same formats are measured once.
         minutes: begin nothing further after these.
     """
     start = time.perf_counter()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from allocation import HERE, Peer, run
 from allocation import PEERS as ALL_PEERS
-from contenders import OURS_ALL, ComparisonEntry
+from entries import OURS_ALL, Entry
 from environments import interpreter
 from measure import evaluation_text, keep_quality, quality_of, read_quality
 from safetensors.torch import load_file
@@ -43,7 +43,7 @@ class Own:
         setting: of its script: steps of auto-round's descent, ModelOpt's algorithm.
     """
 
-    entry: ComparisonEntry
+    entry: Entry
     rounding: str
     peer: Peer | None = None
     setting: str = ""
@@ -55,11 +55,11 @@ class Own:
         return f"{self.entry.key}-{by}"
 
 
-def owners(everyone: Sequence[ComparisonEntry], steps: Sequence[int]) -> list[Own]:
+def owners(everyone: Sequence[Entry], steps: Sequence[int]) -> list[Own]:
     """Say who rounds by its own means.
 
     Args:
-        everyone: the contenders.
+        everyone: the entries.
         steps: of auto-round's descent, once with each number.
 
     Returns:

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from allocation import AVERAGE_BITS, PEERS
-from contenders import OURS_ALL, OURS_QUICK, OURS_TIED, OURS_UNTIED, UNIFORM, ComparisonEntry
+from entries import OURS_ALL, OURS_QUICK, OURS_TIED, OURS_UNTIED, UNIFORM, Entry
 from environments import requirements
 from measure import ORIGINAL, quality_of
 from own_rounding import Own, gptqmodel
@@ -75,7 +75,7 @@ def short_table(measured: Measured) -> list[str]:
 
 
 def main_table(
-    profile: Profile, everyone: Sequence[ComparisonEntry], measured: Measured, resampling: BlockBootstrap
+    profile: Profile, everyone: Sequence[Entry], measured: Measured, resampling: BlockBootstrap
 ) -> list[str]:
     """Lay out everyone.
 
@@ -177,7 +177,7 @@ def targets(measured: Measured, resampling: BlockBootstrap) -> list[str]:
     return lines
 
 
-def cost_table(everyone: Sequence[ComparisonEntry], ours: Sequence[str]) -> list[str]:
+def cost_table(everyone: Sequence[Entry], ours: Sequence[str]) -> list[str]:
     """Say what allocation takes.
 
     Args:
@@ -275,7 +275,7 @@ def on_eight(quality: Quality) -> str:
     return f"{mean(kl):.3f} ± {standard_error(kl):.3f} | {math.exp(mean(likelihood)):.2f}"
 
 
-def unavailable(folder: Path, everyone: Sequence[ComparisonEntry]) -> list[str]:
+def unavailable(folder: Path, everyone: Sequence[Entry]) -> list[str]:
     """List allocations that are not there, with the last line of the log.
 
     Args:
@@ -302,7 +302,7 @@ def versions() -> str:
     return f"Python {platform.python_version()}, {mine}, {os.cpu_count()} cores. {pins}."
 
 
-def measured_of(folder: Path, everyone: Sequence[ComparisonEntry]) -> Measured:
+def measured_of(folder: Path, everyone: Sequence[Entry]) -> Measured:
     """Read what was measured of everyone."""
     return {(one.name, one.target): quality for one in everyone if (quality := quality_of(folder, one.key)) is not None}
 

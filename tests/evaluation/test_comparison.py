@@ -82,13 +82,13 @@ def test_format_changes_are_against_the_closest_baseline_and_add_up(comparison):
     plan = comparison.entries[0]
     closest = min(baselines, key=lambda row: abs(row.stored_bytes - plan.stored_bytes))
     assert comparison.changes_from == closest.name
-    assert sum(move.stored_bytes for move in comparison.format_changes) == plan.stored_bytes - closest.stored_bytes
-    saved = sum(move.saved_nats for move in comparison.format_changes)
+    assert sum(change.stored_bytes for change in comparison.format_changes) == plan.stored_bytes - closest.stored_bytes
+    saved = sum(change.saved_nats for change in comparison.format_changes)
     assert saved == pytest.approx(closest.predicted_kl_nats - plan.predicted_kl_nats)
-    moved = [layer for layer, a, b in zip(comparison.layers, plan.formats, closest.formats, strict=True) if a != b]
-    assert [move.layer for move in comparison.format_changes] == moved
-    unmoved = 1 - sum(move.share_of_plan_loss for move in comparison.format_changes)
-    assert -1e-9 <= unmoved < 1
+    changed = [layer for layer, a, b in zip(comparison.layers, plan.formats, closest.formats, strict=True) if a != b]
+    assert [change.layer for change in comparison.format_changes] == changed
+    unchanged = 1 - sum(change.share_of_plan_loss for change in comparison.format_changes)
+    assert -1e-9 <= unchanged < 1
 
 
 def test_the_verdict_stands_first_and_every_row_has_its_name_at_80_columns(comparison, folder):

@@ -30,7 +30,7 @@ UNIFORM = "uniform"
 
 
 @dataclass(frozen=True)
-class ComparisonEntry:
+class Entry:
     """One row of the comparison.
 
     Attributes:
@@ -94,15 +94,15 @@ def formats_of(profile: Profile, bits: dict[str, int]) -> dict[str, str]:
     return {name: f"int{bits[name]}-g{GROUP_SIZE}" if name in decided else own for name, own in kept.items()}
 
 
-def uniform(profile: Profile, target: float, plan: dict[str, str]) -> ComparisonEntry:
+def uniform(profile: Profile, target: float, plan: dict[str, str]) -> Entry:
     """Give uniform quantization of a size; between two widths both, spread evenly over the layers."""
     if target == int(target):
-        return ComparisonEntry(UNIFORM, target, uniform_formats(profile, f"int{int(target)}-g{GROUP_SIZE}"))
+        return Entry(UNIFORM, target, uniform_formats(profile, f"int{int(target)}-g{GROUP_SIZE}"))
     found = baselines(profile, plan, [SAME_BYTES])[0]
-    return ComparisonEntry(UNIFORM, target, found.formats)
+    return Entry(UNIFORM, target, found.formats)
 
 
-def entries(profile: Profile, folder: Path) -> list[ComparisonEntry]:
+def entries(profile: Profile, folder: Path) -> list[Entry]:
     """Gather everyone who is there.
 
     Args:
@@ -116,14 +116,14 @@ def entries(profile: Profile, folder: Path) -> list[ComparisonEntry]:
     quick = read_profile(quick_path) if quick_path.is_file() else None
     for target in AVERAGE_BITS:
         ways = ((OURS_TIED, PEERS_WIDTHS, True), (OURS_UNTIED, PEERS_WIDTHS, False), (OURS_ALL, ALL_WIDTHS, False))
-        plans = [ComparisonEntry(name, target, ours(profile, target, widths, tied=tied)) for name, widths, tied in ways]
+        plans = [Entry(name, target, ours(profile, target, widths, tied=tied)) for name, widths, tied in ways]
         found.append(uniform(profile, target, plans[-1].formats))
         for peer in PEERS:
             path = allocation_path(folder, peer, target)
             if path.is_file():
                 said = Allocation.model_validate_json(path.read_text())
-                found.append(ComparisonEntry(peer.name, target, formats_of(profile, said.bits), said))
+                found.append(Entry(peer.name, target, formats_of(profile, said.bits), said))
         found += plans
         if quick is not None:
-            found.append(ComparisonEntry(OURS_QUICK, target, ours(quick, target, PEERS_WIDTHS, tied=False)))
+            found.append(Entry(OURS_QUICK, target, ours(quick, target, PEERS_WIDTHS, tied=False)))
     return found
