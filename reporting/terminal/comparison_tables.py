@@ -143,7 +143,7 @@ def _changes_table(found: Sequence[FormatChange], width: int, *, wide: bool) -> 
         for change in found
     ]
     columns = (name_column("layer"), Column("change", "left"), *number_columns(*numbers))
-    return fitting_table(columns, rows, width, gap=2 if wide else 1)
+    return fitting_table(columns, rows, width)
 
 
 def _short(change: FormatChange) -> str:

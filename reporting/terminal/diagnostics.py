@@ -70,7 +70,7 @@ def _describe_saving(saved: Saved, plan_nats: float) -> str:
 
 def print_prediction_validity(found: PredictionValidity, console: Console) -> None:
     """Print how far predictions hold, plan by plan."""
-    headings = ("bits", "predicted", "measured", "measured /\npredicted", "holds", "as a\nwhole", "measured /\nwhole")
+    headings = ("bits", "predicted", "measured", "measured /\npredicted", "holds", "as a\nwhole", "ratio to\nwhole")
     rows = []
     for one in found.sweep_points:
         error = "" if one.ratio_standard_error is None else f"±{one.ratio_standard_error:.2f}"
@@ -85,7 +85,7 @@ def print_prediction_validity(found: PredictionValidity, console: Console) -> No
             "" if not one.joint_kl_nats else f"{one.measured_kl_nats / one.joint_kl_nats:.2f}",
         ))
     columns = (name_column("KL, nats\nper token"), *number_columns(*headings))
-    console.print(fitting_table(columns, rows, console.width, gap=1))
+    console.print(fitting_table(columns, rows, console.width))
     console.print(
         "Predicted: the sum of the layers' prices, which the program minimises. As a whole: with what the errors of "
         "the layers have in common, as solve --joint predicts."

@@ -37,7 +37,7 @@ def print_efficiency(rows: Sequence[Efficiency], console: Console) -> None:
         for place in dict.fromkeys((row.power.hardware, row.power.at, row.power.work) for row in of_task):
             chosen = [row for row in of_task if (row.power.hardware, row.power.at, row.power.work) == place]
             columns = number_columns("accuracy", "watts", "tok/s", "joules", "per\nwatt", "per\njoule")
-            table = fitting_table((name_column(""), *columns), [_cells(row) for row in chosen], console.width, gap=1)
+            table = fitting_table((name_column(""), *columns), [_cells(row) for row in chosen], console.width)
             console.print(
                 f"{place[0]}, at {place[1]}; joules for {place[2]}" if place[1] != "as measured" else place[0]
             )

@@ -64,7 +64,7 @@ def print_hardware(machines: Sequence[Hardware], console: Console) -> None:
         cells = ("–" if one is None else f"{one.value}{' ~' * (one.origin == 'estimate')}" for one in figures)
         rows.append((hardware.name, *cells))
     headings = ("memory", "bandwidth", "power\nlimit", "with no\ntraffic", "more when\nfull")
-    console.print(fitting_table((name_column(""), *number_columns(*headings)), rows, console.width, gap=1))
+    console.print(fitting_table((name_column(""), *number_columns(*headings)), rows, console.width))
     console.print("~ estimate; – not known, state yours in a hardware file")
 
 

@@ -24,7 +24,7 @@ def print_difference(found: Difference, first: str, second: str, console: Consol
     ]
     columns = [name_column(heading) for heading in ("layer", first, second)]
     if rows:
-        console.print(fitting_table([*columns, *number_columns("bytes", "loss, nats")], rows, console.width, gap=1))
+        console.print(fitting_table([*columns, *number_columns("bytes", "loss, nats")], rows, console.width))
     if len(found.changes) > _MOST_ROWS:
         console.print(f"… and {len(found.changes) - _MOST_ROWS} more: --json lists them all.")
     console.print(f"{len(found.changes)} of {found.num_layers} layers differ.")

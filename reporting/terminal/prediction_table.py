@@ -46,7 +46,7 @@ def _entries(found: Prediction, width: int) -> Table:
         for row in found.entries
     ]
     styles = ["" if _is_uniform(row) else "bold" for row in found.entries]
-    return fitting_table((name_column(""), *number_columns(*headings)), rows, width, styles=styles, gap=1)
+    return fitting_table((name_column(""), *number_columns(*headings)), rows, width, styles=styles)
 
 
 def _is_uniform(row: PredictedEntry) -> bool:

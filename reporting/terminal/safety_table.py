@@ -77,7 +77,7 @@ def _print_sweep(safety: SafetyFile, curve: DomainCurve, console: Console) -> No
     headings = ("pred.\nKL", "measured KL", "perplex-\nity", "accu-\nracy", "same top\ntoken", "flips")
     original = ("original", "", "", f"{curve.original_perplexity:.2f}", f"{curve.original_accuracy.estimate:.1%}")
     rows = [(*original, "", ""), *(_point_cells(point, curve) for point in safety.sweep)]
-    table = fitting_table((name_column("sweep"), *number_columns(*headings)), rows, console.width, gap=1)
+    table = fitting_table((name_column("sweep"), *number_columns(*headings)), rows, console.width)
     console.print(f"Domain {curve.domain}:", style="bold")
     console.print(table)
     offset, ultimate = f"{safety.offset:.0%}", f"{safety.ultimate:.0%}"
@@ -135,4 +135,4 @@ def _print_factors(safety: SafetyFile, console: Console) -> None:
         for plan in safety.plans
         for domain in plan.domains
     ]
-    console.print(fitting_table(columns, rows, console.width, gap=1))
+    console.print(fitting_table(columns, rows, console.width))

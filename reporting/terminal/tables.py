@@ -46,21 +46,21 @@ def number_columns(*headings: str) -> tuple[Column, ...]:
 
 
 def fitting_table(
-    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int, *, styles: Sequence[str] = (), gap: int = 2
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int, *, styles: Sequence[str] = ()
 ) -> Table:
-    """Lay out a table.
+    """Lay out a table; where it would be too wide, first the gaps between its columns give way, then names.
 
     Args:
         columns: its columns.
         rows: a cell a column.
         width: of the console.
         styles: one a row; none by default.
-        gap: blanks between columns.
 
     Returns:
         The table, no wider than ``width`` as long as numbers alone are not.
     """
     widths = [column.width([row[index] for row in rows]) for index, column in enumerate(columns)]
+    gap = 2 if sum(widths) + 2 * (len(columns) - 1) <= width else 1
     room = width - gap * (len(columns) - 1)
     yielding = [index for index, column in enumerate(columns) if column.gives_way]
     while sum(widths) > room and any(widths[index] > _LEAST for index in yielding):
