@@ -15,7 +15,8 @@ from scantling.common.records import VersionedRecord
 from scantling.evaluation.comparison import Comparison
 from scantling.evaluation.safety.record import SafetyFile
 from scantling.planning.plan import Plan, read_plan
-from scantling.sensitivity.profile import DomainRecord, ProfileRecord, _digest, read_profile, write_profile
+from scantling.sensitivity.profile import _digest, read_profile, write_profile
+from scantling.sensitivity.profile_record import DomainRecord, ProfileRecord
 
 RECORDS = (Plan, ProfileRecord, Comparison, SafetyFile)
 

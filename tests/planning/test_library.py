@@ -16,7 +16,8 @@ from scantling.hardware.decode_laws import operate
 from scantling.hardware.specification import Hardware
 from scantling.planning import solve as solving
 from scantling.planning.plan import read_plan
-from scantling.sensitivity.profile import DomainRecord, write_profile
+from scantling.sensitivity.profile import write_profile
+from scantling.sensitivity.profile_record import DomainRecord
 from scantling.solver.milp.base import Status
 
 UP = "model.layers.0.mlp.up_proj"
