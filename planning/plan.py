@@ -166,17 +166,7 @@ class Plan(VersionedRecord):
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Plan":
-        """Read a plan; it remembers its folder, where its profile is looked for too.
-
-        Args:
-            path: the file.
-
-        Returns:
-            The plan.
-
-        Raises:
-            FileFormatError: there is no such file, or it is not a plan of this version.
-        """
+        """Read a plan; it remembers its folder, where its profile is looked for too."""
         return remembering(read_plan(Path(path)), folder=Path(path).parent)
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -238,9 +228,6 @@ class Plan(VersionedRecord):
 
         Returns:
             The diagnosis.
-
-        Raises:
-            InputError: the profile is not there, or not the plan's.
         """
         from .diagnose import diagnose_plan  # noqa: PLC0415
         from .solve import search_with  # noqa: PLC0415
@@ -331,8 +318,7 @@ class Plan(VersionedRecord):
             The checkpoint's path.
 
         Raises:
-            ScantlingError: the backend cannot write one of the formats, or model, profile and plan do not belong
-                together.
+            ScantlingError: the backend cannot write a format, or model, profile and plan do not belong together.
         """
         from ..backends.write import export_plan  # noqa: PLC0415
 
@@ -401,15 +387,5 @@ def write_plan(plan: Plan, path: Path) -> None:
 
 
 def read_plan(path: Path) -> Plan:
-    """Read ``plan.json``.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The plan.
-
-    Raises:
-        FileFormatError: there is no such file, or it is not a plan of this version.
-    """
+    """Read ``plan.json``."""
     return read_record(Plan, path, f"plan of version {PLAN_VERSION}", "scantling solve PROFILE")

@@ -137,18 +137,7 @@ class Program:
         at_least: Number | None = None,
         origin: str = CALL,
     ) -> "Program":
-        """Add a linear row by number, which later limits and objectives may name.
-
-        Args:
-            name: of the row.
-            coefficients: terms with the keys of ``Term``: layers, formats, bits, add.
-            at_most: upper bound.
-            at_least: lower bound.
-            origin: where it was given.
-
-        Returns:
-            The program with this row.
-        """
+        """Add a linear row, which limits and objectives may name; its terms have the keys layers, formats, bits, add."""
         terms = tuple(
             make_record(Term, {**term, "layers": _tuple(term.get("layers"))}, origin) for term in coefficients
         )
