@@ -42,8 +42,6 @@ WITHOUT_TENSORS = {"common", "solver"}
 TENSOR_LIBRARIES = {"torch", "transformers"}
 LONG_FILES = {
     "benchmarks/estimators.py": "one table of every estimator, from prices to plans",
-    "planning/plan.py": "the record with everything that a user may ask of it, one method each",
-    "planning/program.py": "one method for every constraint that a user can state",
     "tests/backends/test_checkpoints.py": "every backend goes through one battery",
     "tests/backends/test_gguf.py": "types, rounding and files of GGUF share one tiny model",
     "tests/commands/test_command_line.py": "one chain of commands, each on what the one before wrote",
