@@ -102,14 +102,14 @@ def windows(config: Mapping[str, Any]) -> list[int | None]:
     window = _number(config, "sliding_window")
     if config.get("num_kv_shared_layers") or config.get("cross_attention_layers"):
         raise MissingFigureError(
-            "the KV cache of blocks that share keys with others is not modelled. "
+            "the KV cache of blocks that share or borrow keys is not modelled. "
             "State its bytes as kv_cache in the workload."
         )
     if isinstance(kinds, Sequence) and not isinstance(kinds, str):
         unknown = sorted(set(kinds) - {_FULL, _SLIDING})
         if unknown or len(kinds) != num_blocks:
             raise MissingFigureError(
-                f"the KV cache of {', '.join(unknown) or 'unknown'} blocks is not modelled. "
+                f"the KV cache of blocks of the kind {', '.join(unknown) or 'unknown'} is not modelled. "
                 "State its bytes as kv_cache in the workload."
             )
         return [_require(config, "sliding_window") if kind == _SLIDING else None for kind in kinds]
