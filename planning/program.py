@@ -137,7 +137,7 @@ class Program:
         at_least: Number | None = None,
         origin: str = CALL,
     ) -> "Program":
-        """Add a linear row, which limits and objectives may name; its terms have the keys layers, formats, bits, add."""
+        """Add a linear row, which limits and objectives may name; of terms with layers, formats, bits and add."""
         terms = tuple(
             make_record(Term, {**term, "layers": _tuple(term.get("layers"))}, origin) for term in coefficients
         )
