@@ -8,7 +8,7 @@ from rich.table import Table
 
 from ...common.units import BYTES_PER_UNIT, render_bytes
 from ...evaluation.prediction import PointRecord, PredictedEntry, Prediction
-from .tables import Column, fitting_table, name_column, number_columns
+from .tables import fitting_table, name_column, number_columns
 
 _GIB, _MIB = BYTES_PER_UNIT["GiB"], BYTES_PER_UNIT["MiB"]
 
@@ -20,9 +20,11 @@ def print_prediction(found: Prediction, console: Console) -> None:
         for note in row.notes:
             console.print(f"{row.name}: {note}")
     console.print(_describe(found), style="dim")
-    columns = (*(Column(name, "left") for name in ("number of the hardware", "value", "origin")), name_column("source"))
-    rows = [(one.name, str(one.value), one.origin, one.source) for one in found.parameters]
-    console.print(fitting_table(columns, rows, console.width))
+    table = Table("number of the hardware", "value", "origin", box=None, pad_edge=False)
+    table.add_column("source", overflow="fold")  # prose: it takes several lines where the console is narrow
+    for one in found.parameters:
+        table.add_row(one.name, str(one.value), one.origin, one.source)
+    console.print(table)
 
 
 def _entries(found: Prediction, width: int) -> Table:
