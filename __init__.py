@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .sensitivity.profile import Profile
     from .sensitivity.profile_model import profile
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "EngineError",
     "FileFormatError",

@@ -1,8 +1,7 @@
 """The command line, called in this process."""
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from scantling.__main__ import app
 from scantling.common.errors import ScantlingError
