@@ -1,6 +1,7 @@
 """Prediction validity: where predictions hold, and the factor that corrects them."""
 
 import math
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -66,7 +67,7 @@ def test_the_sweep_leaves_out_budgets_beyond_the_formats_and_hides_no_other_erro
         def formats(self):
             return {"layer": "int4-g64"}
 
-    def only_from_3_to_4_bits(bits):
+    def only_from_3_to_4_bits(bits) -> Any:
         if not 3 <= bits <= 4:
             raise OutOfRangeError("no such plan")
         return Solved()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -320,14 +321,14 @@ def test_measurements_of_version_0_1_are_found_again(folder, found, tmp_path, mo
 def test_a_safety_file_of_version_0_1_is_read(folder, found, tmp_path):
     old = {new: old for old, new in SafetyFile.renamed_keys.items() if old != "cases"}
 
-    def with_old_keys(value):
+    def with_old_keys(value) -> Any:
         if isinstance(value, dict):
             return {
                 "cases" if key == "domains" else old.get(key, key): with_old_keys(inner) for key, inner in value.items()
             }
         return [with_old_keys(inner) for inner in value] if isinstance(value, list) else value
 
-    stored = with_old_keys(json.loads((folder / "safety").read_text())) | {"safety_version": 1}
+    stored: dict[str, Any] = {**with_old_keys(json.loads((folder / "safety").read_text())), "safety_version": 1}
     assert {"certainty", "ladder", "num_rungs"} <= stored.keys()
     assert {"load_case", "onset_rung"} <= stored["curves"][0].keys()
     assert {"gamma", "cases", "governing_case"} <= stored["plans"][0].keys()

@@ -64,6 +64,7 @@ def test_a_plan_answers_for_itself(plan, profile):
 def test_shadow_prices_are_by_unit_of_the_limit(profile):
     by_bits = sc.Program(profile).limit(average_bits=3.5).solve()
     use = by_bits.limits[0]
+    assert use.price_per_step is not None
     assert by_bits.shadow_prices == {"average_bits": pytest.approx(use.price_per_step / use.step)}
     assert by_bits.shadow_prices["average_bits"] > 0
     looser = sc.Program(profile).limit(average_bits=4.5).solve()
@@ -120,17 +121,20 @@ def test_no_plan_carries_its_conflict_and_what_mends_it(profile):
     with pytest.raises(sc.InfeasibleError) as caught:
         program.solve()
     error = caught.value
+    assert error.explanation is not None
     assert [line.split()[0] for line in error.conflict] == ["memory", "fine"]
     (relaxed,) = [rule for rule in error.explanation.conflict if rule.needed is not None]
     assert error.mends == (
         f"memory: {relaxed.needed} (the least change, proven); {relaxed.span}",
         "without one of the rules that conflict",
     )
+    assert relaxed.needed_steps is not None
+    needed_bytes = int(relaxed.needed_steps)
     mended = program.constraints[1:]
-    enough = replace(program, constraints=mended).limit(memory=f"{int(relaxed.needed_steps)} B")
+    enough = replace(program, constraints=mended).limit(memory=f"{needed_bytes} B")
     assert enough.solve().status == "OPTIMAL"
     with pytest.raises(sc.InfeasibleError):
-        replace(program, constraints=mended).limit(memory=f"{int(relaxed.needed_steps) - 1} B").solve()
+        replace(program, constraints=mended).limit(memory=f"{needed_bytes - 1} B").solve()
 
 
 def test_no_plan_in_time_is_a_timeout(monkeypatch, profile):
@@ -180,7 +184,9 @@ def test_the_diagnosis_of_the_command_is_that_of_the_library(profile_path, profi
     plan = sc.Program(profile).limit(average_bits=3.5).solve()
     diagnosis = plan.diagnose()
     assert told["diagnosis"] == json.loads(diagnosis.model_dump_json())
+    assert diagnosis.cross_fit is not None
     assert diagnosis.cross_fit.num_folds == 4
+    assert diagnosis.naive is not None
     assert diagnosis.naive.saved_nats == pytest.approx(diagnosis.naive.loss_increase_nats - plan.loss_increase)
     assert diagnosis.naive.stored_bytes <= plan.stored_bytes
     brief = plan.diagnose(cross_fit=False, engine_cost=False)
@@ -193,6 +199,7 @@ def test_a_plan_over_two_domains_is_cross_fitted():
     update = {"domains": domains, "domain_of_sequence": (0,) * 8 + (1,) * 8}
     profile = replace(profile, record=profile.record.model_copy(update=update))
     priced = sc.Program(profile).robust(domains="worst").limit(average_bits=3.5).solve().diagnose().cross_fit
+    assert priced is not None
     assert priced.num_folds == 4
     assert priced.unseen_nats > 0
 
@@ -228,6 +235,7 @@ def test_least_power_at_full_speed_is_found_from_python_as_by_the_command(profil
     assert run("solve", profile_path, *words, "-o", tmp_path / "plan.json").exit_code == 0
     assert without_seconds(read_plan(tmp_path / "plan.json")) == without_seconds(plan)
 
+    assert program.on_hardware is not None
     instance = plan.program
     allowed = [c for c in choices(instance) if all(holds(instance, rule, c) for rule in instance.rules)]
     drawn = [operate(program.rows.read_bytes(formats_of(instance, c)), program.on_hardware).watts for c in allowed]
