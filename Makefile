@@ -102,7 +102,7 @@ doctest: $(VENV)/ready  ## the examples in the docstrings
 docs: $(VENV)/ready  ## the documentation as a site in build/site, with no broken link
 	@echo "installing mkdocs"
 	@$(BIN)/python $(LOCKED) --editable '.[$(EXTRAS),docs]'
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 check: lint types doctest docs test test-tasks test-slow  ## everything that CI runs
 
