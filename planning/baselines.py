@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from ..common.errors import InputError, OutOfRangeError
+from ..common.errors import OutOfRangeError
 from ..quantization.formats import IntegerFormat, parse_format
 from ..sensitivity.profile import Profile, decided_layers, uniform_formats
 from ..sensitivity.profile_record import LayerRecord
@@ -170,7 +170,7 @@ def _nearest_deployable(profile: Profile, plan_formats: Mapping[str, str]) -> li
             above = _uniform(profile, name, answer)
     found = [baseline for baseline in (below, above) if baseline is not None]
     if not found:
-        raise InputError(
+        raise OutOfRangeError(
             f"no known engine ({', '.join(engine_names())}) loads a uniform format of this profile in every layer. Its "
             f"formats: {', '.join(profile.record.formats)}. Name one with --uniform."
         )

@@ -228,7 +228,8 @@ def test_a_profile_fits(mixture):
     profile, _ = mixture
     record = profile.record.model_copy(update={"text_source": LONG})
     printed(
-        print_profile, type(profile)(record, profile.samples, profile.rounding_token_ids, profile.pricing_token_ids)
+        print_profile,
+        type(profile)(record, profile.measured_samples, profile.rounding_token_ids, profile.pricing_token_ids),
     )
 
 

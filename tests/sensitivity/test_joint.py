@@ -115,4 +115,4 @@ def test_solve_gives_the_joint_price_on_request(tmp_path, text_file):
     assert written["joint"]["loss_increase_nats"] == pytest.approx(samples.price())
     assert run("verify", tmp_path / "plan.json").exit_code == 0
     assert run("apply", tmp_path / "plan.json", "--backend", "fake", "-o", tmp_path / "out").exit_code == 0
-    assert f"in common: {samples.price():.4g}" in (tmp_path / "out" / "README.md").read_text()
+    assert f"taken together: {samples.price():.4g}" in (tmp_path / "out" / "README.md").read_text()
