@@ -12,7 +12,7 @@ from ..common.progress import Progress, silent
 from ..common.units import parse_bytes
 from ..models.loading import LoadedModel, load_model
 from ..planning.plan import Plan
-from ..planning.plan_files import profile_of
+from ..planning.plan_profile import profile_for
 from ..sensitivity.profile import Profile
 from ..sensitivity.sequential_rounding import round_in_order
 from .manifest import Manifest
@@ -73,7 +73,7 @@ def export_plan(
         emit,
     )
     writer, output, progress = _writer_for(settings), Path(output), progress or silent
-    found = profile_of(plan, profile)
+    found = profile_for(plan, profile)
     writer.validate(plan, found, settings, output)
     scratch = output.absolute().parent if writer.streams_weights and not in_memory else None
     if isinstance(model, LoadedModel):

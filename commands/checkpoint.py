@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..common.errors import EngineError
+from .files import plan_and_profile
 from .flags import JsonOption, ModelOption, ProfileOption, TrustOption
 from .loading import progress
 
@@ -50,10 +51,8 @@ def apply(
     """Write the checkpoint of a plan; a run that was stopped goes on where it ended."""
     from ..backends.write import export_plan
     from ..common.units import render_bytes
-    from ..planning.plan import read_plan
-    from ..planning.plan_files import profile_of
 
-    plan = read_plan(plan_path)
+    plan, profile = plan_and_profile(plan_path, profile_path)
     manifest = export_plan(
         plan,
         output,
@@ -64,7 +63,7 @@ def apply(
         write_imatrix=write_imatrix,
         emit=emit,
         model=model,
-        profile=profile_of(plan, profile_path, beside=plan_path.parent),
+        profile=profile,
         trust_remote_code=trust_remote_code,
         progress=progress(),
     )

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..common.errors import InputError
-from ..common.files import file_sha256
 
 if TYPE_CHECKING:
     from ..planning.plan import Plan
@@ -30,14 +29,10 @@ def profile_path_of(plan: "Plan", plan_path: Path, given: Path | None) -> Path:
 def plan_and_profile(plan_path: Path, given: Path | None) -> tuple["Plan", "Profile"]:
     """Read a plan and the profile that it was solved from; ``given`` is where its user says that the profile is."""
     from ..planning.plan import Plan
-    from ..sensitivity.profile import read_profile
+    from ..planning.plan_profile import profile_for
 
     plan = Plan.load(plan_path)
-    path = profile_path_of(plan, plan_path, given)
-    profile = read_profile(path)
-    if file_sha256(path) != plan.profile_sha256:
-        raise InputError(f"{plan_path} was solved from another profile than {path}. Solve again, or give --profile.")
-    return plan, profile
+    return plan, profile_for(plan, profile_path_of(plan, plan_path, given))
 
 
 def plans_of_one_profile(plan: "Plan", plan_path: Path, others: Sequence[Path]) -> dict[str, "Plan"]:

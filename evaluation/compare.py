@@ -8,21 +8,21 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 
 import torch
 
 from .. import __version__
 from ..common.errors import InputError, OutOfRangeError
-from ..common.files import file_sha256
 from ..common.progress import Progress, silent
-from ..models.loading import LoadedModel, load_model
+from ..models.loading import LoadedModel
 from ..planning.baselines import SIZED, Baseline, baselines
+from ..planning.original_model import load_original
 from ..planning.plan import Plan, average_bits
+from ..planning.plan_profile import profile_for
 from ..quantization.formats import parse_format
 from ..sensitivity.calibration.text import Text
 from ..sensitivity.domains import DEFAULT_NAME
-from ..sensitivity.profile import Profile, decided_layers, read_profile
+from ..sensitivity.profile import Profile, decided_layers
 from ..sensitivity.sequential_rounding import ORIGINAL_INPUTS, round_as_shipped, validate_inputs
 from .bootstrap import BlockBootstrap, BootstrapSettings, needed_documents
 from .comparison import ORIGINAL, Comparison, ComparisonEntry, PairedDifference, format_changes
@@ -90,35 +90,14 @@ def evaluate(
         ScantlingError: model or text cannot be read, or the text is too short.
     """
     validate_inputs(inputs)
-    solved_from = _profile_of(plan, profile)
+    solved_from = profile_for(plan, profile)
     plans = {"plan": plan, **_of_same_profile(plan, other_plans or {})}
     targets = (against,) if isinstance(against, str) else tuple(against)
     baselines(solved_from, plan.formats(), [target for target in targets if target not in SIZED])  # before loading
     shown = progress or silent
-    if not isinstance(model, LoadedModel):
-        source = str(model or plan.model_source)
-        [model] = [
-            load_model(source, trust_remote_code=trust_remote_code) for _ in shown([source], f"loading {source}")
-        ]
+    loaded = load_original(model, plan.model_source, shown, trust_remote_code=trust_remote_code)
     settings = EvaluationSettings(text, sequences, length, inputs)
-    return compare(model, solved_from, plans, targets or (() if other_plans else SIZED), settings, shown)
-
-
-def _profile_of(plan: Plan, given: str | PathLike[str] | Profile | None) -> Profile:
-    """Find the profile that a plan was solved from."""
-    if isinstance(given, Profile):
-        if list(given.layer_index) != list(plan.formats()) or given.stored_bytes(plan.formats()) != plan.stored_bytes:
-            raise InputError(
-                f"the plan was not solved from this profile of {given.record.model_source!r}: layers or bytes differ. "
-                "Pass the profile that it was solved from."
-            )
-        return given
-    path = Path(given or plan.profile_path)
-    if not path.is_file():
-        raise InputError(f"the plan's profile {path} does not exist. Pass its path, or the profile itself, as profile.")
-    if file_sha256(path) != plan.profile_sha256:
-        raise InputError(f"the plan was solved from another profile than {path}. Solve again, or pass that one.")
-    return read_profile(path)
+    return compare(loaded, solved_from, plans, targets or (() if other_plans else SIZED), settings, shown)
 
 
 def _of_same_profile(plan: Plan, others: Mapping[str, Plan]) -> Mapping[str, Plan]:

@@ -55,6 +55,9 @@ def profile_for(plan: "Plan", given: str | PathLike[str] | Profile | None) -> Pr
         return plan.profile
     if not isinstance(given, Profile):
         return matching_profile(plan, Path(given))
-    if [layer.name for layer in given.record.layers] != [assignment.layer for assignment in plan.assignments]:
-        raise InputError("the profile has other layers than the plan. Give the profile that the plan was solved from.")
+    if list(given.layer_index) != list(plan.formats()) or given.stored_bytes(plan.formats()) != plan.stored_bytes:
+        raise InputError(
+            f"the plan was not solved from this profile of {given.record.model_source!r}: layers or bytes differ. "
+            "Give the profile that it was solved from."
+        )
     return given

@@ -22,8 +22,8 @@ from scantling.common.errors import (
     ScantlingError,
     StorageError,
 )
-from scantling.planning.plan import read_plan
-from scantling.planning.plan_files import profile_of
+from scantling.planning.plan import read_plan, remembering
+from scantling.planning.plan_profile import profile_for
 from scantling.sensitivity.profile import read_profile
 
 FORMATS = "int4-g32-sym,int8-row-sym,float16"
@@ -76,18 +76,18 @@ def test_a_profile_may_be_given_or_found(tmp_path, plan_path):
     plan = read_plan(plan_path)
     path = Path(plan.profile_path)
     profile = read_profile(path)
-    assert profile_of(plan, profile) is profile
-    for found in (profile_of(plan), profile_of(plan, path), profile_of(plan, str(path))):
+    assert profile_for(plan, profile) is profile
+    for found in (profile_for(plan, None), profile_for(plan, path), profile_for(plan, str(path))):
         assert found.record == profile.record
     moved = shutil.copy(path, tmp_path / path.name)
     elsewhere = plan.model_copy(update={"profile_path": "/nowhere/" + path.name})
-    assert profile_of(elsewhere, beside=tmp_path).record == profile.record
-    with pytest.raises(FileFormatError, match=r"no profile /nowhere/.*--profile"):
-        profile_of(elsewhere)
+    assert profile_for(remembering(elsewhere, folder=tmp_path), None).record == profile.record
+    with pytest.raises(InputError, match=r"profile /nowhere/.* is not there"):
+        profile_for(elsewhere, None)
     with pytest.raises(InputError, match="another profile than"):
-        profile_of(plan.model_copy(update={"profile_sha256": "0" * 64}), moved)
-    with pytest.raises(InputError, match="other layers"):
-        profile_of(plan.model_copy(update={"assignments": plan.assignments[1:]}), profile)
+        profile_for(plan.model_copy(update={"profile_sha256": "0" * 64}), moved)
+    with pytest.raises(InputError, match="layers or bytes differ"):
+        profile_for(plan.model_copy(update={"assignments": plan.assignments[1:]}), profile)
 
 
 @pytest.mark.parametrize("backend", [name for name, writer in WRITERS.items() if not writer.options])
