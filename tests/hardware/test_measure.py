@@ -9,7 +9,7 @@ from helpers.command_line import run
 from helpers.tiny_models import make_model
 from scantling.common.errors import FileFormatError, InputError, MissingDependencyError
 from scantling.common.progress import silent
-from scantling.hardware import measure as measure_device
+from scantling.hardware import measure as measure_hardware
 from scantling.hardware.energy_meters import EnergyMeter, find_meters
 from scantling.hardware.llama_cpp_runtime import LlamaCppRuntime, gguf_contents, llama_cpp_is_here
 from scantling.hardware.measure import StreamBandwidth, measure_runs, stream_bandwidth, write_points
@@ -28,7 +28,7 @@ class Clock:
     def __init__(self, monkeypatch):
         self.now = 0.0
         self.given = []
-        monkeypatch.setattr(measure_device, "time", self)
+        monkeypatch.setattr(measure_hardware, "time", self)
 
     def perf_counter(self):
         return self.now

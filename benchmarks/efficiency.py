@@ -1,12 +1,12 @@
 """Intelligence per watt of plans of the demo model: measured accuracy on a task of our own, modelled power.
 
-    python benchmarks/intelligence.py FOLDER PROFILE PLAN [PLAN ...] [--uniform 4 ...] [--accuracy safety.json]
+    python benchmarks/efficiency.py FOLDER PROFILE PLAN [PLAN ...] [--uniform 4 ...] [--accuracy safety.json]
 
 The task: which of four paragraphs of a Wikipedia article follows the one shown. Articles are those kept for evaluation,
 the three wrong paragraphs are from other articles, each cut to its first 80 characters; answers are scored by lm-eval
 by log-likelihood per byte. Power is modelled from hardware files, at full speed and at one rate for all.
 With --accuracy they are those of a file that `scantling tasks` or `scantling safety` wrote for these plans, of the
-next tokens in the latter case. FOLDER takes the questions and their answers. Results go to results/intelligence.md.
+next tokens in the latter case. FOLDER takes the questions and their answers. Results go to results/efficiency.md.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from our_command import command
 
 from scantling.sensitivity.calibration.text import load_text
 
-RESULTS = Path(__file__).parent / "results" / "intelligence.md"
+RESULTS = Path(__file__).parent / "results" / "efficiency.md"
 NUM_QUESTIONS = 100
 SHOWN_CHARACTERS, ANSWER_CHARACTERS = 160, 80
 DEVICES = ("jetson-orin-nx-16gb", "rtx-5090")
@@ -121,7 +121,7 @@ def main() -> None:
     told = command("efficiency", *plans, *devices, "--accuracy", str(accuracy), "--rate", RATE, "--json")
     rows = json.loads(told.splitlines()[-1])
     task = rows[0]["accuracy"]
-    lines = ["# Intelligence per watt", "", "`python benchmarks/intelligence.py`", ""]
+    lines = ["# Intelligence per watt", "", "`python benchmarks/efficiency.py`", ""]
     lines += [
         f"{task['task']} ({task['metric']}); chance: {task['chance_origin']}. Power and throughput are modelled from"
     ]

@@ -1,7 +1,7 @@
-"""Memory, power, speed and loss limited together: `python benchmarks/device_limits.py`, a minute.
+"""Memory, power, speed and loss limited together: `python benchmarks/hardware_limits.py`, a minute.
 
 The made program of 448 units and 8 formats (made_programs.py). Power is limited both at 26 tokens per second and at
-full speed. Seconds are from the record of the program to the verified answer. Results go to results/device_limits.md.
+full speed. Seconds are from the record of the program to the verified answer. Results go to results/hardware_limits.md.
 """
 
 import math
@@ -24,7 +24,7 @@ from scantling.solver.milp.registry import solver_named
 from scantling.solver.rules import Limit, LossLimit
 from scantling.solver.solve import solve
 
-RESULTS = Path(__file__).parent / "results" / "device_limits.md"
+RESULTS = Path(__file__).parent / "results" / "hardware_limits.md"
 SEEDS = range(7)
 SHARES = {"memory": 0.30, "power": 0.30, "speed": 0.36}
 OBJECTIVES = {"loss": (LOSS,), "watts at 26 tok/s": ("power",), "seconds per token": ("speed",)}
@@ -66,7 +66,7 @@ def program(seed: int, solver: str) -> Instance:
 
 def main() -> None:
     """Solve and write the page."""
-    lines = ["# Memory, power, speed and loss limited together", "", "`python benchmarks/device_limits.py`", ""]
+    lines = ["# Memory, power, speed and loss limited together", "", "`python benchmarks/hardware_limits.py`", ""]
     lines += [
         "448 units × 8 formats; limits on bytes, on watts at 26 tok/s and at full speed, on seconds per token, and"
     ]

@@ -1,9 +1,9 @@
-"""The laws of decode against published points: `python benchmarks/device_laws.py`, a second.
+"""The laws of decode against published points: `python benchmarks/hardware_laws.py`, a second.
 
 A published series has three points and the law of speed two parameters. Each point in turn is left out and predicted
 from the other two: every point is then one that its fit has not seen. Then one η for all and one t0 a block are fitted
 to some models and predict another. What was published as a fit alone, without its points, cannot be checked here.
-Results go to results/device_laws.md.
+Results go to results/hardware_laws.md.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from scantling.hardware.fit import LawFit, fit_speed
 from scantling.hardware.points import MeasuredPoint
 from scantling.hardware.specification import load_hardware
 
-RESULTS = Path(__file__).parent / "results" / "device_laws.md"
+RESULTS = Path(__file__).parent / "results" / "hardware_laws.md"
 GIB = 2**30
 A100 = float(load_hardware("a100-80gb").number("bandwidth", BYTES_PER_SECOND, "a check"))
 
@@ -122,7 +122,7 @@ def main() -> None:
     """Check and write the page."""
     within, worst = left_out_table()
     across, worst_across = other_models()
-    lines = ["# The laws against published points", "", "`python benchmarks/device_laws.py`", ""]
+    lines = ["# The laws against published points", "", "`python benchmarks/hardware_laws.py`", ""]
     lines += [
         "A100-80GB, vLLM, one sequence, from the Qwen2.5 documentation's speed benchmark (BF16, GPTQ in 8 and 4 bits).",
         "Each point is predicted from the other two of its model, with no point to spare: two fix two parameters.",

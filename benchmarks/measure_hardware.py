@@ -1,11 +1,11 @@
 """Decode speed of the demo model on this machine, predicted and measured, by llama.cpp and by torch.
 
-    python benchmarks/measure_device.py FOLDER [SECONDS]
+    python benchmarks/measure_hardware.py FOLDER [SECONDS]
 
 The demo's GGUF file is turned into several types by llama.cpp itself, and each is cut to a third and two thirds of its
 blocks; the law fitted to the cut files predicts the whole ones. FOLDER takes the files, about 1.5 GB, and those that
 stand there are used again; a run takes SECONDS, 8 when nothing is said. llama.cpp is used where llama-cpp-python is
-installed, torch always. Results go to results/measure_device.md.
+installed, torch always. Results go to results/measure_hardware.md.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from our_command import command
 from scantling.hardware.llama_cpp_runtime import gguf_contents, llama_cpp_is_here
 from scantling.models.demo_model import demo_model_path
 
-RESULTS = Path(__file__).parent / "results" / "measure_device.md"
+RESULTS = Path(__file__).parent / "results" / "measure_hardware.md"
 TYPES = ("F16", "Q8_0", "Q5_1", "Q4_0")
 SHARES = (1 / 3, 2 / 3)
 
@@ -95,7 +95,7 @@ def main(folder: Path, seconds: str = "8") -> None:
     lines = [
         "# Decode on the machine at hand",
         "",
-        "`python benchmarks/measure_device.py FOLDER`; SmolLM2-135M, one thread,",
+        "`python benchmarks/measure_hardware.py FOLDER`; SmolLM2-135M, one thread,",
     ]
     lines += [
         f"at least {seconds} s a run. Predicted: η of each format and one t0, fitted to the files cut to",
