@@ -1,6 +1,6 @@
 """Write what the documentation says of modules and commands from the code itself.
 
-    python docs/generate.py            # docs/architecture.md, docs/command-line.md
+    python docs/generate.py            # docs/architecture.md, docs/command-line.md, the drawings
     python docs/generate.py --check    # exit status 1 where they are out of date
 
 Everything between the two markers of a page is replaced; the rest is written by hand.
@@ -16,6 +16,7 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
+from drawings import drawings
 from scantling.__main__ import app
 
 DOCS: Final = Path(__file__).parent
@@ -137,8 +138,13 @@ def with_generated(page: str, text: str) -> str:
 
 
 def main() -> None:
-    """Write both pages, or only check them."""
+    """Write pages and drawings, or only check them."""
     stale = []
+    for name, svg in drawings().items():
+        if not (DOCS / name).exists() or (DOCS / name).read_text(encoding="utf-8") != svg:
+            stale.append(f"docs/{name}")
+            if "--check" not in sys.argv:
+                (DOCS / name).write_text(svg, encoding="utf-8")
     for name, text in (("architecture.md", modules()), ("command-line.md", commands())):
         page = (DOCS / name).read_text(encoding="utf-8")
         wanted = with_generated(page, text)
