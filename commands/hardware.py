@@ -13,7 +13,7 @@ from .flags import JsonOption, PlanArgument, ProfileOption
 
 if TYPE_CHECKING:
     from ..hardware.runtimes import DecodeRuntime
-    from ..hardware.specification import Figure, Hardware
+    from ..hardware.specification import Hardware, SourcedNumber
 
 app = typer.Typer()
 hardware = typer.Typer(
@@ -127,7 +127,7 @@ def fit(
 
 def _base_hardware(base: str | None, bandwidth: str | None, name: str) -> "Hardware":
     from ..common.units import BYTES_PER_SECOND, parse_quantity
-    from ..hardware.specification import Figure, Hardware, load_hardware
+    from ..hardware.specification import Hardware, SourcedNumber, load_hardware
 
     if (base is None) == (bandwidth is None):
         raise InputError("efficiencies are shares of a bandwidth. Give either --hardware or --bandwidth.")
@@ -135,7 +135,7 @@ def _base_hardware(base: str | None, bandwidth: str | None, name: str) -> "Hardw
         return load_hardware(base).model_copy(update={"name": name})
     assert bandwidth is not None
     parse_quantity(bandwidth, BYTES_PER_SECOND)
-    return Hardware(name=name, bandwidth=Figure(value=bandwidth))
+    return Hardware(name=name, bandwidth=SourcedNumber(value=bandwidth))
 
 
 @hardware.command()
@@ -233,5 +233,5 @@ def list_hardware(
             typer.echo(f"  {key}: {'not known' if figure is None else _describe_figure(figure)}")
 
 
-def _describe_figure(figure: "Figure") -> str:
+def _describe_figure(figure: "SourcedNumber") -> str:
     return f"{figure.value} ({figure.origin}{': ' * bool(figure.source)}{figure.source})"

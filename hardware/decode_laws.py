@@ -22,7 +22,7 @@ from fractions import Fraction
 
 from ..common.errors import InputError, OutOfRangeError
 from ..common.units import BYTES_PER_SECOND, OPERATIONS_PER_SECOND, SECONDS, WATTS, render_quantity
-from .specification import Figure, Hardware
+from .specification import Hardware, SourcedNumber
 
 ReadBytes = Mapping[str, int | Fraction]
 """Bytes read for one step, by the format that they are in."""
@@ -203,7 +203,7 @@ def above_power_limit(watts: float, hardware: Hardware) -> str:
     )
 
 
-def figures_behind(hardware: Hardware, format_names: list[str]) -> dict[str, Figure]:
+def figures_behind(hardware: Hardware, format_names: list[str]) -> dict[str, SourcedNumber]:
     """Return the numbers of a machine that predictions for these formats rest on, by name."""
     keys = ("bandwidth", "overhead", "base_power", "traffic_power", "compute", "compute_power")
     found = {key: figure for key in keys if (figure := getattr(hardware, key)) is not None}

@@ -9,7 +9,7 @@ from typing import Final
 from ..common.records import Finite, Record
 from .fit import FittedNumber, LawFit
 from .points import MeasuredPoints
-from .specification import Efficiency, Figure, Hardware
+from .specification import FormatEfficiency, Hardware, SourcedNumber
 
 _PREFIX: Final = "efficiency of "
 WRITTEN_UNITS: Final = {"overhead": (1e3, "ms"), "base_power": (1.0, "W"), "traffic_power": (1.0, "W")}
@@ -81,7 +81,9 @@ def hardware_of(base: Hardware, fits: Sequence[LawFit], points: MeasuredPoints) 
     """
     numbers = [(fit, number) for fit in fits for number in fit.numbers]
     shares = tuple(
-        Efficiency(formats=number.name.removeprefix(_PREFIX), share=_figure(number, f"{number.value:.5g}", fit, points))
+        FormatEfficiency(
+            formats=number.name.removeprefix(_PREFIX), share=_figure(number, f"{number.value:.5g}", fit, points)
+        )
         for fit, number in numbers
         if number.name.startswith(_PREFIX)
     )
@@ -102,7 +104,7 @@ def _with_unit(number: FittedNumber) -> str:
     return f"{number.value * factor:.5g} {unit}"
 
 
-def _figure(number: FittedNumber, value: str, fit: LawFit, points: MeasuredPoints) -> Figure:
+def _figure(number: FittedNumber, value: str, fit: LawFit, points: MeasuredPoints) -> SourcedNumber:
     tested = number.half_width is not None
     if number.held:
         remark = "held at zero, since the points alone would give less"
@@ -113,4 +115,4 @@ def _figure(number: FittedNumber, value: str, fit: LawFit, points: MeasuredPoint
     source = (
         f"least squares fit to {len(fit.residuals)} points of {points.name}, SHA-256 {points.sha256[:16]}: {remark}"
     )
-    return Figure(value=value, origin="measured" if tested else "estimate", source=source)
+    return SourcedNumber(value=value, origin="measured" if tested else "estimate", source=source)

@@ -31,7 +31,7 @@ FIGURES: Final = (
 )  # fmt: skip
 
 
-class Figure(Record):
+class SourcedNumber(Record):
     """A number and where it comes from; a bare quantity stands for ``{value: …, origin: stated}``.
 
     Attributes:
@@ -65,21 +65,21 @@ class Figure(Record):
         return {"anyOf": [{"type": ["string", "number"]}, record]}
 
     @model_validator(mode="after")
-    def _with_its_source(self) -> "Figure":
+    def _with_its_source(self) -> "SourcedNumber":
         if self.origin != "stated" and not self.source:
             raise refusal(f"a number of origin {self.origin!r} needs its source. Add source: …")
         return self
 
 
 def _of(measure: str) -> AfterValidator:
-    def checked(figure: Figure) -> Figure:
+    def checked(figure: SourcedNumber) -> SourcedNumber:
         check(parse_quantity, figure.value, measure)
         return figure
 
     return AfterValidator(checked)
 
 
-def _share(figure: Figure) -> Figure:
+def _share(figure: SourcedNumber) -> SourcedNumber:
     check(exact_number, figure.value)
     if not 0 < exact_number(figure.value) <= 2:
         raise refusal(f"an efficiency of {figure.value} is not a share of the bandwidth. Write for instance 0.87.")
@@ -97,7 +97,7 @@ def _one_for_all(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-class Efficiency(Record):
+class FormatEfficiency(Record):
     """The share of the bandwidth that reading some formats reaches.
 
     Attributes:
@@ -106,7 +106,7 @@ class Efficiency(Record):
     """
 
     formats: Annotated[str, AfterValidator(_pattern)]
-    share: Annotated[Figure, AfterValidator(_share)]
+    share: Annotated[SourcedNumber, AfterValidator(_share)]
 
 
 class Hardware(Record):
@@ -128,17 +128,18 @@ class Hardware(Record):
 
     name: str
     note: str = ""
-    memory: Annotated[Figure, _of(BYTES)] | None = None
-    bandwidth: Annotated[Figure, _of(BYTES_PER_SECOND)] | None = None
+    memory: Annotated[SourcedNumber, _of(BYTES)] | None = None
+    bandwidth: Annotated[SourcedNumber, _of(BYTES_PER_SECOND)] | None = None
     efficiency: Annotated[
-        tuple[Efficiency, ...], BeforeValidator(_one_for_all, json_schema_input_type=tuple[Efficiency, ...] | Figure)
+        tuple[FormatEfficiency, ...],
+        BeforeValidator(_one_for_all, json_schema_input_type=tuple[FormatEfficiency, ...] | SourcedNumber),
     ] = ()
-    overhead: Annotated[Figure, _of(SECONDS)] | None = None
-    base_power: Annotated[Figure, _of(WATTS)] | None = None
-    traffic_power: Annotated[Figure, _of(WATTS)] | None = None
-    power_limit: Annotated[Figure, _of(WATTS)] | None = None
-    compute: Annotated[Figure, _of(OPERATIONS_PER_SECOND)] | None = None
-    compute_power: Annotated[Figure, _of(WATTS)] | None = None
+    overhead: Annotated[SourcedNumber, _of(SECONDS)] | None = None
+    base_power: Annotated[SourcedNumber, _of(WATTS)] | None = None
+    traffic_power: Annotated[SourcedNumber, _of(WATTS)] | None = None
+    power_limit: Annotated[SourcedNumber, _of(WATTS)] | None = None
+    compute: Annotated[SourcedNumber, _of(OPERATIONS_PER_SECOND)] | None = None
+    compute_power: Annotated[SourcedNumber, _of(WATTS)] | None = None
 
     def number(self, key: str, measure: str, purpose: str) -> Fraction:
         """Return a number that something depends on.
@@ -154,7 +155,7 @@ class Hardware(Record):
         Raises:
             MissingFigureError: the machine lacks it.
         """
-        figure: Figure | None = getattr(self, key)
+        figure: SourcedNumber | None = getattr(self, key)
         if figure is None:
             raise MissingFigureError(
                 f"{purpose} needs the hardware's {key}, which {self.name} lacks. Add it to a hardware file of your own."
@@ -185,7 +186,7 @@ class Hardware(Record):
             )
         return exact_number(entry.share.value)
 
-    def entry_for(self, format_name: str) -> Efficiency | None:
+    def entry_for(self, format_name: str) -> FormatEfficiency | None:
         """Return the first efficiency entry that matches a format; None if none does."""
         return next((entry for entry in self.efficiency if compiled(entry.formats).matches(format_name)), None)
 

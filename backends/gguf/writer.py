@@ -102,7 +102,7 @@ class GgufWriter:
 
 
 @dataclass(frozen=True)
-class _LaidOut:
+class _LaidOutFile:
     """All that is known before the first weight is rounded: the names and row orders are by layer."""
 
     source: GgufSource
@@ -124,7 +124,7 @@ class OpenGguf:
     """
 
     job: ApplyJob
-    laid_out: _LaidOut
+    laid_out: _LaidOutFile
     opened: BinaryIO
     importance: dict[str, Tensor] = field(default_factory=dict)
 
@@ -207,7 +207,7 @@ def plan_types(formats: Mapping[str, Format], names: Mapping[str, str]) -> dict[
     }
 
 
-def _lay_out(job: ApplyJob, work: Path) -> _LaidOut:
+def _lay_out(job: ApplyJob, work: Path) -> _LaidOutFile:
     loaded, profile, formats = job.loaded, job.profile, job.formats
     structure = find_layers(loaded.model)
     profile.require_same_model(loaded.sha256, [layer.name for layer in structure.layers])
@@ -223,7 +223,7 @@ def _lay_out(job: ApplyJob, work: Path) -> _LaidOut:
         {name: [target] for name, target in formats.items()},
         rounding_method(profile.record.rounding),
     )
-    return _LaidOut(source, layout, names, orders, task)
+    return _LaidOutFile(source, layout, names, orders, task)
 
 
 def _order(loaded: LoadedModel, layer: Layer, source: GgufSource, name: str) -> Tensor | None:
@@ -238,7 +238,7 @@ def _copies_of_embedding(structure: ModelStructure, source: GgufSource) -> froze
     return frozenset({"output.weight"} & set(source.tensors)) if tied else frozenset()
 
 
-def _copy_unplanned(laid_out: _LaidOut, opened: BinaryIO) -> None:
+def _copy_unplanned(laid_out: _LaidOutFile, opened: BinaryIO) -> None:
     planned = set(laid_out.names.values())
     for name in laid_out.layout.tensors:
         if name not in planned:

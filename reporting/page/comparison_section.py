@@ -7,7 +7,7 @@ from ...evaluation.comparison import Comparison, ComparisonEntry
 from ..terminal.comparison_tables import largest_changes
 from ..terminal.verdicts import comparison_verdict, render_difference, render_nats, render_signed, render_size
 from .material import Material
-from .parts import Column, Figure, Missing, Paragraph, Part, Section, Table, columns, notes
+from .parts import Figure, Missing, Paragraph, Part, Section, Table, TableColumn, columns, notes
 from .svg import Chart, Plot, spanning
 
 _WIDTH, _HEIGHT = 480, 420
@@ -74,7 +74,7 @@ def _entries(found: Comparison) -> Table:
 def _kinds(found: Comparison) -> Table:
     rows = [row for row in found.entries if row.formats]
     cells = tuple((kind, *(f"{row.bits_by_kind[kind]:.2f}" for row in rows)) for kind in rows[0].bits_by_kind)
-    headings = (Column(""), *(Column(row.name, is_numeric=True) for row in rows))
+    headings = (TableColumn(""), *(TableColumn(row.name, is_numeric=True) for row in rows))
     return Table("kinds", headings, cells, "Average bits by kind of layer")
 
 

@@ -82,7 +82,7 @@ class Cards:
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """The head of a column.
 
     Attributes:
@@ -107,7 +107,7 @@ class Table:
 
     template: ClassVar[str] = "table.html.j2"
     name: str
-    columns: tuple[Column, ...]
+    columns: tuple[TableColumn, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str = ""
 
@@ -135,16 +135,16 @@ class Section:
         return tuple(part.chart for part in self.parts if isinstance(part, Figure))
 
 
-def columns(*headings: str) -> tuple[Column, ...]:
+def columns(*headings: str) -> tuple[TableColumn, ...]:
     """Name columns; those whose heading ends in ``#`` hold numbers.
 
     Returns:
         The columns.
 
     >>> columns("layer", "bytes#")
-    (Column(heading='layer', is_numeric=False), Column(heading='bytes', is_numeric=True))
+    (TableColumn(heading='layer', is_numeric=False), TableColumn(heading='bytes', is_numeric=True))
     """
-    return tuple(Column(heading.removesuffix("#"), heading.endswith("#")) for heading in headings)
+    return tuple(TableColumn(heading.removesuffix("#"), heading.endswith("#")) for heading in headings)
 
 
 def notes(lines: Sequence[str]) -> tuple[Paragraph, ...]:

@@ -14,7 +14,7 @@ from reference_case_page import reference_page
 from scantling.common.errors import ScantlingError
 from scantling.evaluation.prediction import Use, entries_of, predict
 from scantling.hardware.resources import Rows
-from scantling.hardware.specification import Figure, Hardware, load_hardware
+from scantling.hardware.specification import Hardware, SourcedNumber, load_hardware
 from scantling.hardware.workload import Workload
 from scantling.planning.plan import read_plan
 from scantling.sensitivity.profile import uniform_formats, write_profile
@@ -97,7 +97,7 @@ def test_what_is_out_of_reach_does_not_fit_or_lacks_is_said_beside_the_rest():
     assert all(row.full_speed is None and row.tokens_per_second for row in found.entries)
     assert "needs the hardware's base_power, which card lacks" in " ".join(found.entries[0].notes)
     assert found.same_rate_tokens_per_second is None
-    capped = CARD.model_copy(update={"power_limit": Figure(value="21 W")})
+    capped = CARD.model_copy(update={"power_limit": SourcedNumber(value="21 W")})
     _, found = predicted(capped)
     assert any("above the power limit of card" in note for note in found.entries[-1].notes)
 
@@ -111,7 +111,9 @@ def test_a_query_is_predicted_at_the_mean_length_of_its_answer():
     _, found = predicted(prompt=50, answer=5)
     assert found.entries[0].query is None
     assert any("a query needs the hardware's compute" in note for note in found.entries[0].notes)
-    computing = CARD.model_copy(update={"compute": Figure(value="1 GFLOP/s"), "compute_power": Figure(value="5 W")})
+    computing = CARD.model_copy(
+        update={"compute": SourcedNumber(value="1 GFLOP/s"), "compute_power": SourcedNumber(value="5 W")}
+    )
     _, found = predicted(computing, prompt=50, answer=1)
     multiplied = sum(layer.num_weights for layer in profile.record.layers[:6]) + 96 * 64 + 64
     assert there(found.entries[0].query).seconds_to_first_token == pytest.approx(2 * 50 * multiplied / 1e9)
