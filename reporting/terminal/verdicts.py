@@ -43,7 +43,7 @@ def render_size(num_bytes: int) -> str:
     Returns:
         Two decimals in the largest binary unit that leaves at least 1.
 
-    >>> render_size(100532736), show_size(12)
+    >>> render_size(100532736), render_size(12)
     ('95.88 MiB', '12 bytes')
     """
     unit = byte_unit(num_bytes)
@@ -56,7 +56,7 @@ def render_signed(nats: float | None) -> str:
     Returns:
         Five decimals with their sign; nothing where it is not known.
 
-    >>> render_signed(-0.0000001), show_signed(0.25), show_signed(None)
+    >>> render_signed(-0.0000001), render_signed(0.25), render_signed(None)
     ('+0.00000', '+0.25000', '')
     """
     return "" if nats is None else f"{round(nats, 5) + 0.0:+.5f}"
