@@ -1,8 +1,8 @@
 """The estimators side by side: the plans that they lead to, how well they predict, and what they cost.
 
 Takes the model, sequences and rounding of a profile. One walk through the model rounds every layer in every format and
-prices it by all estimators that work through tapes; those that do not (traces, the linear model) come from profiles of
-their own, made on the same sequences:
+prices it by all estimators that work on layer gradients; those that do not (traces, the linear model) come from
+profiles of their own, made on the same sequences:
 
     scantling profile MODEL -o reference.safetensors --text wikipedia --formats … --sequences 16 --pricing-sequences 24
     scantling profile MODEL -o trace.safetensors … --estimator hessian-trace
@@ -252,7 +252,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("reference", type=Path, help="the reference profile")
     parser.add_argument("folder", type=Path, help="keeps prices and measurements")
-    parser.add_argument("--profile", action="append", default=[], help="NAME=FILE, of an estimator without tapes")
+    parser.add_argument(
+        "--profile", action="append", default=[], help="NAME=FILE, of an estimator without layer gradients"
+    )
     parser.add_argument("--plan", action="append", default=[], help="NAME@BITS=FILE, a plan to be measured beside")
     parser.add_argument("--sequences", type=int, default=8, help="of 512 tokens to evaluate on")
     parser.add_argument("--results", default="estimators.md")

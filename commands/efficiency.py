@@ -43,7 +43,7 @@ def tasks(
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the task accuracy of a plan and the original, or of a checkpoint, by lm-eval (scantling[tasks]).
+    """Measure the task accuracy of a plan and the original, or of a checkpoint, by lm-eval.
 
     lm-eval's task files work offline. They may name Python code, which is run: use only files that you trust.
     """  # noqa: DOC501

@@ -32,6 +32,7 @@ def plan_and_profile(plan_path: Path, given: Path | None) -> tuple["Plan", "Prof
     from ..planning.plan_profile import profile_for
 
     plan = Plan.load(plan_path)
+    plan.choice()  # a plan that was edited by hand is refused here
     return plan, profile_for(plan, profile_path_of(plan, plan_path, given))
 
 

@@ -1,4 +1,4 @@
-"""Commands that show what can be asked for: rules, schema, engines."""
+"""Reference commands: rules, schema, engines."""
 
 import json
 from pathlib import Path

@@ -6,7 +6,14 @@ from typer.core import TyperGroup
 
 from ..common.errors import InputError
 
-RENAMED_COMMANDS: Final = {"device": "hardware", "devices": "hardware list", "intelligence": "efficiency"}
+RENAMED_COMMANDS: Final = {
+    "device fit": "scantling hardware fit",
+    "device measure": "scantling hardware measure",
+    "device reference-case": "python benchmarks/reference_case.py",
+    "device": "scantling hardware",
+    "devices": "scantling hardware list",
+    "intelligence": "scantling efficiency",
+}
 RENAMED_OPTIONS: Final = {
     "--device": "--hardware",
     "--load-cases": "--domains",
@@ -25,6 +32,7 @@ class Commands(TyperGroup):
             option = word.partition("=")[0]
             if option in RENAMED_OPTIONS:
                 raise InputError(f"{option} is now {RENAMED_OPTIONS[option]}. Write that instead.")
-        if args and args[0] in RENAMED_COMMANDS:
-            raise InputError(f"scantling {args[0]} is now scantling {RENAMED_COMMANDS[args[0]]}. Call that.")
+        called = next((words for words in (" ".join(args[:2]), *args[:1]) if words in RENAMED_COMMANDS), None)
+        if called is not None:
+            raise InputError(f"scantling {called} is now {RENAMED_COMMANDS[called]}. Use that instead.")
         return super().parse_args(ctx, args)

@@ -104,10 +104,11 @@ def solve(
 
     Exit status 3 when it is proven that there is none: then the conflict and what would mend it are printed.
     """  # noqa: DOC501
-    from ..common.files import require_writable
+    from ..common.files import require_other_file, require_writable
     from ..planning.explanation import InfeasibleError
 
     require_writable(output, 1 << 16)
+    require_other_file(output, profile_path)
     program = _program(profile_path, flags)
     if program.safety_factor is not None and refine is not None:
         raise InputError("--safety-factor and --refine both measure plans and solve again: give one of them.")

@@ -41,6 +41,12 @@ def require_writable(path: Path, num_bytes: int) -> None:
         )
 
 
+def require_other_file(output: Path, given: Path) -> None:
+    """Require an output not to be the very file that is read: it would be replaced, and lost."""
+    if output.exists() and given.exists() and output.samefile(given):
+        raise StorageError(f"{output} is the file to be read, and would be replaced. Choose another output.")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; rename it to ``path`` if the block succeeds, else remove it.

@@ -42,7 +42,7 @@ def summary(path: Path) -> str:
     """The first sentence of a module's docstring."""
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     first = " ".join(docstring.partition("\n\n")[0].split())
-    return re.split(r"(?<=[a-z0-9)`]\.) ", first)[0].replace("``", "`")
+    return re.split(r"(?<=[a-z0-9)`]\.) (?=[A-Z`])", first)[0].replace("``", "`")
 
 
 def packages() -> Iterator[Path]:

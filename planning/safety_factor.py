@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class SafetyOptions(TypedDict, total=False):
-    """How a factor of safety is found out.
+    """How a factor of safety is determined.
 
     Attributes:
         safety_file: of ``scantling safety``, whose text and thresholds are taken; without one the usual ones.
@@ -53,8 +53,12 @@ def solve_with_safety(program: "Program", solve_once: "Callable[[Program], Plan]
         The plan; its claim says whether the factor was confirmed.
 
     Raises:
+        TypeError: an option is none of ``SafetyOptions``.
         InputError: options do not fit together, or the profile was not saved, beside which measurements are kept.
     """
+    unknown = options.keys() - SafetyOptions.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"solve() got an unexpected keyword argument {min(unknown)!r}")
     path, predicted_only = options.get("safety_file"), options.get("predicted_only", False)
     if program.safety_factor is None:
         if path is not None or predicted_only:

@@ -26,6 +26,7 @@ from .plan import Assignment, Certificate, LimitUse, Objective, Plan, average_bi
 
 __all__ = ["ProfileOrigin", "Search", "choose_formats", "formats_or_none", "measure", "plan_of", "search_with", "solve"]
 _SEEDS: Final = 2**31
+_MOST_THREADS: Final = 10_000  # CP-SAT takes no more
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def search_with(
     """
     if not (math.isfinite(time_limit) and time_limit >= 0):
         raise InputError(f"the time limit must be a number of seconds, at least 0, got {time_limit:g}.")
-    if threads < 1:
-        raise InputError(f"threads must be at least 1, got {threads}.")
+    if not 1 <= threads <= _MOST_THREADS:
+        raise InputError(f"threads must be between 1 and {_MOST_THREADS:,}, got {threads:,}.")
     if not 0 <= seed < _SEEDS:
         raise InputError(f"the seed must be between 0 and {_SEEDS - 1}, got {seed}.")
     if not 0 <= gap <= 1:

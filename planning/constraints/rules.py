@@ -64,8 +64,8 @@ class AllowRule(Record):
     Attributes:
         name: what messages call it.
         layers: which.
-        min_bits: at least so wide.
-        max_bits: at most so wide.
+        min_bits: the least width in bits.
+        max_bits: the largest width in bits.
         formats: patterns of the formats allowed.
         format: the one format (a pin).
     """
@@ -312,7 +312,7 @@ class Constraints(Record):
         workload: how the model is used.
         limits: on the whole plan.
         rules: on some layers.
-        minimize: ``loss_increase`` (when nothing is said), a row, or several, one after the other.
+        minimize: ``loss_increase`` (by default), a row, or several, one after the other.
         robust: how uncertainty enters the predicted loss.
         safety: how safe the plan must be, predicted and then measured.
     """

@@ -69,9 +69,7 @@ def _query(row: PredictedEntry) -> str:
 
 def _describe(found: Prediction) -> str:
     work = found.workload
-    words = [
-        f"On {found.hardware}, decode of {work.batch or 1} sequence(s). Bytes of weights are exact, all else predicted."
-    ]
+    words = [f"On {found.hardware}, decode at batch {work.batch or 1}. Bytes of weights are exact, all else predicted."]
     if found.kv_cache_bytes:
         words.append(
             f"Resident: with {render_bytes(found.kv_cache_bytes)} of KV cache, which every token reads, and about "

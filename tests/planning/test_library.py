@@ -290,3 +290,21 @@ def test_importing_costs_nothing_and_solving_loads_no_torch(profile_path):
         "assert not {'torch', 'transformers'} & set(sys.modules), 'solve'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_unknown_keyword_of_solve_is_refused(profile):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'time_limt'"):
+        sc.Program(profile).limit(average_bits=3.5).solve(time_limt=1)  # pyright: ignore[reportCallIssue]
+
+
+@pytest.mark.parametrize("threads", [0, -3, 1_000_000])
+def test_threads_that_no_solver_takes_are_refused(profile, threads):
+    with pytest.raises(sc.InputError, match="threads must be between 1 and 10,000, got"):
+        sc.Program(profile).limit(average_bits=3.5).solve(threads=threads)
+
+
+def test_a_plan_does_not_replace_its_profile(profile_path):
+    before = profile_path.read_bytes()
+    with pytest.raises(sc.ScantlingError, match="is the file to be read"):
+        run("solve", profile_path, "--average-bits", "3.5", "-o", profile_path)
+    assert profile_path.read_bytes() == before
