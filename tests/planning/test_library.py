@@ -96,7 +96,7 @@ def test_limits_by_keyword_are_limits_by_name(profile):
         (lambda p: p.limit(memory="44 kB").solve(solver="gurobi"), "'gurobi' is not a solver. Known: cpsat, highs"),
         (lambda p: p.limit(memory="44 kB").solve(time_limit=-1), "time limit must be .* got -1"),
         (lambda p: p.limit(memory="44 kB").solve(time_limit=float("nan")), "time limit must be .* got nan"),
-        (lambda p: p.limit(memory="44 kB").solve(threads=0), "threads must be at least 1, got 0"),
+        (lambda p: p.limit(memory="44 kB").solve(threads=0), "threads must be between 1 and 10,000, got 0"),
         (lambda p: p.limit(memory="44 kB").solve(seed=-1), "seed must be between 0 and .* got -1"),
         (lambda p: p.limit(memory="44 kB").solve(gap=-0.1), "gap must be between 0 and 1, got -0.1"),
         (lambda p: p.limit(memory="44 kB").solve(gap=float("nan")), "gap must be between 0 and 1, got nan"),
@@ -174,7 +174,7 @@ def test_a_plan_remembers_a_profile_that_was_never_saved(tmp_path):
     plan.save(tmp_path / "plan.json")
     with pytest.raises(sc.InputError, match="was never saved"):
         sc.Plan.load(tmp_path / "plan.json").diagnose()
-    with pytest.raises(sc.InputError, match="other layers"):
+    with pytest.raises(sc.InputError, match="layers or bytes differ"):
         plan.diagnose(make_profile(num_blocks=1))
 
 
