@@ -80,7 +80,7 @@ def test_a_profile_may_be_given_or_found(tmp_path, plan_path):
     for found in (profile_for(plan, None), profile_for(plan, path), profile_for(plan, str(path))):
         assert found.record == profile.record
     moved = shutil.copy(path, tmp_path / path.name)
-    elsewhere = plan.model_copy(update={"profile_path": "/nowhere/" + path.name})
+    elsewhere = read_plan(plan_path).model_copy(update={"profile_path": "/nowhere/" + path.name})
     assert profile_for(remembering(elsewhere, folder=tmp_path), None).record == profile.record
     with pytest.raises(InputError, match=r"profile /nowhere/.* is not there"):
         profile_for(elsewhere, None)

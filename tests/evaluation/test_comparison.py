@@ -145,10 +145,10 @@ def test_python_takes_the_three_counterparts_unless_something_else_is_named(fold
 def test_python_refuses_what_does_not_belong_together_before_the_model_is_loaded(folder, tmp_path):
     plan = read_plan(folder / "plan.json")
     elsewhere = {"model": tmp_path / "no model"}
-    with pytest.raises(InputError, match=r"the plan's profile .*gone does not exist"):
+    with pytest.raises(InputError, match=r"there is no profile .*gone"):
         evaluate(plan, profile=tmp_path / "gone", **elsewhere)
     (tmp_path / "other").write_bytes(b"other")
-    with pytest.raises(InputError, match="solved from another profile than"):
+    with pytest.raises(InputError, match="other is damaged or not a profile"):
         evaluate(plan, profile=tmp_path / "other", **elsewhere)
     profile = read_profile(folder / "p.safetensors")
     fewer = replace(profile, record=profile.record.model_copy(update={"layers": profile.record.layers[:-1]}))
