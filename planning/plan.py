@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypedDict, Unpack
 
 from ..common.errors import FileFormatError, InputError
 from ..common.files import whole_file
-from ..common.progress import Progress, silent
+from ..common.progress import Progress, silent, unreported
 from ..common.records import Finite, VersionedRecord, read_record
 from ..sensitivity.profile import Profile
 from ..solver.instance import INSTANCE, Instance
@@ -271,7 +271,7 @@ class Plan(VersionedRecord):
         def load() -> "LoadedModel":
             return load_original(model, self.model_source, shown, trust_remote_code=trust_remote_code)
 
-        return refine_plan(self, self.profile, load, search_with(**search), max_steps, shown, report or _ignore)
+        return refine_plan(self, self.profile, load, search_with(**search), max_steps, shown, report or unreported)
 
     def price_jointly(
         self,
@@ -365,10 +365,6 @@ class Plan(VersionedRecord):
     def formats(self) -> dict[str, str]:
         """Give the format of every layer, by its name."""
         return {assignment.layer: assignment.format for assignment in self.assignments}
-
-
-def _ignore(line: str) -> None:
-    del line
 
 
 def remembering(plan: Plan, *, profile: Profile | None = None, folder: Path | None = None) -> Plan:

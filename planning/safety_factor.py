@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from ..common.errors import InputError
-from ..common.progress import Progress, silent
+from ..common.progress import Progress, silent, unreported
 from .original_model import load_original
 from .plan import Plan
 
@@ -93,8 +93,4 @@ def _solve_measured(
     trust = options.get("trust_remote_code", False)
     model = load_original(options.get("model"), profile.record.model_source, progress, trust_remote_code=trust)
     run = safety_run(model, profile, profile.origin, settings, cache_beside(profile.origin.path), progress)
-    return solve_safely(program, run, solve_once, options.get("report") or _silent)[0]
-
-
-def _silent(line: str) -> None:
-    del line
+    return solve_safely(program, run, solve_once, options.get("report") or unreported)[0]

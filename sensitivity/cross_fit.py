@@ -64,7 +64,7 @@ def on_sequences(profile: Profile, chosen: NDArray[np.bool_]) -> Profile:
     """Restrict a profile to some of its samples, for solving and predicting."""
     domains = tuple(of for of, kept in zip(profile.record.domain_of_sequence, chosen, strict=False) if kept)
     record = profile.record.model_copy(update={"domain_of_sequence": domains})
-    return replace(profile, record=record, measured_samples=profile.measured_samples[:, :, chosen], origin=None)
+    return replace(profile, record=record).with_samples(profile.measured_samples[:, :, chosen])
 
 
 def cross_fit(profile: Profile, solve: Solve, num_folds: int = 4) -> CrossFit:

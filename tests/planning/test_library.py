@@ -57,7 +57,9 @@ def test_a_plan_answers_for_itself(plan, profile):
     assert plan[UP].bits == plan["model.layers.0.self_attn.q_proj"].bits  # tied
     assert UP in plan
     assert "model.layers.9.mlp.up_proj" not in plan
-    with pytest.raises(sc.InputError, match=r"no layer 'model.layers.9.mlp.up_proj'. The nearest: model.layers"):
+    with pytest.raises(
+        sc.InputError, match=r"no layer 'model.layers.9.mlp.up_proj'. The nearest: model.layers.1.mlp.up_proj"
+    ):
         plan["model.layers.9.mlp.up_proj"]
 
 
